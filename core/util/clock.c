@@ -1,0 +1,42 @@
+#include "util/clock.h"
+
+#include <stdio.h>
+
+static int64_t now_ns(clockid_t id)
+{
+    struct timespec t;
+    clock_gettime(id, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int64_t bh_mono_ns(void)
+{
+    return now_ns(CLOCK_MONOTONIC);
+}
+
+int64_t bh_mono_ms(void)
+{
+    return now_ns(CLOCK_MONOTONIC) / 1000000;
+}
+
+int64_t bh_real_ms(void)
+{
+    return now_ns(CLOCK_REALTIME) / 1000000;
+}
+
+struct timespec bh_mono_after_ms(int64_t ms)
+{
+    int64_t t = now_ns(CLOCK_MONOTONIC) + ms * 1000000;
+    return (struct timespec){.tv_sec = t / 1000000000, .tv_nsec = t % 1000000000};
+}
+
+const char *bh_format_time(int64_t real_ms, char *buf, size_t len)
+{
+    time_t s = (time_t)(real_ms / 1000);
+    struct tm tm;
+    char day[32];
+    gmtime_r(&s, &tm);
+    strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(buf, len, "%s.%03dZ", day, (int)(real_ms % 1000));
+    return buf;
+}

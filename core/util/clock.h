@@ -1,0 +1,19 @@
+/* Times. Monotonic for waiting, real for people. */
+#ifndef BH_UTIL_CLOCK_H
+#define BH_UTIL_CLOCK_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+int64_t bh_mono_ns(void);
+int64_t bh_mono_ms(void);
+int64_t bh_real_ms(void); /* milliseconds since 1970, UTC */
+
+/* Absolute CLOCK_MONOTONIC time `ms` from now, for pthread_cond_clockwait and friends. */
+struct timespec bh_mono_after_ms(int64_t ms);
+
+/* "2026-11-23T03:11:00.123Z". 32 bytes suffice. Returns buf. */
+const char *bh_format_time(int64_t real_ms, char *buf, size_t len);
+
+#endif

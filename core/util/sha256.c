@@ -1,0 +1,64 @@
+#include "util/sha256.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+
+struct bh_sha256 {
+    EVP_MD_CTX *ctx;
+};
+
+struct bh_sha256 *bh_sha256_new(void)
+{
+    struct bh_sha256 *h = malloc(sizeof *h);
+    if (!h)
+        return NULL;
+    h->ctx = EVP_MD_CTX_new();
+    if (!h->ctx || EVP_DigestInit_ex(h->ctx, EVP_sha256(), NULL) != 1) {
+        bh_sha256_free(h);
+        return NULL;
+    }
+    return h;
+}
+
+void bh_sha256_update(struct bh_sha256 *h, const void *data, size_t len)
+{
+    int ok = EVP_DigestUpdate(h->ctx, data, len);
+    assert(ok == 1);
+    (void)ok;
+}
+
+void bh_sha256_hex(struct bh_sha256 *h, char hex[BH_SHA256_HEX])
+{
+    unsigned char md[EVP_MAX_MD_SIZE];
+    unsigned int n = 0;
+    int ok = EVP_DigestFinal_ex(h->ctx, md, &n);
+    assert(ok == 1 && n == BH_SHA256_LEN);
+    (void)ok;
+    for (unsigned int i = 0; i < BH_SHA256_LEN; i++) {
+        static const char digits[] = "0123456789abcdef";
+        hex[2 * i] = digits[md[i] >> 4];
+        hex[2 * i + 1] = digits[md[i] & 15];
+    }
+    hex[BH_SHA256_HEX - 1] = '\0';
+}
+
+void bh_sha256_free(struct bh_sha256 *h)
+{
+    if (!h)
+        return;
+    EVP_MD_CTX_free(h->ctx);
+    free(h);
+}
+
+int bh_sha256_hex_of(const void *data, size_t len, char hex[BH_SHA256_HEX])
+{
+    struct bh_sha256 *h = bh_sha256_new();
+    if (!h)
+        return ENOMEM;
+    bh_sha256_update(h, data, len);
+    bh_sha256_hex(h, hex);
+    bh_sha256_free(h);
+    return 0;
+}
