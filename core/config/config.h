@@ -1,5 +1,6 @@
 /* The configuration: defaults, an ini file, the environment, the bucket URL of the command line and
- * `-o SECTION.KEY=VALUE`, each standing over the one before it. Read once; what a SIGHUP may change is re-read. */
+ * `-o SECTION.KEY=VALUE`, each standing over the one before it. Read once; what a SIGHUP may change
+ * is re-read. */
 #ifndef BH_CONFIG_H
 #define BH_CONFIG_H
 
@@ -13,7 +14,13 @@
 
 enum bh_bucket_kind { BH_BUCKET_NONE, BH_BUCKET_FILE, BH_BUCKET_S3 };
 enum bh_recover { BH_RECOVER_NO, BH_RECOVER_PREV };
-enum bh_journal { BH_JOURNAL_DELETE, BH_JOURNAL_TRUNCATE, BH_JOURNAL_PERSIST, BH_JOURNAL_MEMORY, BH_JOURNAL_OFF };
+enum bh_journal {
+    BH_JOURNAL_DELETE,
+    BH_JOURNAL_TRUNCATE,
+    BH_JOURNAL_PERSIST,
+    BH_JOURNAL_MEMORY,
+    BH_JOURNAL_OFF
+};
 
 struct bh_config {
     struct {
@@ -27,7 +34,7 @@ struct bh_config {
         char *access_key_id;
         char *secret_access_key;
         char *session_token;
-        char *account_id; /* Cloudflare: sets the endpoint and region "auto" */
+        char *account_id;  /* Cloudflare: sets the endpoint and region "auto" */
         uint64_t attempts; /* of one request, in all */
         int64_t retry_base_ms;
         int64_t timeout_ms; /* of one request without progress */
@@ -35,16 +42,16 @@ struct bh_config {
         uint64_t fault_seed;
     } bucket;
     struct {
-        char *key;              /* bucketsqlite/snap.db */
-        char *branch;           /* main */
-        int64_t interval_ms;    /* of the flush loop; 0: only when asked */
+        char *key;               /* bucketsqlite/snap.db */
+        char *branch;            /* main */
+        int64_t interval_ms;     /* of the flush loop; 0: only when asked */
         int64_t min_interval_ms; /* debounce of `flush`; 0: none */
         bool keep_previous;
         int64_t stop_timeout_ms; /* bound of the last flush */
         enum bh_recover recover;
     } snapshot;
     struct {
-        char *dir;        /* "" : the default state directory; "memory": tmpfs; else an absolute path */
+        char *dir; /* "" : the default state directory; "memory": tmpfs; else an absolute path */
         enum bh_journal journal; /* of the daemon's own transactions on a new database */
         int64_t busy_timeout_ms; /* how long the daemon waits for a client's transaction */
         int64_t window_ms;       /* how long the SQL thread gathers requests into one transaction */
@@ -52,8 +59,8 @@ struct bh_config {
         uint64_t powercut_seed;
     } live;
     struct {
-        char *cpu;            /* "auto": the loop thread follows its busiest client; "off"; or a CPU number */
-        uint64_t workers;     /* threads for what may sleep (fsync, cold reads, commands) */
+        char *cpu; /* "auto": the loop thread follows its busiest client; "off"; or a CPU number */
+        uint64_t workers; /* threads for what may sleep (fsync, cold reads, commands) */
     } mount;
     struct {
         bool enabled;
@@ -73,34 +80,38 @@ struct bh_config {
 };
 
 struct bh_config_request {
-    const char *file;                /* -c, or NULL: look in the documented places */
-    const char *url;                 /* the bucket URL of the command line, or NULL */
-    const char *const *overrides;    /* "section.key=value", in order */
+    const char *file;             /* -c, or NULL: look in the documented places */
+    const char *url;              /* the bucket URL of the command line, or NULL */
+    const char *const *overrides; /* "section.key=value", in order */
     size_t override_count;
-    bool use_environment;            /* environment and the documented file places */
-    bool bucket_optional;            /* true: no bucket is no error (tools that do not need one) */
+    bool use_environment; /* environment and the documented file places */
+    bool bucket_optional; /* true: no bucket is no error (tools that do not need one) */
 };
 
-/* Fresh configuration in *out; freed with bh_config_free. EINVAL with file, line and what was meant; ENOENT, EACCES
- * (a file with a secret that others can read). Not thread safe with setenv. */
-int bh_config_load(struct bh_config **out, const struct bh_config_request *req, struct bh_error *err);
+/* Fresh configuration in *out; freed with bh_config_free. EINVAL with file, line and what was
+ * meant; ENOENT, EACCES (a file with a secret that others can read). Not thread safe with setenv.
+ */
+int bh_config_load(struct bh_config **out, const struct bh_config_request *req,
+                   struct bh_error *err);
 void bh_config_free(struct bh_config *cfg);
 
 /* One "section.key = value   # where from" line a key, secrets as "***". */
 void bh_config_dump(const struct bh_config *cfg, struct bh_strbuf *out);
 
-/* Takes over from `fresh` what may change while running (flush interval, debounce, stop timeout, keep_previous, log,
- * hooks) and appends one line to `changes` for each difference: what changed, or what needs a remount.
- * The caller serialises it with readers of those keys. */
-int bh_config_apply_reload(struct bh_config *cfg, struct bh_config *fresh, struct bh_strbuf *changes,
-                           struct bh_error *err);
+/* Takes over from `fresh` what may change while running (flush interval, debounce, stop timeout,
+ * keep_previous, log, hooks) and appends one line to `changes` for each difference: what changed,
+ * or what needs a remount. The caller serialises it with readers of those keys. */
+int bh_config_apply_reload(struct bh_config *cfg, struct bh_config *fresh,
+                           struct bh_strbuf *changes, struct bh_error *err);
 
-/* The canonical text that identifies bucket, key and branch (no secret): what the state directory's name is
- * hashed from. Also what `mount` and `df` show: bh_config_display_url. Both are freed by the caller; NULL: no memory. */
+/* The canonical text that identifies bucket, key and branch (no secret): what the state directory's
+ * name is hashed from. Also what `mount` and `df` show: bh_config_display_url. Both are freed by
+ * the caller; NULL: no memory. */
 char *bh_config_identity(const struct bh_config *cfg);
 char *bh_config_display_url(const struct bh_config *cfg);
 
-/* The object key of the branch's plain snapshot: prefix + KEY, or prefix + KEY.branch.NAME. Freed by the caller. */
+/* The object key of the branch's plain snapshot: prefix + KEY, or prefix + KEY.branch.NAME. Freed
+ * by the caller. */
 char *bh_config_snapshot_key(const struct bh_config *cfg);
 
 #endif

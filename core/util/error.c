@@ -18,17 +18,26 @@ int bh_fail(struct bh_error *err, int code, const char *fmt, ...)
     return code;
 }
 
-int bh_fail_prefix(struct bh_error *err, const char *fmt, ...)
+int bh_fail_prefix(struct bh_error *err, int code, const char *fmt, ...)
 {
+    assert(code > 0);
     if (!err)
-        return 0;
+        return code;
     char old[BH_ERROR_TEXT_MAX];
     memcpy(old, err->text, sizeof old);
     va_list ap;
     va_start(ap, fmt);
     int n = vsnprintf(err->text, sizeof err->text, fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof err->text)
-        snprintf(err->text + n, sizeof err->text - (size_t)n, ": %s", old);
-    return err->code;
+    size_t at = n < 0 ? 0 : (size_t)n < sizeof err->text ? (size_t)n : sizeof err->text - 1;
+    const char *parts[] = {": ", old};
+    for (int i = 0; i < 2; i++) {
+        size_t room = sizeof err->text - 1 - at, len = strnlen(parts[i], sizeof old - 1);
+        len = len < room ? len : room;
+        memcpy(err->text + at, parts[i], len);
+        at += len;
+    }
+    err->text[at] = '\0';
+    err->code = code;
+    return code;
 }

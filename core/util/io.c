@@ -76,7 +76,8 @@ int bh_mkdir_p(const char *path, mode_t mode, struct bh_error *err)
         char was = *p;
         *p = '\0';
         if (mkdir(copy, mode) != 0 && errno != EEXIST)
-            return bh_fail(err, errno, "the directory %s cannot be made: %s", copy, strerror(errno));
+            return bh_fail(err, errno, "the directory %s cannot be made: %s", copy,
+                           strerror(errno));
         *p = was;
         if (was == '\0')
             return 0;

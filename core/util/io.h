@@ -7,13 +7,13 @@
 
 #include "util/error.h"
 
-/* Repeats short and interrupted calls. Return 0 or errno. bh_pread_full fills what lies beyond the end of the
- * file with zeros and, if got is not NULL, tells how many bytes were really there. */
+/* Repeats short and interrupted calls. Return 0 or errno. bh_pread_full fills what lies beyond the
+ * end of the file with zeros and, if got is not NULL, tells how many bytes were really there. */
 int bh_pread_full(int fd, void *buf, size_t len, uint64_t offset, size_t *got);
 int bh_pwrite_full(int fd, const void *buf, size_t len, uint64_t offset);
 
-/* Reads a small file (at most max bytes; EFBIG beyond) into a fresh NUL-terminated string, freed by the caller.
- * dirfd as in openat. */
+/* Reads a small file (at most max bytes; EFBIG beyond) into a fresh NUL-terminated string, freed by
+ * the caller. dirfd as in openat. */
 int bh_read_small_file(int dirfd, const char *name, size_t max, char **text, size_t *len,
                        struct bh_error *err);
 

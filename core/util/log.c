@@ -12,7 +12,7 @@
 #include "util/cleanup.h"
 #include "util/clock.h"
 
-#define RING_MAX (1024 * 1024)
+#define RING_MAX       (1024 * 1024)
 #define LINE_MAX_BYTES 2048
 
 static struct {
@@ -31,8 +31,10 @@ static int open_file(const char *path, int *fd, struct bh_error *err)
 {
     *fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
     if (*fd < 0)
-        return bh_fail(err, errno, "the log file %s cannot be opened for appending: %s; set log.file to "
-                                   "a path this user may write", path, strerror(errno));
+        return bh_fail(err, errno,
+                       "the log file %s cannot be opened for appending: %s; set log.file to "
+                       "a path this user may write",
+                       path, strerror(errno));
     return 0;
 }
 
@@ -103,8 +105,8 @@ void bh_log(enum bh_log_level level, const char *fmt, ...)
     char line[LINE_MAX_BYTES];
     char when[32];
     int saved_errno = errno;
-    int head = snprintf(line, sizeof line, "%s %s: ", bh_format_time(bh_real_ms(), when, sizeof when),
-                        names[level]);
+    int head = snprintf(line, sizeof line,
+                        "%s %s: ", bh_format_time(bh_real_ms(), when, sizeof when), names[level]);
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(line + head, sizeof line - (size_t)head - 1, fmt, ap);

@@ -22,8 +22,12 @@ static bool reserve(struct bh_strbuf *b, size_t more)
 {
     if (b->failed)
         return false;
-    if (more >= (size_t)1 << 40 || b->len + more + 1 <= b->cap)
-        return more < (size_t)1 << 40;
+    if (more >= (size_t)1 << 40) {
+        b->failed = true;
+        return false;
+    }
+    if (b->len + more + 1 <= b->cap)
+        return true;
     size_t cap = b->cap ? b->cap : 128;
     while (cap < b->len + more + 1)
         cap *= 2;
@@ -55,7 +59,9 @@ void bh_strbuf_addf(struct bh_strbuf *b, const char *fmt, ...)
     va_copy(again, ap);
     int n = vsnprintf(NULL, 0, fmt, ap);
     va_end(ap);
-    if (n >= 0 && reserve(b, (size_t)n)) {
+    if (n < 0)
+        b->failed = true;
+    else if (reserve(b, (size_t)n)) {
         vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again);
         b->len += (size_t)n;
     }

@@ -1,0 +1,49 @@
+/* struct bh, for buckethead.c and the files beside it. */
+#ifndef BH_PRIVATE_H
+#define BH_PRIVATE_H
+
+#include <pthread.h>
+
+#include "bucket/bucket.h"
+#include "buckethead.h"
+#include "config/config.h"
+#include "live/live.h"
+#include "profile.h"
+#include "repo/plain.h"
+
+struct bh {
+    struct bh_config *cfg;
+    char *mountpoint; /* NULL without a mount */
+    bool read_only;
+    struct bh_callbacks callbacks;
+    struct bh_bucket *bucket;
+    struct bh_live *live;
+    struct bh_plain *plain;
+    struct bh_profile *profile;
+    sqlite3 *connection; /* the keep-alive one */
+
+    pthread_mutex_t life; /* start, stop, connect: one at a time */
+    bool started, stopped;
+
+    pthread_mutex_t mutex; /* what follows, and the reloadable keys of cfg */
+    pthread_cond_t changed;
+    bool busy; /* somebody flushes or imports */
+    bool stopping;
+    bool kick; /* the loop looks at its interval again */
+    pthread_t loop;
+    bool loop_runs;
+    atomic_bool cancel; /* of the loop's own flush, at stop */
+
+    uint64_t flush_index;
+    char snapshot[BH_SNAPSHOT_ID_MAX], sha256[BH_SHA256_HEX]; /* of the newest snapshot */
+    uint64_t outcomes[4]; /* by enum bh_flush_outcome; the last: failed */
+    int64_t last_flush_ms, last_flush_mono_ms;
+    double last_flush_seconds;
+    uint64_t last_flush_bytes;
+    char last_error[BH_ERROR_TEXT_MAX];
+    struct bh_load_report recovered;
+};
+
+enum { BH_OUTCOME_FAILED = 3 };
+
+#endif

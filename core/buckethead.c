@@ -1,0 +1,524 @@
+#include "buckethead.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bh_private.h"
+#include "internal.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+/* While a thread waits for its turn it looks this often whether it was cancelled. */
+#define TURN_POLL_MS 50
+/* Pauses between tries of the loop, and of the last flush, after an error. */
+#define RETRY_MIN_MS 500
+#define RETRY_MAX_MS 60000
+
+/* --- creation --- */
+
+int bh_create(struct bh **out, struct bh_config *cfg, struct bh_error *err)
+{
+    struct bh *b = calloc(1, sizeof *b);
+    if (!b) {
+        bh_config_free(cfg);
+        return bh_fail(err, ENOMEM, "out of memory");
+    }
+    b->cfg = cfg;
+    pthread_mutex_init(&b->life, NULL);
+    pthread_mutex_init(&b->mutex, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&b->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    *out = b;
+    return 0;
+}
+
+int bh_create_with(struct bh **out, const char *file, const char *url, const char *const *settings,
+                   size_t count, struct bh_error *err)
+{
+    struct bh_config *cfg;
+    struct bh_config_request req = {.file = file,
+                                    .url = url,
+                                    .overrides = settings,
+                                    .override_count = count,
+                                    .use_environment = true};
+    int rc = bh_config_load(&cfg, &req, err);
+    return rc ? rc : bh_create(out, cfg, err);
+}
+
+int bh_create_from_config(struct bh **out, const char *file, const char *url, struct bh_error *err)
+{
+    return bh_create_with(out, file, url, NULL, 0, err);
+}
+
+void bh_set_callbacks(struct bh *b, const struct bh_callbacks *callbacks)
+{
+    b->callbacks = *callbacks;
+}
+
+int bh_set_mountpoint(struct bh *b, const char *mountpoint)
+{
+    free(b->mountpoint);
+    return (b->mountpoint = strdup(mountpoint)) ? 0 : ENOMEM;
+}
+
+void bh_set_read_only(struct bh *b)
+{
+    b->read_only = true;
+}
+
+/* --- taking turns: one flush or import at a time --- */
+
+static int take_turn(struct bh *b, const struct bh_call *call, struct bh_error *err)
+{
+    pthread_mutex_lock(&b->mutex);
+    int rc = 0;
+    while (b->busy && rc == 0) {
+        struct timespec until = bh_mono_after_ms(TURN_POLL_MS);
+        pthread_cond_timedwait(&b->changed, &b->mutex, &until);
+        rc = bh_call_check(call, "waiting for the flush under way", err);
+    }
+    if (rc == 0)
+        b->busy = true;
+    pthread_mutex_unlock(&b->mutex);
+    return rc;
+}
+
+static void end_turn(struct bh *b)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    b->busy = false;
+    pthread_cond_broadcast(&b->changed);
+}
+
+/* --- flushing --- */
+
+static bool is_debounced(struct bh *b)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    return b->last_flush_mono_ms &&
+           bh_mono_ms() - b->last_flush_mono_ms < b->cfg->snapshot.min_interval_ms;
+}
+
+/* What others may read while a flush changes the state. With b->mutex, by whoever has the turn. */
+static void copy_head(struct bh *b)
+{
+    const struct bh_state *st = &b->live->dir.state;
+    memcpy(b->snapshot, st->base_snapshot, sizeof b->snapshot);
+    memcpy(b->sha256, st->base_sha256, sizeof b->sha256);
+}
+
+static void note_result(struct bh *b, int rc, const struct bh_flush_result *r, const struct bh_error *err)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    b->outcomes[rc ? BH_OUTCOME_FAILED : (int)r->outcome]++;
+    if (rc) {
+        memcpy(b->last_error, err->text, sizeof b->last_error);
+        return;
+    }
+    copy_head(b);
+    b->last_error[0] = '\0';
+    b->last_flush_ms = bh_real_ms();
+    b->last_flush_mono_ms = bh_mono_ms();
+    b->last_flush_seconds = r->seconds;
+    b->last_flush_bytes = r->bytes;
+    b->flush_index += r->outcome == BH_FLUSH_UPLOADED;
+}
+
+static int flush_now(struct bh *b, struct bh_flush_result *r, const struct bh_call *call,
+                     struct bh_error *err)
+{
+    if (b->callbacks.on_flush_start)
+        b->callbacks.on_flush_start(b->callbacks.arg);
+    int rc = bh_plain_flush(b->plain, r, call, err);
+    note_result(b, rc, r, err);
+    bh_profile_flush(b->profile, rc, r, err);
+    if (rc) {
+        bh_log(BH_LOG_ERROR, "the flush failed: %s", err->text);
+        if (b->callbacks.on_flush_error)
+            b->callbacks.on_flush_error(b->callbacks.arg, err);
+        return rc;
+    }
+    if (r->outcome == BH_FLUSH_UPLOADED)
+        bh_log(BH_LOG_INFO, "flushed %s: %llu bytes in %.3f s", r->snapshot, (unsigned long long)r->bytes,
+               r->seconds);
+    if (b->callbacks.on_flush_complete)
+        b->callbacks.on_flush_complete(b->callbacks.arg, r->seconds, r->bytes);
+    return 0;
+}
+
+int bh_flush_call(struct bh *b, bool force, struct bh_flush_result *result, const struct bh_call *call,
+                  struct bh_error *err)
+{
+    struct bh_error local;
+    struct bh_flush_result r = {0};
+    err = err ? err : &local;
+    if (!b->live)
+        return bh_fail(err, EINVAL, "there is nothing to flush: not started");
+    if (b->read_only)
+        return bh_fail(err, EROFS, "this is a read-only mount: it writes nothing to the bucket");
+    int rc = take_turn(b, call, err);
+    if (rc)
+        return rc;
+    if (!force && is_debounced(b)) {
+        r.outcome = BH_FLUSH_DEBOUNCED;
+        snprintf(r.snapshot, sizeof r.snapshot, "%s", b->live->dir.state.base_snapshot);
+        BH_LOCK_SCOPE(&b->mutex);
+        b->outcomes[BH_FLUSH_DEBOUNCED]++;
+    } else {
+        rc = flush_now(b, &r, call, err);
+    }
+    end_turn(b);
+    if (result)
+        *result = r;
+    return rc;
+}
+
+int bh_flush(struct bh *b, struct bh_error *err)
+{
+    return bh_flush_call(b, false, NULL, NULL, err);
+}
+
+int bh_force_flush(struct bh *b, struct bh_error *err)
+{
+    return bh_flush_call(b, true, NULL, NULL, err);
+}
+
+/* --- the loop --- */
+
+static int64_t jitter(int64_t ms)
+{
+    uint32_t random = 0;
+    (void)!getrandom(&random, sizeof random, 0);
+    return ms / 2 + (int64_t)(random % (uint32_t)(ms / 2 + 1));
+}
+
+/* Sleeps until something happens or `ms` (0: for ever) are over. False: the loop ends. */
+static bool loop_sleep(struct bh *b, int64_t ms)
+{
+    struct timespec until = bh_mono_after_ms(ms);
+    BH_LOCK_SCOPE(&b->mutex);
+    while (!b->stopping && !b->kick) {
+        int rc = ms ? pthread_cond_timedwait(&b->changed, &b->mutex, &until)
+                    : pthread_cond_wait(&b->changed, &b->mutex);
+        if (rc == ETIMEDOUT)
+            break;
+    }
+    b->kick = false;
+    return !b->stopping;
+}
+
+static int64_t interval_of(struct bh *b)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    return b->cfg->snapshot.interval_ms;
+}
+
+static void *loop_main(void *arg)
+{
+    struct bh *b = arg;
+    int64_t retry = 0;
+    pthread_setname_np(pthread_self(), "bhfs-flush");
+    for (;;) {
+        int64_t interval = interval_of(b), begin = bh_mono_ms(), wait = interval;
+        if (retry && (!interval || retry < interval))
+            wait = jitter(retry);
+        if (!loop_sleep(b, wait))
+            return NULL;
+        if (bh_mono_ms() - begin < wait || !wait || b->read_only || !bh_store_is_dirty(b->live->store))
+            continue;
+        struct bh_call call = {.cancel = &b->cancel};
+        struct bh_error err;
+        if (bh_flush_call(b, true, NULL, &call, &err) == 0)
+            retry = 0;
+        else
+            retry = !retry ? RETRY_MIN_MS : retry * 2 < RETRY_MAX_MS ? retry * 2 : RETRY_MAX_MS;
+    }
+}
+
+/* --- start and stop --- */
+
+static void tear_down(struct bh *b)
+{
+    sqlite3_close_v2(b->connection);
+    b->connection = NULL;
+    bh_plain_free(b->plain);
+    b->plain = NULL;
+    bh_live_close(b->live);
+    b->live = NULL;
+    bh_profile_close(b->profile, b->bucket);
+    b->profile = NULL;
+    bh_bucket_close(b->bucket);
+    b->bucket = NULL;
+}
+
+static int start_parts(struct bh *b, struct bh_error *err)
+{
+    int rc = bh_bucket_open(&b->bucket, b->cfg, err);
+    if (rc == 0)
+        rc = bh_profile_open(&b->profile, b->cfg, err);
+    if (rc == 0)
+        rc = bh_live_open(&b->live, b->cfg, b->mountpoint, err);
+    if (rc == 0)
+        rc = bh_plain_new(&b->plain, b->cfg, b->bucket, b->live, b->read_only, err);
+    if (rc == 0)
+        rc = bh_plain_load(b->plain, &b->recovered, NULL, err);
+    if (rc == 0)
+        rc = bh_vfs_connect(b->live->vfs, &b->connection, err);
+    if (rc)
+        return rc;
+    sqlite3_busy_timeout(b->connection, (int)b->cfg->live.busy_timeout_ms);
+    copy_head(b);
+    if (b->recovered.text[0])
+        bh_log(BH_LOG_INFO, "%s", b->recovered.text);
+    b->stopping = false;
+    atomic_store(&b->cancel, false);
+    rc = pthread_create(&b->loop, NULL, loop_main, b);
+    if (rc)
+        return bh_fail(err, rc, "the flush loop cannot be started: %s", strerror(rc));
+    b->loop_runs = true;
+    return 0;
+}
+
+int bh_start(struct bh *b, struct bh_error *err)
+{
+    struct bh_error local;
+    err = err ? err : &local;
+    BH_LOCK_SCOPE(&b->life);
+    if (b->started && !b->stopped)
+        return bh_fail(err, EALREADY, "it is started already");
+    int rc = start_parts(b, err);
+    if (rc) {
+        tear_down(b);
+        return rc;
+    }
+    b->started = true;
+    b->stopped = false;
+    return 0;
+}
+
+static void stop_loop(struct bh *b)
+{
+    pthread_mutex_lock(&b->mutex);
+    b->stopping = true;
+    pthread_cond_broadcast(&b->changed);
+    pthread_mutex_unlock(&b->mutex);
+    if (!b->loop_runs)
+        return;
+    /* A flush of the loop goes on as the last one, unless it takes too long. */
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += b->cfg->snapshot.stop_timeout_ms / 1000 + 1;
+    if (pthread_timedjoin_np(b->loop, NULL, &until) != 0) {
+        atomic_store(&b->cancel, true);
+        pthread_join(b->loop, NULL);
+    }
+    b->loop_runs = false;
+}
+
+/* Tries until it works, the time is over, or the error is none that passes. */
+static int last_flush(struct bh *b, struct bh_error *err)
+{
+    int64_t deadline = bh_mono_ms() + b->cfg->snapshot.stop_timeout_ms, pause = RETRY_MIN_MS;
+    struct bh_call call = {.deadline_ms = deadline};
+    for (;;) {
+        int rc = bh_flush_call(b, true, NULL, &call, err);
+        bool passing = rc == ETIMEDOUT || rc == EIO || rc == EAGAIN || rc == EBUSY;
+        if (!passing || bh_mono_ms() + pause >= deadline)
+            return rc;
+        int64_t ms = jitter(pause);
+        nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+        pause *= 2;
+    }
+}
+
+int bh_stop(struct bh *b, struct bh_error *err)
+{
+    struct bh_error local;
+    err = err ? err : &local;
+    BH_LOCK_SCOPE(&b->life);
+    if (!b->started || b->stopped)
+        return 0;
+    unsigned open = bh_vfs_connections(b->live->vfs);
+    if (open > 2) /* the SQL thread's and the keep-alive one */
+        return bh_fail(err, EBUSY,
+                       "%u connection(s) to the live database are still open; close them and stop again",
+                       open - 2);
+    bh_remove_signal_handlers(b);
+    stop_loop(b);
+    int rc = b->read_only ? 0 : last_flush(b, err);
+    if (rc)
+        bh_log(BH_LOG_ERROR,
+               "THE LAST FLUSH FAILED (%s). Unflushed changes stay in %s; the next mount goes on with them.",
+               err->text, b->live->dir.path);
+    tear_down(b);
+    b->stopped = true;
+    return rc;
+}
+
+void bh_destroy(struct bh *b)
+{
+    struct bh_error err;
+    if (!b)
+        return;
+    int rc = bh_stop(b, &err);
+    if (rc == EBUSY && b->live) { /* freeing under open connections would be worse than keeping them alive */
+        bh_log(BH_LOG_ERROR, "not destroyed: %s", err.text);
+        return;
+    }
+    bh_config_free(b->cfg);
+    free(b->mountpoint);
+    pthread_cond_destroy(&b->changed);
+    pthread_mutex_destroy(&b->mutex);
+    pthread_mutex_destroy(&b->life);
+    free(b);
+}
+
+/* --- connections --- */
+
+int bh_connect(struct bh *b, sqlite3 **db, struct bh_error *err)
+{
+    BH_LOCK_SCOPE(&b->life);
+    *db = NULL;
+    if (!b->live)
+        return bh_fail(err, EINVAL, "no connection can be made: not started");
+    int rc = bh_vfs_connect(b->live->vfs, db, err);
+    if (rc == 0)
+        sqlite3_busy_timeout(*db, (int)b->cfg->live.busy_timeout_ms);
+    return rc;
+}
+
+sqlite3 *bh_connection(struct bh *b)
+{
+    return b->connection;
+}
+
+/* --- import --- */
+
+static int import_now(struct bh *b, const char *path, struct bh_error *err)
+{
+    BH_FREE char *incoming = NULL;
+    struct bh_base base = {.is_base = false};
+    if (asprintf(&incoming, "%s/incoming.import", b->live->dir.path) < 0) {
+        incoming = NULL;
+        return bh_fail(err, ENOMEM, "out of memory");
+    }
+    if (unlink(incoming) != 0 && errno != ENOENT)
+        return bh_fail(err, errno, "%s cannot be removed: %s", incoming, strerror(errno));
+    int rc = bh_database_copy(path, incoming, err);
+    if (rc == 0)
+        rc = bh_database_check(incoming, path, err);
+    if (rc == EIO) /* not our data: the argument is wrong */
+        rc = err->code = EINVAL;
+    if (rc == 0)
+        rc = bh_live_replace(b->live, "incoming.import", &base, err);
+    if (rc)
+        unlink(incoming);
+    else
+        bh_log(BH_LOG_INFO, "imported %s", path);
+    return rc;
+}
+
+int bh_import_call(struct bh *b, const char *path, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_error local;
+    err = err ? err : &local;
+    if (!b->live)
+        return bh_fail(err, EINVAL, "nothing can be imported: not started");
+    if (b->read_only)
+        return bh_fail(err, EROFS, "this is a read-only mount: nothing can be imported");
+    if (path[0] != '/')
+        return bh_fail(err, EINVAL, "import needs an absolute path, not \"%.200s\"", path);
+    int rc = take_turn(b, call, err);
+    if (rc)
+        return rc;
+    rc = import_now(b, path, err);
+    end_turn(b);
+    return rc;
+}
+
+int bh_import(struct bh *b, const char *path, struct bh_error *err)
+{
+    return bh_import_call(b, path, NULL, err);
+}
+
+/* --- state --- */
+
+void bh_get_info(struct bh *b, struct bh_info *out)
+{
+    memset(out, 0, sizeof *out);
+    pthread_mutex_lock(&b->life);
+    out->started = b->started;
+    out->stopped = b->stopped;
+    snprintf(out->branch, sizeof out->branch, "%s", b->cfg->snapshot.branch);
+    if (b->live) {
+        out->live_bytes = bh_file_size(bh_store_db(b->live->store));
+        out->dirty_bytes = bh_store_dirty_bytes(b->live->store);
+    }
+    pthread_mutex_unlock(&b->life);
+    BH_LOCK_SCOPE(&b->mutex);
+    memcpy(out->snapshot, b->snapshot, sizeof out->snapshot);
+    memcpy(out->sha256, b->sha256, sizeof out->sha256);
+    out->flush_index = b->flush_index;
+    out->last_flush_ms = b->last_flush_ms;
+    out->last_flush_seconds = b->last_flush_seconds;
+    out->last_flush_bytes = b->last_flush_bytes;
+    memcpy(out->last_error, b->last_error, sizeof out->last_error);
+    snprintf(out->recovered, sizeof out->recovered, "%s", b->recovered.text);
+}
+
+struct bh_live *bh_live_of(struct bh *b)
+{
+    return b->live;
+}
+
+const struct bh_config *bh_config_of(struct bh *b)
+{
+    return b->cfg;
+}
+
+const char *bh_snapshot_key(struct bh *b)
+{
+    return bh_plain_key(b->plain);
+}
+
+void bh_bucket_stats_of(struct bh *b, struct bh_bucket_stats *out)
+{
+    bh_bucket_stats(b->bucket, out);
+}
+
+struct bh_progress *bh_progress_of(struct bh *b)
+{
+    return bh_plain_progress(b->plain);
+}
+
+void bh_flush_counts(struct bh *b, uint64_t counts[4])
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    memcpy(counts, b->outcomes, sizeof b->outcomes);
+}
+
+void bh_config_text(struct bh *b, struct bh_strbuf *out)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    bh_config_dump(b->cfg, out);
+}
+
+int bh_reload(struct bh *b, struct bh_config *fresh, struct bh_strbuf *changes, struct bh_error *err)
+{
+    pthread_mutex_lock(&b->mutex);
+    int rc = bh_config_apply_reload(b->cfg, fresh, changes, err);
+    b->kick = true;
+    pthread_cond_broadcast(&b->changed);
+    pthread_mutex_unlock(&b->mutex);
+    bh_config_free(fresh);
+    return rc;
+}

@@ -1,0 +1,163 @@
+/* What a value must look like, key by key. Reasons are bare: the caller puts file, line and key
+ * before them. */
+#include "config/keys.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+
+#define LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+#define DIGITS  "0123456789"
+
+static bool only(const char *s, const char *set)
+{
+    return s[strspn(s, set)] == '\0';
+}
+
+int bh_check_url(char *value, struct bh_error *why)
+{
+    struct bh_url url = {0};
+    int rc = bh_url_parse(value, &url, why);
+    bh_url_free(&url);
+    return rc;
+}
+
+int bh_check_bucket_name(char *value, struct bh_error *why)
+{
+    if (strlen(value) > 255 || !only(value, LETTERS DIGITS "._-") || strcmp(value, ".") == 0 ||
+        strcmp(value, "..") == 0)
+        return bh_fail(why, EINVAL,
+                       "not a bucket name: 1 to 255 of the characters A-Z a-z 0-9 . _ - are one");
+    return 0;
+}
+
+/* Whether a component of a/b/c is "." or "..". */
+static bool has_dots(const char *s)
+{
+    for (;;) {
+        size_t len = strcspn(s, "/");
+        if ((len == 1 || len == 2) && strncmp(s, "..", len) == 0)
+            return true;
+        if (!s[len])
+            return false;
+        s += len + 1;
+    }
+}
+
+int bh_check_prefix(char *value, struct bh_error *why)
+{
+    size_t skip = strspn(value, "/"), len = strlen(value + skip);
+    while (len && value[skip + len - 1] == '/')
+        len--;
+    memmove(value, value + skip, len);
+    value[len] = '\0';
+    if (len > 512)
+        return bh_fail(why, EINVAL, "a prefix has at most 512 bytes");
+    if (has_dots(value) || strstr(value, "//"))
+        return bh_fail(why, EINVAL, "the parts of a prefix are not empty, '.' or '..'");
+    if (len)
+        strcpy(value + len, "/");
+    return 0;
+}
+
+/* Scheme and host in lower case, without the scheme's own port and closing slashes, so that the
+ * same endpoint is always written the same way. */
+int bh_check_endpoint(char *value, struct bh_error *why)
+{
+    bool secure = strncasecmp(value, "https://", 8) == 0;
+    if (!secure && strncasecmp(value, "http://", 7) != 0)
+        return bh_fail(why, EINVAL, "an endpoint begins with http:// or https://");
+    if (strchr(value, '@'))
+        return bh_fail(why, EINVAL,
+                       "an endpoint holds no user or secret; use access_key_id and the other keys");
+    if (strpbrk(value, "?# "))
+        return bh_fail(why, EINVAL,
+                       "an endpoint is http(s)://HOST[:PORT] without '?', '#' or space");
+    char *host = value + (secure ? 8 : 7), *path = host + strcspn(host, "/");
+    for (char *p = value; p < path; p++)
+        *p = (char)tolower((unsigned char)*p);
+    size_t len = strlen(path);
+    while (len && path[len - 1] == '/')
+        path[--len] = '\0';
+    char *port = memrchr(host, ':', (size_t)(path - host));
+    if (port && memchr(port, ']', (size_t)(path - port))) /* a colon of [::1] */
+        port = NULL;
+    size_t digits = port ? strspn(port + 1, DIGITS) : 0;
+    if (port && (digits == 0 || digits > 5 || port + 1 + digits != path ||
+                 strtoul(port + 1, NULL, 10) - 1 >= 65535))
+        return bh_fail(why, EINVAL, "the port of an endpoint is a number from 1 to 65535");
+    if ((port ? port : path) == host)
+        return bh_fail(why, EINVAL, "the host is missing; an endpoint is http(s)://HOST[:PORT]");
+    if (port && strtoul(port + 1, NULL, 10) == (secure ? 443 : 80))
+        memmove(port, path, len + 1);
+    return 0;
+}
+
+int bh_check_account(char *value, struct bh_error *why)
+{
+    if (strlen(value) > 63 || !only(value, LETTERS DIGITS "-"))
+        return bh_fail(why, EINVAL,
+                       "not an account id: at most 63 letters, digits and '-' are one");
+    return 0;
+}
+
+int bh_check_word(char *value, struct bh_error *why)
+{
+    for (const char *p = value; *p; p++)
+        if (*p <= ' ' || *p > '~')
+            return bh_fail(why, EINVAL, "it holds a space or a byte that is not ASCII");
+    return 0;
+}
+
+int bh_check_path(char *value, struct bh_error *why)
+{
+    if (*value != '/')
+        return bh_fail(why, EINVAL,
+                       "the path must be absolute: the daemon works in no directory of yours");
+    return 0;
+}
+
+int bh_check_live_dir(char *value, struct bh_error *why)
+{
+    if (strcmp(value, "memory") != 0 && *value != '/')
+        return bh_fail(why, EINVAL, "allowed: empty, memory, or an absolute path");
+    return 0;
+}
+
+int bh_check_cpu(char *value, struct bh_error *why)
+{
+    if (strcmp(value, "auto") != 0 && strcmp(value, "off") != 0 &&
+        (!only(value, DIGITS) || strlen(value) > 4 || atoi(value) > 1023))
+        return bh_fail(why, EINVAL, "allowed: auto, off, or a CPU number from 0 to 1023");
+    return 0;
+}
+
+int bh_check_object_key(char *value, struct bh_error *why)
+{
+    size_t len = strlen(value);
+    if (len > 1000)
+        return bh_fail(why, EINVAL, "it has %zu bytes; allowed: 1 to 1000", len);
+    if (*value == '/' || value[len - 1] == '/')
+        return bh_fail(why, EINVAL, "an object key neither begins nor ends with '/'");
+    if (has_dots(value))
+        return bh_fail(why, EINVAL, "no part of an object key may be '.' or '..'");
+    return 0;
+}
+
+int bh_check_branch(char *value, struct bh_error *why)
+{
+    if (strlen(value) > 100 || !only(value, LETTERS DIGITS "_-"))
+        return bh_fail(why, EINVAL,
+                       "not a branch name: 1 to 100 of the characters A-Z a-z 0-9 _ - are one");
+    return 0;
+}
+
+int bh_check_journal(char *value, struct bh_error *why)
+{
+    if (strcasecmp(value, "wal") == 0)
+        return bh_fail(why, EINVAL, "WAL is not supported yet by this version");
+    return 0;
+}

@@ -1,0 +1,197 @@
+/* The table of keys. A new key is one line here, one in buckethead.ini.sample and a field in
+ * config.h. */
+#include "config/keys.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const journals[] = {"delete", "truncate", "persist", "memory", "off", NULL};
+static const char *const recovers[] = {"no", "prev", NULL};
+static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
+
+#define SECOND INT64_C(1000)
+#define HOUR   (3600 * SECOND)
+#define DAY    (24 * HOUR)
+
+/* clang-format off */
+#define AT(sec, member) offsetof(struct bh_config, sec.member)
+#define STRING(sec, key, def, flags, check, help, ...)                                             \
+    {#sec, #key, BH_KEY_STRING, AT(sec, key), def, 0, 0, flags, help, {__VA_ARGS__}, NULL, check}
+#define COUNT(sec, key, def, min, max, flags, help)                                                \
+    {#sec, #key, BH_KEY_COUNT, AT(sec, key), def, min, max, flags, help, {NULL}, NULL, NULL}
+#define DURATION(sec, key, def, min, max, flags, help)                                             \
+    {#sec, #key, BH_KEY_DURATION, AT(sec, key##_ms), def, min, max, flags, help, {NULL}, NULL, NULL}
+#define BOOLEAN(sec, key, def, flags, help)                                                        \
+    {#sec, #key, BH_KEY_BOOL, AT(sec, key), def, 0, 0, flags, help, {NULL}, NULL, NULL}
+#define CHOICE(sec, key, def, choices, flags, check, help)                                         \
+    {#sec, #key, BH_KEY_CHOICE, AT(sec, key), def, 0, 0, flags, help, {NULL}, choices, check}
+/* clang-format on */
+
+const struct bh_key bh_keys[] = {
+    STRING(bucket, url, "", BH_KEY_FILE_FORM | BH_KEY_URL, bh_check_url,
+           "file:///DIR, s3://BUCKET/PREFIX?endpoint=URL&region=NAME or r2://ACCOUNT/BUCKET/PREFIX",
+           NULL),
+    STRING(bucket, name, "", 0, bh_check_bucket_name, "the S3 bucket, instead of url", NULL),
+    STRING(bucket, prefix, "", 0, bh_check_prefix, "what every object key begins with", NULL),
+    STRING(bucket, endpoint_url, "", 0, bh_check_endpoint,
+           "http(s)://HOST of the store; empty: AWS", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    STRING(bucket, region, "us-east-1", 0, bh_check_word, "region that requests are signed for",
+           "AWS_REGION", "AWS_DEFAULT_REGION"),
+    STRING(bucket, access_key_id, "", BH_KEY_FILE_FORM, bh_check_word, "name of the access key",
+           "AWS_ACCESS_KEY_ID"),
+    STRING(bucket, secret_access_key, "", BH_KEY_FILE_FORM | BH_KEY_SECRET, bh_check_word,
+           "its secret; the file must be readable by you alone", "AWS_SECRET_ACCESS_KEY"),
+    STRING(bucket, session_token, "", BH_KEY_FILE_FORM | BH_KEY_SECRET, bh_check_word,
+           "token of temporary credentials", "AWS_SESSION_TOKEN"),
+    STRING(bucket, account_id, "", 0, bh_check_account,
+           "Cloudflare account: sets endpoint_url, and region to auto, unless given",
+           "BUCKETHEAD_CLOUDFLARE__ACCOUNT_ID"),
+    COUNT(bucket, attempts, "5", 1, 100, 0, "tries of one request, in all"),
+    DURATION(bucket, retry_base, "100ms", 1, 60 * SECOND, 0,
+             "pause before the second try; it doubles with each"),
+    DURATION(bucket, timeout, "30s", 10, HOUR, 0,
+             "a request without progress for this long has failed"),
+    STRING(bucket, fault, "", BH_KEY_COMMAND, NULL, "testing: rules by which requests fail", NULL),
+    COUNT(bucket, fault_seed, "0", 0, INT64_MAX, 0, "testing: seed of these rules"),
+
+    STRING(snapshot, key, "bucketsqlite/snap.db", 0, bh_check_object_key,
+           "object key of the newest snapshot", NULL),
+    STRING(snapshot, branch, "main", 0, bh_check_branch, "branch to work on", NULL),
+    DURATION(snapshot, interval, "30s", 0, 366 * DAY, BH_KEY_RELOADABLE,
+             "time between flushes; 0: only when asked"),
+    DURATION(snapshot, min_interval, "0", 0, 366 * DAY, BH_KEY_RELOADABLE,
+             "`flush` does nothing sooner than this after the last one"),
+    BOOLEAN(snapshot, keep_previous, "true", BH_KEY_RELOADABLE,
+            "keep the snapshot before as KEY.prev"),
+    DURATION(snapshot, stop_timeout, "60s", 1, DAY, BH_KEY_RELOADABLE,
+             "bound of the last flush at unmount"),
+    CHOICE(snapshot, recover, "no", recovers, 0, NULL,
+           "prev: start from KEY.prev if KEY is damaged"),
+
+    STRING(live, dir, "", 0, bh_check_live_dir,
+           "where the live database is: empty (state directory), memory, or an absolute path",
+           NULL),
+    CHOICE(live, journal, "delete", journals, 0, bh_check_journal,
+           "journal of the daemon's transactions: delete, truncate, persist, memory, off"),
+    DURATION(live, busy_timeout, "5s", 0, HOUR, 0,
+             "how long the daemon waits for a client's transaction"),
+    DURATION(live, window, "50ms", 0, 10 * SECOND, 0,
+             "requests that come within this share a transaction"),
+    STRING(live, powercut_dir, "", 0, bh_check_path, "testing: what was fsynced is mirrored here",
+           NULL),
+    COUNT(live, powercut_seed, "0", 0, INT64_MAX, 0, "testing: seed of what a power cut takes"),
+
+    STRING(mount, cpu, "auto", 0, bh_check_cpu,
+           "CPU of the loop thread: auto (follows its busiest client), off, or a number", NULL),
+    COUNT(mount, workers, "4", 1, 64, 0, "threads for what may sleep"),
+
+    BOOLEAN(profiling, enabled, "false", 0, "write flushes.jsonl and a summary at stop"),
+    STRING(profiling, dir, "", 0, bh_check_path, "where to; empty: the state directory", NULL),
+
+    STRING(hooks, on_flush_start, "", BH_KEY_RELOADABLE | BH_KEY_COMMAND, NULL,
+           "shell command before a flush", NULL),
+    STRING(hooks, on_flush_complete, "", BH_KEY_RELOADABLE | BH_KEY_COMMAND, NULL,
+           "shell command after a flush that succeeded", NULL),
+    STRING(hooks, on_flush_error, "", BH_KEY_RELOADABLE | BH_KEY_COMMAND, NULL,
+           "shell command after a flush that failed", NULL),
+
+    CHOICE(log, level, "info", levels, BH_KEY_RELOADABLE, NULL, "error, warning, info or debug"),
+    STRING(log, file, "", BH_KEY_RELOADABLE, bh_check_path, "append the log to this file too",
+           NULL),
+};
+
+const size_t bh_key_count = sizeof bh_keys / sizeof bh_keys[0];
+
+static bool names_file_form(const struct bh_key *key, const char *name)
+{
+    size_t len = strlen(key->name);
+    return key->flags & BH_KEY_FILE_FORM && strncmp(name, key->name, len) == 0 &&
+           strcmp(name + len, "_file") == 0;
+}
+
+const struct bh_key *bh_key_find(const char *section, const char *name, bool *is_file)
+{
+    for (size_t i = 0; i < bh_key_count; i++) {
+        const struct bh_key *key = &bh_keys[i];
+        if (strcmp(section, key->section) != 0)
+            continue;
+        bool file = names_file_form(key, name);
+        if (file || strcmp(name, key->name) == 0) {
+            if (is_file)
+                *is_file = file;
+            return key;
+        }
+    }
+    return NULL;
+}
+
+struct bh_config_origin *bh_key_origin(const struct bh_config *cfg, const struct bh_key *key)
+{
+    return &cfg->origins[key - bh_keys];
+}
+
+/* Levenshtein's distance of two names; what is beyond 63 bytes does not count. */
+static unsigned distance(const char *a, const char *b)
+{
+    enum { MAX = 64 };
+    unsigned row[MAX];
+    size_t la = strnlen(a, MAX - 1), lb = strnlen(b, MAX - 1);
+    for (size_t j = 0; j <= lb; j++)
+        row[j] = (unsigned)j;
+    for (size_t i = 1; i <= la; i++) {
+        unsigned diagonal = row[0];
+        row[0] = (unsigned)i;
+        for (size_t j = 1; j <= lb; j++) {
+            unsigned best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            if (diagonal + 1 < best)
+                best = diagonal + 1;
+            if (row[j - 1] + 1 < best)
+                best = row[j - 1] + 1;
+            row[j] = best;
+        }
+    }
+    return row[lb];
+}
+
+const struct bh_key *bh_key_nearest(const char *section, const char *name, bool *is_file)
+{
+    const struct bh_key *nearest = NULL;
+    unsigned least = 0;
+    *is_file = false;
+    for (size_t i = 0; i < bh_key_count; i++) {
+        const struct bh_key *key = &bh_keys[i];
+        /* the right key in the wrong section is nearer than another key in the right one */
+        unsigned away = distance(section, key->section);
+        away = away > 4 ? 4 : away;
+        char file[64] = "";
+        strncat(file, key->name, 50);
+        for (int form = 0; form <= !!(key->flags & BH_KEY_FILE_FORM); form++) {
+            unsigned d = away + distance(name, file);
+            if (!nearest || d < least) {
+                nearest = key;
+                least = d;
+                *is_file = form;
+            }
+            strcat(file, "_file");
+        }
+    }
+    return nearest;
+}
+
+bool bh_section_known(const char *section)
+{
+    for (size_t i = 0; i < bh_key_count; i++)
+        if (strcmp(section, bh_keys[i].section) == 0)
+            return true;
+    return false;
+}
+
+const char *bh_section_nearest(const char *section)
+{
+    const char *nearest = bh_keys[0].section;
+    for (size_t i = 1; i < bh_key_count; i++)
+        if (distance(section, bh_keys[i].section) < distance(section, nearest))
+            nearest = bh_keys[i].section;
+    return nearest;
+}

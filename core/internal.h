@@ -1,0 +1,29 @@
+/* What the mount daemon needs of a struct bh beyond buckethead.h. Same rules. */
+#ifndef BH_INTERNAL_H
+#define BH_INTERNAL_H
+
+#include "bucket/bucket.h"
+#include "buckethead.h"
+#include "config/config.h"
+#include "live/live.h"
+#include "repo/plain.h"
+#include "util/strbuf.h"
+
+/* Before bh_start: where clients will see the database. 0 or ENOMEM. */
+int bh_set_mountpoint(struct bh *b, const char *mountpoint);
+/* Before bh_start: nothing is ever written to the bucket. */
+void bh_set_read_only(struct bh *b);
+struct bh_live *bh_live_of(struct bh *b); /* between start and stop */
+const struct bh_config *bh_config_of(struct bh *b);
+const char *bh_snapshot_key(struct bh *b); /* between start and stop */
+void bh_bucket_stats_of(struct bh *b, struct bh_bucket_stats *out);
+struct bh_progress *bh_progress_of(struct bh *b);
+/* Flushes by outcome: unchanged, uploaded, debounced, failed. */
+void bh_flush_counts(struct bh *b, uint64_t counts[4]);
+void bh_config_text(struct bh *b, struct bh_strbuf *out);
+/* Takes over what may change while running; frees fresh. changes gets a line for each difference. */
+int bh_reload(struct bh *b, struct bh_config *fresh, struct bh_strbuf *changes, struct bh_error *err);
+/* Import with limits. */
+int bh_import_call(struct bh *b, const char *path, const struct bh_call *call, struct bh_error *err);
+
+#endif

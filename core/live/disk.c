@@ -1,0 +1,174 @@
+#include "live/disk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "live/mirror.h"
+#include "util/cleanup.h"
+#include "util/io.h"
+
+struct bh_disk {
+    char *path;
+    int dirfd;
+    bool memory;
+    struct bh_mirror *mirror;
+};
+
+int bh_disk_open(struct bh_disk **out, const char *dir, const char *mirror_dir, uint64_t seed,
+                 struct bh_error *err)
+{
+    BH_FD int dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dirfd < 0)
+        return bh_fail(err, errno, "the state directory %s cannot be opened: %s", dir,
+                       strerror(errno));
+    struct statfs fs;
+    if (fstatfs(dirfd, &fs) != 0)
+        return bh_fail(err, errno, "the state directory %s cannot be examined: %s", dir,
+                       strerror(errno));
+    struct bh_disk *d = calloc(1, sizeof *d);
+    char *path = strdup(dir);
+    if (!d || !path) {
+        free(d);
+        free(path);
+        return bh_fail(err, ENOMEM, "out of memory while opening %s", dir);
+    }
+    d->path = path;
+    d->memory = fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
+    d->dirfd = bh_take_fd(&dirfd);
+    if (mirror_dir && *mirror_dir) {
+        int rc = bh_mirror_open(&d->mirror, d->dirfd, mirror_dir, seed, err);
+        if (rc) {
+            bh_disk_close(d);
+            return rc;
+        }
+        d->memory = false;
+    }
+    *out = d;
+    return 0;
+}
+
+void bh_disk_close(struct bh_disk *d)
+{
+    if (!d)
+        return;
+    bh_mirror_close(d->mirror);
+    close(d->dirfd);
+    free(d->path);
+    free(d);
+}
+
+const char *bh_disk_path(const struct bh_disk *d)
+{
+    return d->path;
+}
+
+int bh_disk_dirfd(const struct bh_disk *d)
+{
+    return d->dirfd;
+}
+
+bool bh_disk_is_memory(const struct bh_disk *d)
+{
+    return d->memory;
+}
+
+int bh_disk_open_file(struct bh_disk *d, const char *name, int flags, unsigned mode,
+                      struct bh_dfile *out)
+{
+    int fd = openat(d->dirfd, name, flags | O_CLOEXEC | O_NOFOLLOW, mode);
+    if (fd < 0)
+        return errno;
+    *out = (struct bh_dfile){.fd = fd, .disk = d};
+    if (d->mirror) {
+        int rc = bh_mirror_file_open(d->mirror, fd, name, &out->mirror);
+        if (rc) {
+            close(fd);
+            out->fd = -1;
+            return rc;
+        }
+        if (flags & O_TRUNC)
+            return bh_mirror_truncated(out->mirror, 0);
+    }
+    return 0;
+}
+
+void bh_dfile_close(struct bh_dfile *f)
+{
+    if (f->fd < 0)
+        return;
+    if (f->mirror)
+        bh_mirror_file_close(f->mirror);
+    close(f->fd);
+    f->fd = -1;
+    f->mirror = NULL;
+}
+
+int bh_dfile_write(struct bh_dfile *f, const void *buf, size_t len, uint64_t offset)
+{
+    int rc = bh_pwrite_full(f->fd, buf, len, offset);
+    if (rc == 0 && f->mirror)
+        rc = bh_mirror_wrote(f->mirror, f->fd, offset, len);
+    return rc;
+}
+
+int bh_dfile_truncate(struct bh_dfile *f, uint64_t size)
+{
+    if (ftruncate(f->fd, (off_t)size) != 0)
+        return errno;
+    return f->mirror ? bh_mirror_truncated(f->mirror, size) : 0;
+}
+
+int bh_dfile_sync(struct bh_dfile *f)
+{
+    if (fdatasync(f->fd) != 0)
+        return errno;
+    return f->mirror ? bh_mirror_synced(f->mirror, f->fd) : 0;
+}
+
+int bh_disk_unlink(struct bh_disk *d, const char *name)
+{
+    if (unlinkat(d->dirfd, name, 0) != 0)
+        return errno;
+    return d->mirror ? bh_mirror_unlinked(d->mirror, name) : 0;
+}
+
+int bh_disk_rename(struct bh_disk *d, const char *from, const char *to)
+{
+    if (renameat(d->dirfd, from, d->dirfd, to) != 0)
+        return errno;
+    return d->mirror ? bh_mirror_renamed(d->mirror, from, to) : 0;
+}
+
+int bh_disk_sync_names(struct bh_disk *d)
+{
+    int rc = bh_fsync_dir(d->dirfd);
+    if (rc == 0 && d->mirror)
+        rc = bh_mirror_names_synced(d->mirror);
+    return rc;
+}
+
+int bh_disk_replace(struct bh_disk *d, const char *name, const void *data, size_t len)
+{
+    char temp[300];
+    struct bh_dfile f;
+    snprintf(temp, sizeof temp, "%s.new", name);
+    int rc = bh_disk_open_file(d, temp, O_WRONLY | O_CREAT | O_TRUNC, 0600, &f);
+    if (rc)
+        return rc;
+    rc = bh_dfile_write(&f, data, len, 0);
+    if (rc == 0)
+        rc = bh_dfile_sync(&f);
+    bh_dfile_close(&f);
+    if (rc == 0)
+        rc = bh_disk_rename(d, temp, name);
+    if (rc == 0)
+        rc = bh_disk_sync_names(d);
+    return rc;
+}

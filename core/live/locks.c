@@ -1,0 +1,477 @@
+#include "live/locks.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+#include "util/clock.h"
+
+struct bh_locks {
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    struct bh_lockset *gated;
+    bool gate_closed;
+    struct bh_lock_request *parked, **parked_tail; /* first come, first served */
+    unsigned sleepers; /* threads in a cond wait: no need to signal when there are none */
+    uint64_t parked_total;
+};
+
+void bh_lockset_free(struct bh_lockset *s)
+{
+    free(s->locks);
+    *s = (struct bh_lockset){0};
+}
+
+struct bh_locks *bh_locks_new(struct bh_lockset *gated)
+{
+    struct bh_locks *t = calloc(1, sizeof *t);
+    if (!t)
+        return NULL;
+    pthread_mutex_init(&t->mutex, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&t->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    t->gated = gated;
+    t->parked_tail = &t->parked;
+    return t;
+}
+
+void bh_locks_free(struct bh_locks *t)
+{
+    if (!t)
+        return;
+    pthread_cond_destroy(&t->changed);
+    pthread_mutex_destroy(&t->mutex);
+    free(t);
+}
+
+/* --- one set --- */
+
+static bool overlaps(const struct bh_lock *l, uint64_t start, uint64_t end)
+{
+    return l->start <= end && start <= l->end;
+}
+
+static bool conflicts(const struct bh_lock *l, const struct bh_lock_request *r)
+{
+    return !bh_owner_equal(l->owner, r->owner) && overlaps(l, r->start, r->end) &&
+           (l->write || r->type == BH_LOCK_WRITE);
+}
+
+/* Room for two more entries: an unlock in the middle of a lock makes two of one. */
+static bool make_room(struct bh_lockset *s)
+{
+    if (s->count + 2 <= s->cap)
+        return true;
+    size_t cap = s->cap ? 2 * s->cap : 16;
+    struct bh_lock *p = realloc(s->locks, cap * sizeof *p);
+    if (!p)
+        return false;
+    s->locks = p;
+    s->cap = cap;
+    return true;
+}
+
+static void remove_at(struct bh_lockset *s, size_t i)
+{
+    s->locks[i] = s->locks[--s->count];
+}
+
+/* Cuts [start, end] out of what the owner holds. */
+static void cut(struct bh_lockset *s, struct bh_owner owner, uint64_t start, uint64_t end)
+{
+    for (size_t i = 0; i < s->count;) {
+        struct bh_lock *l = &s->locks[i];
+        if (!bh_owner_equal(l->owner, owner) || !overlaps(l, start, end)) {
+            i++;
+            continue;
+        }
+        struct bh_lock old = *l;
+        if (old.start < start &&
+            old.end > end) { /* at most once: an owner's locks do not overlap */
+            l->end = start - 1;
+            s->locks[s->count] = old;
+            s->locks[s->count++].start = end + 1;
+            return;
+        }
+        if (old.start < start)
+            l->end = start - 1;
+        else if (old.end > end)
+            l->start = end + 1;
+        else {
+            remove_at(s, i);
+            continue;
+        }
+        i++;
+    }
+}
+
+/* Joins the new lock with the owner's neighbours of the same kind. */
+static void insert(struct bh_lockset *s, const struct bh_lock_request *r)
+{
+    struct bh_lock n = {.owner = r->owner,
+                        .handle = r->handle,
+                        .pid = r->pid,
+                        .write = r->type == BH_LOCK_WRITE,
+                        .start = r->start,
+                        .end = r->end};
+    for (size_t i = 0; i < s->count;) {
+        struct bh_lock *l = &s->locks[i];
+        bool touches =
+            (n.start > 0 && l->end == n.start - 1) || (n.end < UINT64_MAX && l->start == n.end + 1);
+        if (bh_owner_equal(l->owner, n.owner) && l->write == n.write && l->handle == n.handle &&
+            touches) {
+            n.start = l->start < n.start ? l->start : n.start;
+            n.end = l->end > n.end ? l->end : n.end;
+            remove_at(s, i);
+        } else {
+            i++;
+        }
+    }
+    s->locks[s->count++] = n;
+}
+
+static int apply(const struct bh_lock_request *r)
+{
+    if (!make_room(r->set))
+        return ENOMEM;
+    cut(r->set, r->owner, r->start, r->end);
+    if (r->type != BH_LOCK_NONE)
+        insert(r->set, r);
+    return 0;
+}
+
+/* --- who stands in whose way --- */
+
+enum obstacle { NO_OBSTACLE, OBSTACLE_DAEMON, OBSTACLE_CLIENT };
+
+static bool holds_any(const struct bh_lockset *s, struct bh_owner owner)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (bh_owner_equal(s->locks[i].owner, owner))
+            return true;
+    return false;
+}
+
+static enum obstacle find_obstacle(const struct bh_locks *t, const struct bh_lock_request *r)
+{
+    if (r->type == BH_LOCK_NONE)
+        return NO_OBSTACLE;
+    if (t->gate_closed && r->set == t->gated && !r->owner.internal && !holds_any(r->set, r->owner))
+        return OBSTACLE_DAEMON;
+    enum obstacle found = NO_OBSTACLE;
+    for (size_t i = 0; i < r->set->count; i++) {
+        if (!conflicts(&r->set->locks[i], r))
+            continue;
+        if (!r->set->locks[i].owner.internal)
+            return OBSTACLE_CLIENT;
+        found = OBSTACLE_DAEMON;
+    }
+    return found;
+}
+
+/* Whether `who` waits, directly or over others, for a lock of `target`. The depth bound is the
+ * number of parked requests: longer chains repeat one. */
+static bool waits_for(const struct bh_locks *t, const struct bh_lock_request *who,
+                      struct bh_owner target, unsigned depth)
+{
+    if (depth == 0)
+        return false;
+    for (size_t i = 0; i < who->set->count; i++) {
+        const struct bh_lock *l = &who->set->locks[i];
+        if (!conflicts(l, who) || l->owner.internal)
+            continue;
+        if (bh_owner_equal(l->owner, target))
+            return true;
+        for (struct bh_lock_request *p = t->parked; p; p = p->next)
+            if (p->wait && bh_owner_equal(p->owner, l->owner) && waits_for(t, p, target, depth - 1))
+                return true;
+    }
+    return false;
+}
+
+static bool would_deadlock(const struct bh_locks *t, const struct bh_lock_request *r)
+{
+    unsigned parked = 0;
+    for (struct bh_lock_request *p = t->parked; p; p = p->next)
+        parked++;
+    for (size_t i = 0; i < r->set->count; i++) {
+        const struct bh_lock *l = &r->set->locks[i];
+        if (!conflicts(l, r) || l->owner.internal)
+            continue;
+        for (struct bh_lock_request *p = t->parked; p; p = p->next)
+            if (p->wait && bh_owner_equal(p->owner, l->owner) && waits_for(t, p, r->owner, parked))
+                return true;
+    }
+    return false;
+}
+
+/* --- parking --- */
+
+static void park(struct bh_locks *t, struct bh_lock_request *r)
+{
+    r->parked = true;
+    r->next = NULL;
+    r->prev = t->parked_tail;
+    *t->parked_tail = r;
+    t->parked_tail = &r->next;
+    t->parked_total++;
+}
+
+static void unpark(struct bh_locks *t, struct bh_lock_request *r, int rc,
+                   struct bh_lock_request **ended)
+{
+    *r->prev = r->next;
+    if (r->next)
+        r->next->prev = r->prev;
+    else
+        t->parked_tail = r->prev;
+    r->parked = false;
+    r->result = rc;
+    r->next = NULL;
+    while (*ended) /* keep the order: first come, first served */
+        ended = &(*ended)->next;
+    *ended = r;
+}
+
+/* Ends the parked requests that can be ended now. */
+static void rescan(struct bh_locks *t, struct bh_lock_request **ended)
+{
+    for (struct bh_lock_request *r = t->parked, *next; r; r = next) {
+        next = r->next;
+        enum obstacle o = find_obstacle(t, r);
+        if (o == NO_OBSTACLE)
+            unpark(t, r, apply(r), ended);
+        else if (o == OBSTACLE_CLIENT && !r->wait)
+            unpark(t, r, EAGAIN, ended);
+    }
+}
+
+static void changed(struct bh_locks *t)
+{
+    if (t->sleepers > 0)
+        pthread_cond_broadcast(&t->changed);
+}
+
+static void finish(struct bh_lock_request *ended)
+{
+    while (ended) {
+        struct bh_lock_request *r = ended;
+        ended = r->next;
+        r->done(r, r->result);
+    }
+}
+
+/* --- requests --- */
+
+int bh_locks_request(struct bh_locks *t, struct bh_lock_request *r)
+{
+    struct bh_lock_request *ended = NULL;
+    int rc = 0;
+    r->parked = false;
+    pthread_mutex_lock(&t->mutex);
+    switch (find_obstacle(t, r)) {
+    case NO_OBSTACLE:
+        rc = apply(r);
+        if (t->parked)
+            rescan(t, &ended); /* a downgrade lets others in, too */
+        changed(t);
+        break;
+    case OBSTACLE_DAEMON:
+        rc = r->owner.internal ? EAGAIN : EINPROGRESS;
+        break;
+    case OBSTACLE_CLIENT:
+        rc = !r->wait || r->owner.internal ? EAGAIN : would_deadlock(t, r) ? EDEADLK : EINPROGRESS;
+        break;
+    }
+    if (rc == EINPROGRESS)
+        park(t, r);
+    pthread_mutex_unlock(&t->mutex);
+    finish(ended);
+    return rc;
+}
+
+void bh_locks_cancel(struct bh_locks *t, struct bh_lock_request *r)
+{
+    struct bh_lock_request *ended = NULL;
+    pthread_mutex_lock(&t->mutex);
+    if (r->parked && r->wait && find_obstacle(t, r) == OBSTACLE_CLIENT)
+        unpark(t, r, EINTR, &ended);
+    pthread_mutex_unlock(&t->mutex);
+    finish(ended);
+}
+
+void bh_locks_cancel_all(struct bh_locks *t, int rc)
+{
+    struct bh_lock_request *ended = NULL;
+    pthread_mutex_lock(&t->mutex);
+    while (t->parked)
+        unpark(t, t->parked, rc, &ended);
+    pthread_mutex_unlock(&t->mutex);
+    finish(ended);
+}
+
+bool bh_locks_test(struct bh_locks *t, const struct bh_lock_request *r, struct bh_lock *conflict)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    for (size_t i = 0; i < r->set->count; i++)
+        if (conflicts(&r->set->locks[i], r)) {
+            *conflict = r->set->locks[i];
+            return true;
+        }
+    return false;
+}
+
+static void drop(struct bh_locks *t, struct bh_lockset *s, const struct bh_owner *owner,
+                 uint64_t handle)
+{
+    struct bh_lock_request *ended = NULL;
+    pthread_mutex_lock(&t->mutex);
+    bool any = false;
+    for (size_t i = 0; i < s->count;) {
+        struct bh_lock *l = &s->locks[i];
+        if (owner ? bh_owner_equal(l->owner, *owner) : !l->owner.internal && l->handle == handle) {
+            remove_at(s, i);
+            any = true;
+        } else {
+            i++;
+        }
+    }
+    for (struct bh_lock_request *r = t->parked, *next; r; r = next) {
+        next = r->next;
+        if (r->set == s && (owner ? bh_owner_equal(r->owner, *owner) : r->handle == handle))
+            unpark(t, r, EINTR, &ended);
+    }
+    if (any) {
+        rescan(t, &ended);
+        changed(t);
+    }
+    pthread_mutex_unlock(&t->mutex);
+    finish(ended);
+}
+
+void bh_locks_drop_owner(struct bh_locks *t, struct bh_lockset *s, struct bh_owner owner)
+{
+    drop(t, s, &owner, 0);
+}
+
+void bh_locks_drop_handle(struct bh_locks *t, struct bh_lockset *s, uint64_t handle)
+{
+    drop(t, s, NULL, handle);
+}
+
+void bh_locks_drop_clients(struct bh_locks *t, struct bh_lockset *s)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    for (size_t i = 0; i < s->count;)
+        if (s->locks[i].owner.internal)
+            i++;
+        else
+            remove_at(s, i);
+    changed(t);
+}
+
+void bh_locks_transfer(struct bh_locks *t, struct bh_lockset *s, struct bh_owner from,
+                       struct bh_owner to)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    for (size_t i = 0; i < s->count; i++)
+        if (bh_owner_equal(s->locks[i].owner, from)) {
+            s->locks[i].owner = to;
+            s->locks[i].handle = 0;
+        }
+    changed(t);
+}
+
+/* --- SQLite's view --- */
+
+static struct bh_lock_summary summarise(const struct bh_lockset *s)
+{
+    struct bh_lock_summary sum = {0};
+    for (size_t i = 0; i < s->count; i++) {
+        const struct bh_lock *l = &s->locks[i];
+        if (l->owner.internal)
+            continue;
+        bool counted = false;
+        for (size_t j = 0; j < i && !counted; j++)
+            counted = bh_owner_equal(s->locks[j].owner, l->owner);
+        sum.clients += !counted;
+        bool exclusive = l->write && overlaps(l, BH_SHARED_FIRST, BH_SHARED_FIRST);
+        if (exclusive) {
+            sum.client_exclusive = true;
+            sum.exclusive_owner = l->owner;
+        }
+        if (exclusive || (l->write && overlaps(l, BH_PENDING_BYTE, BH_PENDING_BYTE))) {
+            sum.client_writer = true;
+            sum.pid = l->pid;
+        } else if (!sum.client_writer) {
+            sum.pid = l->pid;
+        }
+    }
+    return sum;
+}
+
+struct bh_lock_summary bh_locks_summary(struct bh_locks *t, struct bh_lockset *s)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    return summarise(s);
+}
+
+/* --- the gate --- */
+
+void bh_gate_close(struct bh_locks *t)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    t->gate_closed = true;
+}
+
+void bh_gate_open(struct bh_locks *t)
+{
+    struct bh_lock_request *ended = NULL;
+    pthread_mutex_lock(&t->mutex);
+    t->gate_closed = false;
+    rescan(t, &ended);
+    pthread_mutex_unlock(&t->mutex);
+    finish(ended);
+}
+
+static bool need_met(const struct bh_locks *t, enum bh_gate_need need)
+{
+    struct bh_lock_summary sum = summarise(t->gated);
+    return need == BH_GATE_NO_CLIENTS ? sum.clients == 0 : !sum.client_writer;
+}
+
+static bool sleep_until(struct bh_locks *t, const struct timespec *until)
+{
+    t->sleepers++;
+    int rc = pthread_cond_timedwait(&t->changed, &t->mutex, until);
+    t->sleepers--;
+    return rc == 0;
+}
+
+bool bh_gate_drain(struct bh_locks *t, enum bh_gate_need need, int64_t ms)
+{
+    struct timespec until = bh_mono_after_ms(ms);
+    BH_LOCK_SCOPE(&t->mutex);
+    while (!need_met(t, need))
+        if (!sleep_until(t, &until))
+            return need_met(t, need);
+    return true;
+}
+
+void bh_locks_wait(struct bh_locks *t, int64_t ms)
+{
+    struct timespec until = bh_mono_after_ms(ms);
+    BH_LOCK_SCOPE(&t->mutex);
+    sleep_until(t, &until);
+}
+
+uint64_t bh_locks_parked_total(struct bh_locks *t)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    return t->parked_total;
+}

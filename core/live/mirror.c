@@ -1,0 +1,386 @@
+#include "live/mirror.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+#include "util/io.h"
+
+#define NAME_LEN 300
+/* One unsynced write (or name change) in so many reaches the mirror at once. */
+#define WRITE_BACK_ONE_IN 6
+
+struct range {
+    uint64_t offset, len;
+};
+
+/* A file of the state directory and its mirror, known by inode number: names come and go. The
+ * mirror's data lives in
+ * ".inode-N" from the start; its name appears by a hard link once the directory was synced. */
+struct bh_mirror_file {
+    struct bh_mirror *mirror;
+    struct bh_mirror_file *next;
+    ino_t inode;
+    unsigned opened;
+    int fd;
+    struct range *dirty; /* written since the last sync */
+    size_t dirty_count, dirty_cap;
+    uint64_t cut; /* smallest size since the last sync; UINT64_MAX if it was not truncated */
+};
+
+enum name_op { NAME_LINK, NAME_UNLINK, NAME_RENAME };
+
+struct pending_name {
+    enum name_op op;
+    ino_t inode;
+    char name[NAME_LEN], to[NAME_LEN];
+};
+
+struct bh_mirror {
+    pthread_mutex_t mutex;
+    int dirfd;
+    uint64_t random;
+    struct bh_mirror_file *files;
+    struct pending_name *names; /* in order: a directory's changes reach the disk in order */
+    size_t name_count, name_cap;
+};
+
+static bool now_and_then(struct bh_mirror *m)
+{
+    m->random ^= m->random << 13; /* xorshift64 */
+    m->random ^= m->random >> 7;
+    m->random ^= m->random << 17;
+    return m->random % WRITE_BACK_ONE_IN == 0;
+}
+
+static int copy_range(int from, int to, uint64_t offset, uint64_t len)
+{
+    char buf[65536];
+    while (len > 0) {
+        size_t n = len < sizeof buf ? (size_t)len : sizeof buf, got;
+        int rc = bh_pread_full(from, buf, n, offset, &got);
+        if (rc == 0)
+            rc = bh_pwrite_full(to, buf, got, offset);
+        if (rc || got < n)
+            return rc;
+        offset += n;
+        len -= n;
+    }
+    return 0;
+}
+
+static void inode_name(ino_t inode, char name[64])
+{
+    snprintf(name, 64, ".inode-%llu", (unsigned long long)inode);
+}
+
+static int apply_name(struct bh_mirror *m, const struct pending_name *p)
+{
+    char inode[64];
+    switch (p->op) {
+    case NAME_LINK:
+        inode_name(p->inode, inode);
+        unlinkat(m->dirfd, p->name, 0);
+        /* The inode's mirror is gone when the file was deleted before its name was ever synced. */
+        if (linkat(m->dirfd, inode, m->dirfd, p->name, 0) != 0 && errno != ENOENT)
+            return errno;
+        return 0;
+    case NAME_UNLINK:
+        return unlinkat(m->dirfd, p->name, 0) == 0 || errno == ENOENT ? 0 : errno;
+    case NAME_RENAME:
+        return renameat(m->dirfd, p->name, m->dirfd, p->to) == 0 || errno == ENOENT ? 0 : errno;
+    }
+    return EINVAL;
+}
+
+static int apply_names(struct bh_mirror *m, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        int rc = apply_name(m, &m->names[i]);
+        if (rc)
+            return rc;
+    }
+    memmove(m->names, m->names + count, (m->name_count - count) * sizeof *m->names);
+    m->name_count -= count;
+    return 0;
+}
+
+static int add_name(struct bh_mirror *m, enum name_op op, ino_t inode, const char *name,
+                    const char *to)
+{
+    if (m->name_count == m->name_cap) {
+        size_t cap = m->name_cap ? 2 * m->name_cap : 16;
+        void *p = realloc(m->names, cap * sizeof *m->names);
+        if (!p)
+            return ENOMEM;
+        m->names = p;
+        m->name_cap = cap;
+    }
+    struct pending_name *n = &m->names[m->name_count++];
+    n->op = op;
+    n->inode = inode;
+    snprintf(n->name, sizeof n->name, "%s", name);
+    snprintf(n->to, sizeof n->to, "%s", to ? to : "");
+    if (now_and_then(m))
+        return apply_names(m, 1 + m->random / WRITE_BACK_ONE_IN % m->name_count);
+    return 0;
+}
+
+static int mirror_existing(struct bh_mirror *m, int dirfd, const char *name)
+{
+    BH_FD int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st) != 0)
+        return errno;
+    if (!S_ISREG(st.st_mode))
+        return 0;
+    char inode[64];
+    inode_name(st.st_ino, inode);
+    BH_FD int to = openat(m->dirfd, inode, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (to < 0)
+        return errno;
+    int rc = copy_range(fd, to, 0, (uint64_t)st.st_size);
+    if (rc == 0 && linkat(m->dirfd, inode, m->dirfd, name, 0) != 0)
+        rc = errno;
+    return rc;
+}
+
+static int mirror_directory(struct bh_mirror *m, int dirfd)
+{
+    int again = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = again >= 0 ? fdopendir(again) : NULL;
+    if (!dir)
+        return errno;
+    int rc = 0;
+    for (struct dirent *e; rc == 0 && (e = readdir(dir));)
+        if (e->d_name[0] != '.')
+            rc = mirror_existing(m, dirfd, e->d_name);
+    closedir(dir);
+    return rc;
+}
+
+static int empty_directory(int dirfd)
+{
+    int again = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = again >= 0 ? fdopendir(again) : NULL;
+    if (!dir)
+        return errno;
+    int rc = 0;
+    for (struct dirent *e; rc == 0 && (e = readdir(dir));)
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && unlinkat(dirfd, e->d_name, 0) != 0)
+            rc = errno;
+    closedir(dir);
+    return rc;
+}
+
+int bh_mirror_open(struct bh_mirror **out, int dirfd, const char *mirror_dir, uint64_t seed,
+                   struct bh_error *err)
+{
+    if (mkdir(mirror_dir, 0700) != 0 && errno != EEXIST)
+        return bh_fail(err, errno, "live.powercut_dir %s cannot be made: %s", mirror_dir,
+                       strerror(errno));
+    struct bh_mirror *m = calloc(1, sizeof *m);
+    if (!m)
+        return bh_fail(err, ENOMEM, "out of memory while opening %s", mirror_dir);
+    pthread_mutex_init(&m->mutex, NULL);
+    m->random = seed * 2654435761u + 88172645463325252u;
+    m->dirfd = open(mirror_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = m->dirfd < 0 ? errno : empty_directory(m->dirfd);
+    if (rc == 0)
+        rc = mirror_directory(m, dirfd);
+    if (rc) {
+        bh_mirror_close(m);
+        return bh_fail(err, rc, "live.powercut_dir %s cannot be prepared: %s", mirror_dir,
+                       strerror(rc));
+    }
+    *out = m;
+    return 0;
+}
+
+void bh_mirror_close(struct bh_mirror *m)
+{
+    if (!m)
+        return;
+    while (m->files) {
+        struct bh_mirror_file *f = m->files;
+        m->files = f->next;
+        close(f->fd);
+        free(f->dirty);
+        free(f);
+    }
+    if (m->dirfd >= 0)
+        close(m->dirfd);
+    free(m->names);
+    pthread_mutex_destroy(&m->mutex);
+    free(m);
+}
+
+/* Whether ".inode-N" belongs to a file that has, or will have, this name. */
+static bool is_known(struct bh_mirror *m, const char *inode, const char *name)
+{
+    struct stat a, b;
+    if (fstatat(m->dirfd, inode, &a, AT_SYMLINK_NOFOLLOW) != 0)
+        return false;
+    if (fstatat(m->dirfd, name, &b, AT_SYMLINK_NOFOLLOW) == 0 && a.st_ino == b.st_ino)
+        return true;
+    for (size_t i = 0; i < m->name_count; i++) {
+        char known[64];
+        inode_name(m->names[i].inode, known);
+        if (m->names[i].op == NAME_LINK && !strcmp(known, inode))
+            return true;
+    }
+    return false;
+}
+
+int bh_mirror_file_open(struct bh_mirror *m, int fd, const char *name, struct bh_mirror_file **out)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        return errno;
+    BH_LOCK_SCOPE(&m->mutex);
+    for (struct bh_mirror_file *f = m->files; f; f = f->next)
+        if (f->inode == st.st_ino) {
+            f->opened++;
+            *out = f;
+            return 0;
+        }
+    struct bh_mirror_file *f = calloc(1, sizeof *f);
+    if (!f)
+        return ENOMEM;
+    char inode[64];
+    inode_name(st.st_ino, inode);
+    f->mirror = m;
+    f->inode = st.st_ino;
+    f->opened = 1;
+    f->cut = UINT64_MAX;
+    if (!is_known(m, inode, name)) /* left over from a deleted file whose number came back */
+        unlinkat(m->dirfd, inode, 0);
+    f->fd = openat(m->dirfd, inode, O_RDWR | O_CLOEXEC);
+    int rc = 0;
+    if (f->fd < 0) { /* new since the mirror began */
+        f->fd = openat(m->dirfd, inode, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        rc = f->fd < 0 ? errno : add_name(m, NAME_LINK, st.st_ino, name, NULL);
+    }
+    if (rc) {
+        if (f->fd >= 0)
+            close(f->fd);
+        free(f);
+        return rc;
+    }
+    f->next = m->files;
+    m->files = f;
+    *out = f;
+    return 0;
+}
+
+void bh_mirror_file_close(struct bh_mirror_file *f)
+{
+    struct bh_mirror *m = f->mirror;
+    BH_LOCK_SCOPE(&m->mutex);
+    struct stat st;
+    /* Its unsynced ranges are forgotten: they reach the mirror never, which a power cut may do. An
+     * inode without a name on either side goes, or the number could come back with old content. */
+    if (--f->opened > 0)
+        return;
+    for (struct bh_mirror_file **p = &m->files; *p; p = &(*p)->next)
+        if (*p == f) {
+            *p = f->next;
+            break;
+        }
+    bool pending = false;
+    for (size_t i = 0; i < m->name_count; i++)
+        pending |= m->names[i].op == NAME_LINK && m->names[i].inode == f->inode;
+    if (fstat(f->fd, &st) == 0 && st.st_nlink == 1 && !pending) {
+        char inode[64];
+        inode_name(f->inode, inode);
+        unlinkat(m->dirfd, inode, 0);
+    }
+    close(f->fd);
+    free(f->dirty);
+    free(f);
+}
+
+static int remember_range(struct bh_mirror_file *f, uint64_t offset, uint64_t len)
+{
+    if (f->dirty_count > 0) {
+        struct range *last = &f->dirty[f->dirty_count - 1];
+        if (last->offset + last->len == offset) {
+            last->len += len;
+            return 0;
+        }
+    }
+    if (f->dirty_count == f->dirty_cap) {
+        size_t cap = f->dirty_cap ? 2 * f->dirty_cap : 16;
+        void *p = realloc(f->dirty, cap * sizeof *f->dirty);
+        if (!p)
+            return ENOMEM;
+        f->dirty = p;
+        f->dirty_cap = cap;
+    }
+    f->dirty[f->dirty_count++] = (struct range){offset, len};
+    return 0;
+}
+
+int bh_mirror_wrote(struct bh_mirror_file *f, int fd, uint64_t offset, uint64_t len)
+{
+    BH_LOCK_SCOPE(&f->mirror->mutex);
+    int rc = remember_range(f, offset, len);
+    if (rc == 0 && now_and_then(f->mirror))
+        rc = copy_range(fd, f->fd, offset, len);
+    return rc;
+}
+
+int bh_mirror_truncated(struct bh_mirror_file *f, uint64_t size)
+{
+    BH_LOCK_SCOPE(&f->mirror->mutex);
+    if (size < f->cut)
+        f->cut = size;
+    if (now_and_then(f->mirror) && ftruncate(f->fd, (off_t)size) != 0)
+        return errno;
+    return 0;
+}
+
+int bh_mirror_synced(struct bh_mirror_file *f, int fd)
+{
+    BH_LOCK_SCOPE(&f->mirror->mutex);
+    struct stat st, mine;
+    if (fstat(fd, &st) != 0 || fstat(f->fd, &mine) != 0)
+        return errno;
+    /* What lay beyond the cut is gone, even if the file has grown over it since. */
+    if (f->cut < (uint64_t)mine.st_size && ftruncate(f->fd, (off_t)f->cut) != 0)
+        return errno;
+    for (size_t i = 0; i < f->dirty_count; i++) {
+        int rc = copy_range(fd, f->fd, f->dirty[i].offset, f->dirty[i].len);
+        if (rc)
+            return rc;
+    }
+    f->dirty_count = 0;
+    f->cut = UINT64_MAX;
+    return ftruncate(f->fd, st.st_size) == 0 ? 0 : errno;
+}
+
+int bh_mirror_unlinked(struct bh_mirror *m, const char *name)
+{
+    BH_LOCK_SCOPE(&m->mutex);
+    return add_name(m, NAME_UNLINK, 0, name, NULL);
+}
+
+int bh_mirror_renamed(struct bh_mirror *m, const char *from, const char *to)
+{
+    BH_LOCK_SCOPE(&m->mutex);
+    return add_name(m, NAME_RENAME, 0, from, to);
+}
+
+int bh_mirror_names_synced(struct bh_mirror *m)
+{
+    BH_LOCK_SCOPE(&m->mutex);
+    return apply_names(m, m->name_count);
+}

@@ -1,0 +1,59 @@
+/* The state directory: where the live database is between mounts, who uses it, and what it is based
+ * on. */
+#ifndef BH_LIVE_STATEDIR_H
+#define BH_LIVE_STATEDIR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "live/disk.h"
+#include "util/error.h"
+#include "util/sha256.h"
+
+struct bh_config;
+
+#define BH_SNAPSHOT_ID_MAX 32 /* "YYYYMMDDTHHMMSS.mmmZ-8HEX" with NUL: 29 */
+
+/* What survives between mounts, in the file "state". Replaced atomically and durably as a whole. */
+struct bh_state {
+    char *identity;      /* bucket, key and branch: a directory is never used for another */
+    char *mountpoint;    /* of the last mount: super-journals name files by it; "" if none */
+    uint64_t generation; /* of db.G and map.G; 0: nothing was loaded yet */
+    /* The base: what the bucket held when this content was loaded or flushed last. Empty strings:
+     * nothing. */
+    char base_etag[128];
+    char base_snapshot[BH_SNAPSHOT_ID_MAX];
+    char base_sha256[BH_SHA256_HEX];
+    uint64_t base_size;
+    int64_t base_time_ms;
+    /* The upload that was about to happen: an object with this id is ours, whatever the store's
+     * answer was. */
+    char pending_snapshot[BH_SNAPSHOT_ID_MAX];
+    char pending_sha256[BH_SHA256_HEX];
+    uint64_t pending_size;
+    char older_pending[16 * BH_SNAPSHOT_ID_MAX]; /* uploads before it that may still arrive: "ID,ID," */
+    /* A damaged snapshot that snapshot.recover stepped over: never copied to KEY.prev. "" if none. */
+    char damaged_etag[128];
+    /* Largest file change counter and schema cookie that any content had when it was swapped out
+     * (DECISIONS 1). */
+    uint32_t max_counter;
+    uint32_t max_cookie;
+};
+
+struct bh_statedir {
+    char *path;
+    struct bh_disk *disk;
+    int lock_fd;
+    struct bh_state state;
+};
+
+/* Finds the directory that cfg means, makes it (0700), locks it, reads the state. EBUSY: another
+ * process uses it, the sentence has its pid. EIO: the state file is damaged. ESTALE: it belongs to
+ * another bucket. */
+int bh_statedir_open(struct bh_statedir *sd, const struct bh_config *cfg, struct bh_error *err);
+void bh_statedir_close(struct bh_statedir *sd);
+
+/* Makes sd->state durable. One thread at a time. */
+int bh_statedir_save(struct bh_statedir *sd, struct bh_error *err);
+
+#endif

@@ -1,0 +1,495 @@
+#include "live/store_private.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+#include "util/io.h"
+#include "util/log.h"
+
+/* SQLite file format, section "The Rollback Journal": every valid journal begins with these bytes.
+ */
+static const unsigned char journal_magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+
+enum bh_file_kind bh_file_kind_of(const char *name)
+{
+    static const char super[] = BH_DB_NAME "-mj";
+    if (!strcmp(name, BH_DB_NAME))
+        return BH_FILE_DB;
+    if (!strcmp(name, BH_JOURNAL_NAME))
+        return BH_FILE_JOURNAL;
+    if (!strncmp(name, super, sizeof super - 1)) {
+        const char *hex = name + sizeof super - 1;
+        size_t n = strspn(hex, "0123456789ABCDEFabcdef");
+        if (n > 0 && n <= 16 && hex[n] == '\0')
+            return BH_FILE_SUPER;
+    }
+    return BH_FILE_OTHER;
+}
+
+static void generation_names(uint64_t generation, char db[32], char map[32])
+{
+    snprintf(db, 32, "db.%" PRIu64, generation);
+    snprintf(map, 32, "map.%" PRIu64, generation);
+}
+
+/* --- files --- */
+
+static struct bh_file *file_new(struct bh_store *s, const char *name, enum bh_file_kind kind)
+{
+    struct bh_file *f = calloc(1, sizeof *f);
+    if (!f)
+        return NULL;
+    f->store = s;
+    f->kind = kind;
+    f->disk.fd = -1;
+    f->refs = 1;
+    f->linked = true;
+    snprintf(f->name, sizeof f->name, "%s", name);
+    return f;
+}
+
+void bh_file_ref(struct bh_file *f)
+{
+    atomic_fetch_add(&f->refs, 1);
+}
+
+void bh_file_unref(struct bh_file *f)
+{
+    if (!f || atomic_fetch_sub(&f->refs, 1) != 1)
+        return;
+    bh_dfile_close(&f->disk);
+    bh_lockset_free(&f->locks);
+    free(f);
+}
+
+static void note_magic(struct bh_file *f)
+{
+    unsigned char head[8];
+    int rc = bh_pread_full(f->disk.fd, head, sizeof head, 0, NULL);
+    f->has_magic = rc == 0 && !memcmp(head, journal_magic, sizeof head);
+}
+
+static void link_side(struct bh_store *s, struct bh_file *f)
+{
+    f->next = s->side;
+    s->side = f;
+    if (f->kind == BH_FILE_JOURNAL)
+        s->journal = f;
+}
+
+static struct bh_file **find_side(struct bh_store *s, const char *name)
+{
+    struct bh_file **p = &s->side;
+    while (*p && strcmp((*p)->name, name))
+        p = &(*p)->next;
+    return p;
+}
+
+int bh_store_lookup(struct bh_store *s, const char *name, struct bh_file **out)
+{
+    struct bh_file *f;
+    BH_LOCK_SCOPE(&s->mutex);
+    f = strcmp(name, BH_DB_NAME) ? *find_side(s, name) : s->db;
+    if (!f)
+        return ENOENT;
+    bh_file_ref(f);
+    *out = f;
+    return 0;
+}
+
+int bh_store_create(struct bh_store *s, const char *name, unsigned mode, struct bh_file **out)
+{
+    enum bh_file_kind kind = bh_file_kind_of(name);
+    if (kind == BH_FILE_OTHER)
+        return EPERM;
+    BH_LOCK_SCOPE(&s->mutex);
+    if (kind == BH_FILE_DB || *find_side(s, name))
+        return EEXIST;
+    struct bh_file *f = file_new(s, name, kind);
+    if (!f)
+        return ENOMEM;
+    int rc = bh_disk_open_file(s->disk, name, O_RDWR | O_CREAT | O_EXCL, mode, &f->disk);
+    if (rc) {
+        bh_file_unref(f);
+        return rc;
+    }
+    link_side(s, f);
+    bh_file_ref(f);
+    *out = f;
+    return 0;
+}
+
+int bh_store_unlink(struct bh_store *s, const char *name)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    if (!strcmp(name, BH_DB_NAME))
+        return EPERM;
+    struct bh_file **p = find_side(s, name);
+    struct bh_file *f = *p;
+    if (!f)
+        return ENOENT;
+    int rc = bh_disk_unlink(s->disk, name);
+    if (rc)
+        return rc;
+    *p = f->next;
+    if (s->journal == f)
+        s->journal = NULL;
+    f->linked = false;
+    bh_file_unref(f);
+    return 0;
+}
+
+int bh_store_each(struct bh_store *s, int (*fn)(void *arg, struct bh_file *f), void *arg)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    int rc = fn(arg, s->db);
+    for (struct bh_file *f = s->side; f && rc == 0; f = f->next)
+        rc = fn(arg, f);
+    return rc;
+}
+
+/* --- reading and writing --- */
+
+int bh_file_read(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got)
+{
+    return bh_pread_full(f->disk.fd, buf, len, offset, got);
+}
+
+uint64_t bh_file_size(struct bh_file *f)
+{
+    struct stat st;
+    return bh_file_stat(f, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+int bh_file_stat(struct bh_file *f, struct stat *st)
+{
+    return fstat(f->disk.fd, st) == 0 ? 0 : errno;
+}
+
+int db_write_locked(struct bh_store *s, const void *buf, size_t len, uint64_t offset)
+{
+    uint64_t first = offset / BH_SUBBLOCK, last = (offset + len - 1) / BH_SUBBLOCK;
+    if (s->frozen)
+        freeze_before_write(s, offset, len);
+    int rc = bh_map_set(&s->map, first, last - first + 1, BH_BLOCK_DIRTY);
+    return rc ? rc : bh_dfile_write(&s->db->disk, buf, len, offset);
+}
+
+int db_truncate_locked(struct bh_store *s, uint64_t size)
+{
+    uint64_t old = bh_file_size(s->db);
+    if (s->frozen && size < old)
+        freeze_before_truncate(s, size);
+    int rc = bh_dfile_truncate(&s->db->disk, size);
+    if (rc || size >= old)
+        return rc;
+    uint64_t keep = (size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
+    uint64_t had = (old + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
+    return bh_map_set(&s->map, keep, had - keep, BH_BLOCK_ZERO);
+}
+
+/* A client that writes to the database without a journal beside it has nothing to roll back from
+ * when it dies. */
+static bool needs_undo(const struct bh_store *s, enum bh_door door)
+{
+    return door == BH_DOOR_CLIENT && !(s->journal && s->journal->has_magic);
+}
+
+static int db_write(struct bh_store *s, enum bh_door door, const void *buf, size_t len,
+                    uint64_t offset)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    if (needs_undo(s, door)) {
+        int rc = undo_before_write(s, offset, len);
+        if (rc)
+            return rc;
+    }
+    return db_write_locked(s, buf, len, offset);
+}
+
+int bh_file_write(struct bh_file *f, enum bh_door door, const void *buf, size_t len,
+                  uint64_t offset)
+{
+    if (len == 0)
+        return 0;
+    if (offset + len < offset || offset + len > INT64_MAX)
+        return EFBIG;
+    if (f->kind == BH_FILE_DB)
+        return db_write(f->store, door, buf, len, offset);
+    int rc = bh_dfile_write(&f->disk, buf, len, offset);
+    if (f->kind == BH_FILE_JOURNAL && offset < sizeof journal_magic)
+        note_magic(f);
+    return rc;
+}
+
+int bh_file_truncate(struct bh_file *f, enum bh_door door, uint64_t size)
+{
+    if (size > INT64_MAX)
+        return EFBIG;
+    if (f->kind != BH_FILE_DB) {
+        int rc = bh_dfile_truncate(&f->disk, size);
+        if (f->kind == BH_FILE_JOURNAL)
+            note_magic(f);
+        return rc;
+    }
+    struct bh_store *s = f->store;
+    BH_LOCK_SCOPE(&s->mutex);
+    if (needs_undo(s, door)) {
+        int rc = undo_before_truncate(s, size);
+        if (rc)
+            return rc;
+    }
+    return db_truncate_locked(s, size);
+}
+
+static int sync_map(struct bh_store *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    uint64_t changes = s->map.changes;
+    bool needed = bh_map_needs_sync(&s->map), stale = s->map.stale;
+    struct bh_dfile file = s->map.file;
+    pthread_mutex_unlock(&s->mutex);
+    if (stale)
+        return EIO;
+    if (!needed)
+        return 0;
+    int rc = bh_dfile_sync(&file);
+    if (rc == 0) {
+        BH_LOCK_SCOPE(&s->mutex);
+        if (s->map.synced < changes)
+            s->map.synced = changes;
+    }
+    return rc;
+}
+
+int bh_file_sync(struct bh_file *f)
+{
+    int rc = f->kind == BH_FILE_DB ? sync_map(f->store) : 0;
+    if (rc == 0)
+        rc = bh_dfile_sync(&f->disk);
+    if (rc == 0)
+        f->synced = true;
+    return rc;
+}
+
+int bh_store_sync_names(struct bh_store *s)
+{
+    return bh_disk_sync_names(s->disk);
+}
+
+uint64_t bh_store_dirty_bytes(struct bh_store *s)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    return s->map.dirty * BH_SUBBLOCK;
+}
+
+bool bh_store_is_dirty(struct bh_store *s)
+{
+    return bh_store_dirty_bytes(s) > 0;
+}
+
+int bh_store_mark_all_dirty(struct bh_store *s)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    uint64_t blocks = (bh_file_size(s->db) + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
+    return bh_map_set(&s->map, 0, blocks, BH_BLOCK_DIRTY);
+}
+
+struct bh_locks *bh_store_locks(struct bh_store *s)
+{
+    return s->locks;
+}
+
+struct bh_disk *bh_store_disk(struct bh_store *s)
+{
+    return s->disk;
+}
+
+struct bh_file *bh_store_db(struct bh_store *s)
+{
+    return s->db;
+}
+
+/* --- opening --- */
+
+int bh_store_make_generation(struct bh_disk *disk, uint64_t generation, struct bh_error *err)
+{
+    char names[2][32];
+    generation_names(generation, names[0], names[1]);
+    for (int i = 0; i < 2; i++) {
+        struct bh_dfile f;
+        int rc = bh_disk_open_file(disk, names[i], O_RDWR | O_CREAT | O_TRUNC, 0644, &f);
+        if (rc == 0) {
+            rc = bh_dfile_sync(&f);
+            bh_dfile_close(&f);
+        }
+        if (rc)
+            return bh_fail(err, rc, "%s/%s cannot be made: %s", bh_disk_path(disk), names[i],
+                           strerror(rc));
+    }
+    int rc = bh_disk_sync_names(disk);
+    return rc ? bh_fail(err, rc, "%s cannot be synced: %s", bh_disk_path(disk), strerror(rc)) : 0;
+}
+
+static int open_generation(struct bh_store *s, uint64_t generation, struct bh_dfile *db,
+                           struct bh_map *map, struct bh_error *err)
+{
+    char names[2][32];
+    generation_names(generation, names[0], names[1]);
+    int rc = bh_disk_open_file(s->disk, names[0], O_RDWR, 0, db);
+    if (rc)
+        return bh_fail(err, rc, "the database file %s/%s cannot be opened: %s",
+                       bh_disk_path(s->disk), names[0], strerror(rc));
+    rc = bh_map_open(map, s->disk, names[1], false, err);
+    if (rc)
+        bh_dfile_close(db);
+    return rc;
+}
+
+static int open_side(struct bh_store *s, const char *name, struct bh_error *err)
+{
+    struct bh_file *f = file_new(s, name, bh_file_kind_of(name));
+    if (!f)
+        return bh_fail(err, ENOMEM, "out of memory while opening %s", name);
+    int rc = bh_disk_open_file(s->disk, name, O_RDWR, 0, &f->disk);
+    if (rc) {
+        bh_file_unref(f);
+        return bh_fail(err, rc, "%s/%s cannot be opened: %s", bh_disk_path(s->disk), name,
+                       strerror(rc));
+    }
+    if (f->kind == BH_FILE_JOURNAL)
+        note_magic(f);
+    link_side(s, f);
+    return 0;
+}
+
+/* Other generations, and what an interrupted download, import or state change left. */
+static bool is_leftover(const char *name, uint64_t generation)
+{
+    char db[32], map[32];
+    size_t len = strlen(name);
+    generation_names(generation, db, map);
+    if ((!strncmp(name, "db.", 3) || !strncmp(name, "map.", 4)) && strcmp(name, db) &&
+        strcmp(name, map))
+        return true;
+    return !strncmp(name, "incoming", 8) || (len > 4 && !strcmp(name + len - 4, ".new"));
+}
+
+static int scan(struct bh_store *s, struct bh_error *err)
+{
+    int fd = openat(bh_disk_dirfd(s->disk), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!dir)
+        return bh_fail(err, errno, "the state directory %s cannot be read: %s",
+                       bh_disk_path(s->disk), strerror(errno));
+    int rc = 0;
+    for (struct dirent *e; rc == 0 && (e = readdir(dir));) {
+        enum bh_file_kind kind = bh_file_kind_of(e->d_name);
+        if (kind == BH_FILE_JOURNAL || kind == BH_FILE_SUPER)
+            rc = open_side(s, e->d_name, err);
+        else if (is_leftover(e->d_name, s->generation)) {
+            rc = bh_disk_unlink(s->disk, e->d_name);
+            if (rc)
+                bh_fail(err, rc, "the leftover %s/%s cannot be removed: %s", bh_disk_path(s->disk),
+                        e->d_name, strerror(rc));
+        }
+    }
+    closedir(dir);
+    return rc;
+}
+
+int bh_store_open(struct bh_store **out, struct bh_disk *disk, uint64_t generation,
+                  struct bh_error *err)
+{
+    struct bh_store *s = calloc(1, sizeof *s);
+    if (!s)
+        return bh_fail(err, ENOMEM, "out of memory while opening the state directory");
+    pthread_mutex_init(&s->mutex, NULL);
+    s->disk = disk;
+    s->generation = generation;
+    s->undo.file.fd = -1;
+    s->map.file.fd = -1;
+    s->db = file_new(s, BH_DB_NAME, BH_FILE_DB);
+    s->locks = s->db ? bh_locks_new(&s->db->locks) : NULL;
+    int rc = s->locks ? 0 : bh_fail(err, ENOMEM, "out of memory while opening the state directory");
+    if (rc == 0)
+        rc = open_generation(s, generation, &s->db->disk, &s->map, err);
+    if (rc == 0)
+        rc = scan(s, err);
+    if (rc == 0)
+        rc = undo_open_existing(s, err);
+    if (rc) {
+        bh_store_close(s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+void bh_store_close(struct bh_store *s)
+{
+    if (!s)
+        return;
+    assert(!s->frozen);
+    undo_close(s);
+    bh_map_close(&s->map);
+    while (s->side) {
+        struct bh_file *f = s->side;
+        s->side = f->next;
+        bh_file_unref(f);
+    }
+    bh_file_unref(s->db);
+    bh_locks_free(s->locks);
+    pthread_mutex_destroy(&s->mutex);
+    free(s);
+}
+
+/* --- swap --- */
+
+int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_error *err)
+{
+    struct bh_dfile db;
+    struct bh_map map;
+    int rc = open_generation(s, generation, &db, &map, err);
+    if (rc)
+        return rc;
+    BH_LOCK_SCOPE(&s->mutex);
+    /* Readers use the descriptor without the mutex: dup3 changes what it means in one step. */
+    if (dup3(db.fd, s->db->disk.fd, O_CLOEXEC) < 0) {
+        rc = errno;
+        bh_dfile_close(&db);
+        bh_map_close(&map);
+        return bh_fail(err, rc, "the new content cannot be put in place: %s", strerror(rc));
+    }
+    struct bh_dfile old = {.fd = -1, .disk = s->disk, .mirror = s->db->disk.mirror};
+    s->db->disk.mirror = db.mirror;
+    close(db.fd);
+    char names[2][32];
+    generation_names(s->generation, names[0], names[1]);
+    if (old.mirror) { /* closes the mirrored side only: its descriptor now is the new file's */
+        old.fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        bh_dfile_close(&old);
+    }
+    bh_map_close(&s->map);
+    s->map = map;
+    s->generation = generation;
+    if (s->frozen) {
+        s->frozen->detached = true;
+        s->frozen = NULL;
+    }
+    for (int i = 0; i < 2; i++) {
+        rc = bh_disk_unlink(s->disk, names[i]);
+        if (rc) /* harmless: the next start removes it */
+            bh_log(BH_LOG_WARNING, "the old %s/%s cannot be removed: %s", bh_disk_path(s->disk),
+                   names[i], strerror(rc));
+    }
+    return 0;
+}

@@ -1,0 +1,127 @@
+/* The byte store: the live database's file and its side files, with the block map, the freeze that
+ * a flush reads from, and the undo log for clients without a journal. Both doors (FUSE handlers and
+ * our SQLite VFS) end here.
+ *
+ * Any thread may call; every call is short (memory, page cache) but for bh_store_sync. Functions
+ * return 0 or errno.
+ *
+ * The files in the state directory: db.G and map.G for generation G (a swap of the whole content
+ * makes G + 1), side files under their own names, "undo". */
+#ifndef BH_LIVE_STORE_H
+#define BH_LIVE_STORE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "live/disk.h"
+#include "live/locks.h"
+#include "live/map.h"
+
+#define BH_DB_NAME      "live.db"
+#define BH_JOURNAL_NAME "live.db-journal"
+
+enum bh_file_kind {
+    BH_FILE_DB,
+    BH_FILE_JOURNAL,
+    BH_FILE_SUPER, /* live.db-mjXXXXXXXXX, of a transaction over several databases */
+    BH_FILE_OTHER, /* no name of ours: refused */
+};
+/* What a name in the database's directory is. */
+enum bh_file_kind bh_file_kind_of(const char *name);
+
+struct bh_store;
+
+/* A file of the tree. Counted: it lives on without a name while somebody refers to it. */
+struct bh_file {
+    struct bh_store *store;
+    enum bh_file_kind kind;
+    char name[32];
+    struct bh_dfile disk;
+    struct bh_lockset locks;
+    atomic_bool linked; /* has its name in the tree */
+    atomic_bool
+        has_magic;      /* a journal that begins as one: there is a transaction to roll back from */
+    atomic_bool inner;  /* made through the inner door, unknown to the mount so far */
+    atomic_bool synced; /* synced since the last bh_file_forget_synced */
+    atomic_uint refs;
+    void *door; /* of the mount: its node for this file */
+    struct bh_file *next;
+};
+
+/* Opens generation `generation`, whose files must exist, and the side files that are there; removes
+ * leftovers of other generations and of interrupted work. */
+int bh_store_open(struct bh_store **out, struct bh_disk *disk, uint64_t generation,
+                  struct bh_error *err);
+void bh_store_close(struct bh_store *s);
+/* Makes the two files of an empty generation (create them before the state names it). */
+int bh_store_make_generation(struct bh_disk *disk, uint64_t generation, struct bh_error *err);
+
+struct bh_locks *bh_store_locks(struct bh_store *s);
+struct bh_disk *bh_store_disk(struct bh_store *s);
+struct bh_file *bh_store_db(struct bh_store *s); /* not counted: lives as long as the store */
+
+/* A new reference in *out. lookup: ENOENT. create: EEXIST, EPERM for a name that is not ours. */
+int bh_store_lookup(struct bh_store *s, const char *name, struct bh_file **out);
+int bh_store_create(struct bh_store *s, const char *name, unsigned mode, struct bh_file **out);
+void bh_file_ref(struct bh_file *f);
+void bh_file_unref(struct bh_file *f);
+/* EPERM for the database itself, ENOENT. */
+int bh_store_unlink(struct bh_store *s, const char *name);
+/* Calls fn for each file of the tree, the database first; a non-zero result ends it. */
+int bh_store_each(struct bh_store *s, int (*fn)(void *arg, struct bh_file *f), void *arg);
+
+enum bh_door { BH_DOOR_CLIENT, BH_DOOR_INTERNAL };
+
+int bh_file_read(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got);
+/* ENOSPC also when a client without a journal writes and the old content cannot be kept. */
+int bh_file_write(struct bh_file *f, enum bh_door door, const void *buf, size_t len,
+                  uint64_t offset);
+int bh_file_truncate(struct bh_file *f, enum bh_door door, uint64_t size);
+/* Durable when it returns: may sleep. For the database: the block map before the data. */
+int bh_file_sync(struct bh_file *f);
+int bh_file_stat(struct bh_file *f, struct stat *st);
+uint64_t bh_file_size(struct bh_file *f);
+/* fsync of the directory: names are durable when it returns. */
+int bh_store_sync_names(struct bh_store *s);
+
+/* --- changes since the base --- */
+uint64_t bh_store_dirty_bytes(struct bh_store *s);
+bool bh_store_is_dirty(struct bh_store *s);
+int bh_store_mark_all_dirty(struct bh_store *s); /* the base is gone */
+
+/* --- freeze: the content as of one moment, while writers go on ---
+ * The caller holds a SHARED lock on the database during bh_store_freeze only. One freeze at a time.
+ */
+struct bh_frozen;
+/* O(1). patient: a large truncation saves what it cuts off, however long that takes; otherwise it
+ * breaks the freeze. */
+int bh_store_freeze(struct bh_store *s, bool patient, struct bh_frozen **out);
+uint64_t bh_frozen_size(const struct bh_frozen *z);
+/* Any one thread. EAGAIN: the freeze was broken by a truncation; ENOSPC: old content could not be
+ * saved. */
+int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset);
+/* Ends the freeze. flushed: what it held is in the base now, so what has not changed since becomes
+ * clean. */
+int bh_store_thaw(struct bh_frozen *z, bool flushed);
+/* How long freezes held the store's lock, in nanoseconds, of the last 4096: quantile 0 to 1. count:
+ * of all time. */
+uint64_t bh_store_freeze_ns(struct bh_store *s, double quantile, uint64_t *count);
+
+/* --- undo, for clients with journal_mode MEMORY or OFF (DECISIONS 5) --- */
+bool bh_store_undo_pending(struct bh_store *s);
+int bh_store_undo_forget(struct bh_store *s); /* committed (fsync or unlock): nothing to put back */
+/* Puts the old content back; changed(arg, offset, len) hears of every range. Call with EXCLUSIVE
+ * held. */
+int bh_store_undo_play(struct bh_store *s,
+                       void (*changed)(void *arg, uint64_t offset, uint64_t len), void *arg);
+
+/* --- swap of the whole content --- */
+/* The files of `generation` (made and filled by the caller, synced) replace the present ones under
+ * open handles. The caller holds EXCLUSIVE, has no transaction open, has recorded the new
+ * generation durably, and invalidates caches afterwards. A freeze in progress keeps reading the old
+ * content. */
+int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_error *err);
+
+#endif

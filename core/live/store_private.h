@@ -1,0 +1,63 @@
+/* What store.c, freeze.c and undo.c share. */
+#ifndef BH_LIVE_STORE_PRIVATE_H
+#define BH_LIVE_STORE_PRIVATE_H
+
+#include <pthread.h>
+
+#include "live/store.h"
+
+#define FREEZE_SAMPLES 4096
+
+struct bh_frozen {
+    struct bh_store *store;
+    int fd;   /* the database's file at the time, also after a swap */
+    int save; /* old content of what was overwritten since, at its own offset; no name */
+    uint64_t size;
+    uint64_t blocks;
+    atomic_uchar *touched; /* one bit a sub-block: overwritten since, old content in save */
+    size_t touched_len;
+    atomic_int broken; /* errno; 0 while whole */
+    bool patient;
+    bool detached; /* the content was swapped since */
+};
+
+struct undo {
+    struct bh_dfile file; /* fd -1 until first used */
+    uint64_t end;         /* bytes in the log; 0: nothing to undo */
+    uint64_t old_size;    /* of the database when the log began */
+    uint8_t *saved;       /* one bit a sub-block */
+    uint64_t saved_blocks;
+};
+
+struct bh_store {
+    struct bh_disk *disk;
+    struct bh_locks *locks;
+    pthread_mutex_t mutex; /* map, frozen, undo, names; held over writes to the database */
+    struct bh_file *db;
+    struct bh_file *side; /* linked side files */
+    struct bh_map map;
+    uint64_t generation;
+    struct bh_frozen *frozen;
+    struct undo undo;
+    struct bh_file *journal; /* the linked journal, in `side`, or NULL: asked at every write */
+    uint32_t freeze_ns[FREEZE_SAMPLES];
+    uint64_t freezes;
+};
+
+/* All with the store's mutex held. */
+
+/* Saves what a write to [offset, offset + len) is about to change. Never fails the write: an error
+ * breaks the freeze. */
+void freeze_before_write(struct bh_store *s, uint64_t offset, uint64_t len);
+void freeze_before_truncate(struct bh_store *s, uint64_t size);
+
+int undo_open_existing(struct bh_store *s, struct bh_error *err);
+void undo_close(struct bh_store *s);
+int undo_before_write(struct bh_store *s, uint64_t offset, uint64_t len);
+int undo_before_truncate(struct bh_store *s, uint64_t size);
+
+/* The write itself: block map first, then data. */
+int db_write_locked(struct bh_store *s, const void *buf, size_t len, uint64_t offset);
+int db_truncate_locked(struct bh_store *s, uint64_t size);
+
+#endif

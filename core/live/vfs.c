@@ -1,0 +1,600 @@
+#include "live/vfs.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+#include "util/log.h"
+
+#define SECTOR_SIZE 4096
+/* Longer than any path: a super-journal's name that did not fit would pass for none at all, and be
+ * rolled back. */
+#define PATHNAME_MAX 4096
+/* So many separate ranges of one transaction are told one by one; beyond, the range that covers
+ * them all. */
+#define RANGES_MAX 256
+
+struct bh_vfs {
+    sqlite3_vfs base;
+    char name[40];
+    struct bh_store *store;
+    sqlite3_vfs *os; /* the default VFS */
+    char *state_dir, *mountpoint;
+    struct bh_live_hooks hooks;
+    atomic_uint connections;
+};
+
+struct range {
+    uint64_t begin, end;
+};
+
+/* What a connection changed since it took its lock, to be told before it lets go. */
+struct changes {
+    struct range data[RANGES_MAX];
+    size_t count;
+    bool any;
+};
+
+struct vfs_file {
+    sqlite3_file base;
+    struct bh_vfs *vfs;
+    struct bh_file *file;
+    struct bh_owner owner;
+    int level;               /* SQLITE_LOCK_* */
+    bool names_synced;       /* a journal's name is durable */
+    struct changes *changes; /* main database only */
+};
+
+static atomic_uint_fast64_t next_owner = 1;
+static atomic_uint next_name = 1;
+
+static struct vfs_file *file_of(sqlite3_file *f)
+{
+    return (struct vfs_file *)(void *)f;
+}
+
+static struct bh_vfs *vfs_of(sqlite3_vfs *v)
+{
+    return v->pAppData;
+}
+
+static int io_error(int rc, int otherwise)
+{
+    switch (rc) {
+    case 0:
+        return SQLITE_OK;
+    case ENOSPC:
+    case EDQUOT:
+        return SQLITE_FULL;
+    case ENOMEM:
+        return SQLITE_IOERR_NOMEM;
+    default:
+        return otherwise;
+    }
+}
+
+/* --- changes --- */
+
+static void note_data(struct vfs_file *f, uint64_t begin, uint64_t end)
+{
+    struct changes *c = f->changes;
+    if (!c || begin >= end)
+        return;
+    c->any = true;
+    for (size_t i = 0; i < c->count; i++)
+        if (begin <= c->data[i].end && c->data[i].begin <= end) {
+            c->data[i].begin = begin < c->data[i].begin ? begin : c->data[i].begin;
+            c->data[i].end = end > c->data[i].end ? end : c->data[i].end;
+            return;
+        }
+    if (c->count == RANGES_MAX) {
+        struct range all = {begin, end};
+        for (size_t i = 0; i < c->count; i++) {
+            all.begin = c->data[i].begin < all.begin ? c->data[i].begin : all.begin;
+            all.end = c->data[i].end > all.end ? c->data[i].end : all.end;
+        }
+        c->data[0] = all;
+        c->count = 1;
+        return;
+    }
+    c->data[c->count++] = (struct range){begin, end};
+}
+
+static void tell_name(struct bh_vfs *v, const char *name)
+{
+    if (v->hooks.name_changed)
+        v->hooks.name_changed(v->hooks.arg, name);
+}
+
+/* A journal that was made and deleted in the meantime is nobody's business; one that stays is. */
+static void tell_journal(struct bh_vfs *v)
+{
+    struct bh_file *j;
+    if (bh_store_lookup(v->store, BH_JOURNAL_NAME, &j))
+        return;
+    if (atomic_exchange(&j->inner, false))
+        tell_name(v, j->name);
+    else
+        v->hooks.data_changed(v->hooks.arg, j, 0, UINT64_MAX);
+    bh_file_unref(j);
+}
+
+/* Everything that was changed under the lock that is about to be let go. */
+static void tell_changes(struct vfs_file *f)
+{
+    struct changes *c = f->changes;
+    struct bh_vfs *v = f->vfs;
+    if (!c->any)
+        return;
+    if (v->hooks.data_changed) {
+        tell_journal(v);
+        for (size_t i = 0; i < c->count; i++)
+            v->hooks.data_changed(v->hooks.arg, f->file, c->data[i].begin,
+                                  c->data[i].end - c->data[i].begin);
+    }
+    c->count = 0;
+    c->any = false;
+}
+
+/* --- files --- */
+
+static int x_close(sqlite3_file *base)
+{
+    struct vfs_file *f = file_of(base);
+    if (f->changes) {
+        tell_changes(f);
+        bh_locks_drop_owner(bh_store_locks(f->vfs->store), &f->file->locks, f->owner);
+        atomic_fetch_sub(&f->vfs->connections, 1);
+        free(f->changes);
+    }
+    bh_file_unref(f->file);
+    f->file = NULL;
+    return SQLITE_OK;
+}
+
+static int x_read(sqlite3_file *base, void *buf, int len, sqlite3_int64 offset)
+{
+    size_t got;
+    int rc = bh_file_read(file_of(base)->file, buf, (size_t)len, (uint64_t)offset, &got);
+    if (rc)
+        return io_error(rc, SQLITE_IOERR_READ);
+    return got < (size_t)len ? SQLITE_IOERR_SHORT_READ : SQLITE_OK;
+}
+
+static int x_write(sqlite3_file *base, const void *buf, int len, sqlite3_int64 offset)
+{
+    struct vfs_file *f = file_of(base);
+    int rc = bh_file_write(f->file, BH_DOOR_INTERNAL, buf, (size_t)len, (uint64_t)offset);
+    note_data(f, (uint64_t)offset, (uint64_t)offset + (uint64_t)len);
+    return io_error(rc, SQLITE_IOERR_WRITE);
+}
+
+static int x_truncate(sqlite3_file *base, sqlite3_int64 size)
+{
+    struct vfs_file *f = file_of(base);
+    uint64_t old = bh_file_size(f->file);
+    int rc = bh_file_truncate(f->file, BH_DOOR_INTERNAL, (uint64_t)size);
+    note_data(f, (uint64_t)size, old);
+    return io_error(rc, SQLITE_IOERR_TRUNCATE);
+}
+
+static int x_sync(sqlite3_file *base, int flags)
+{
+    struct vfs_file *f = file_of(base);
+    (void)flags;
+    int rc = bh_file_sync(f->file);
+    if (rc == 0 && !f->changes && !f->names_synced) {
+        rc = bh_store_sync_names(f->vfs->store);
+        f->names_synced = rc == 0;
+    }
+    return io_error(rc, SQLITE_IOERR_FSYNC);
+}
+
+static int x_file_size(sqlite3_file *base, sqlite3_int64 *size)
+{
+    struct stat st;
+    int rc = bh_file_stat(file_of(base)->file, &st);
+    *size = rc ? 0 : (sqlite3_int64)st.st_size;
+    return io_error(rc, SQLITE_IOERR_FSTAT);
+}
+
+/* --- locks: SQLite's five levels on the lock table's ranges, as its unix VFS lays them out --- */
+
+static int lock_range(struct vfs_file *f, enum bh_lock_type type, uint64_t start, uint64_t len)
+{
+    struct bh_lock_request r = {.set = &f->file->locks,
+                                .owner = f->owner,
+                                .pid = getpid(),
+                                .type = type,
+                                .start = start,
+                                .end = start + len - 1};
+    int rc = bh_locks_request(bh_store_locks(f->vfs->store), &r);
+    return rc == 0 ? SQLITE_OK : rc == EAGAIN ? SQLITE_BUSY : SQLITE_IOERR_LOCK;
+}
+
+static int lock_shared(struct vfs_file *f)
+{
+    int rc = lock_range(f, BH_LOCK_READ, BH_PENDING_BYTE, 1);
+    if (rc == SQLITE_OK) {
+        rc = lock_range(f, BH_LOCK_READ, BH_SHARED_FIRST, BH_SHARED_SIZE);
+        lock_range(f, BH_LOCK_NONE, BH_PENDING_BYTE, 1);
+    }
+    return rc;
+}
+
+static int x_lock(sqlite3_file *base, int level)
+{
+    struct vfs_file *f = file_of(base);
+    int rc = SQLITE_OK;
+    if (f->level >= level)
+        return SQLITE_OK;
+    if (level == SQLITE_LOCK_SHARED) {
+        rc = lock_shared(f);
+    } else if (level == SQLITE_LOCK_RESERVED) {
+        rc = lock_range(f, BH_LOCK_WRITE, BH_RESERVED_BYTE, 1);
+    } else {
+        if (f->level < SQLITE_LOCK_PENDING) {
+            rc = lock_range(f, BH_LOCK_WRITE, BH_PENDING_BYTE, 1);
+            if (rc == SQLITE_OK)
+                f->level = SQLITE_LOCK_PENDING;
+        }
+        if (rc == SQLITE_OK && level == SQLITE_LOCK_EXCLUSIVE)
+            rc = lock_range(f, BH_LOCK_WRITE, BH_SHARED_FIRST, BH_SHARED_SIZE);
+    }
+    if (rc == SQLITE_OK)
+        f->level = level;
+    return rc;
+}
+
+static int x_unlock(sqlite3_file *base, int level)
+{
+    struct vfs_file *f = file_of(base);
+    if (f->level <= level)
+        return SQLITE_OK;
+    tell_changes(f);
+    if (level == SQLITE_LOCK_NONE) {
+        bh_locks_drop_owner(bh_store_locks(f->vfs->store), &f->file->locks, f->owner);
+    } else {
+        int rc = lock_range(f, BH_LOCK_READ, BH_SHARED_FIRST, BH_SHARED_SIZE);
+        if (rc == SQLITE_OK)
+            rc = lock_range(f, BH_LOCK_NONE, BH_PENDING_BYTE, 2);
+        if (rc != SQLITE_OK)
+            return SQLITE_IOERR_UNLOCK;
+    }
+    f->level = level;
+    return SQLITE_OK;
+}
+
+static int x_check_reserved(sqlite3_file *base, int *reserved)
+{
+    struct vfs_file *f = file_of(base);
+    struct bh_lock_request r = {.set = &f->file->locks,
+                                .owner = f->owner,
+                                .type = BH_LOCK_WRITE,
+                                .start = BH_RESERVED_BYTE,
+                                .end = BH_RESERVED_BYTE};
+    struct bh_lock held;
+    *reserved =
+        f->level >= SQLITE_LOCK_RESERVED || bh_locks_test(bh_store_locks(f->vfs->store), &r, &held);
+    return SQLITE_OK;
+}
+
+static int x_file_control(sqlite3_file *base, int op, void *arg)
+{
+    struct vfs_file *f = file_of(base);
+    switch (op) {
+    case SQLITE_FCNTL_LOCKSTATE:
+        *(int *)arg = f->level;
+        return SQLITE_OK;
+    case SQLITE_FCNTL_VFSNAME:
+        *(char **)arg = sqlite3_mprintf("%s", f->vfs->name);
+        return SQLITE_OK;
+    default:
+        return SQLITE_NOTFOUND;
+    }
+}
+
+static int x_sector_size(sqlite3_file *base)
+{
+    (void)base;
+    return SECTOR_SIZE;
+}
+
+static int x_device_characteristics(sqlite3_file *base)
+{
+    (void)base;
+    return SQLITE_IOCAP_POWERSAFE_OVERWRITE;
+}
+
+static const sqlite3_io_methods methods = {
+    .iVersion = 1,
+    .xClose = x_close,
+    .xRead = x_read,
+    .xWrite = x_write,
+    .xTruncate = x_truncate,
+    .xSync = x_sync,
+    .xFileSize = x_file_size,
+    .xLock = x_lock,
+    .xUnlock = x_unlock,
+    .xCheckReservedLock = x_check_reserved,
+    .xFileControl = x_file_control,
+    .xSectorSize = x_sector_size,
+    .xDeviceCharacteristics = x_device_characteristics,
+};
+
+/* --- names --- */
+
+static bool in_directory(const char *path, const char *dir, size_t dir_len)
+{
+    return dir[0] && !strncmp(path, dir, dir_len) && path[dir_len] == '/' &&
+           !strchr(path + dir_len + 1, '/');
+}
+
+/* The tree's name of a path, NULL if it is somebody else's file: ours are named by the state
+ * directory (by this door) or by the mount point (by clients, in super-journals). */
+static const char *tree_name(const struct bh_vfs *v, const char *path)
+{
+    size_t state = strlen(v->state_dir), mount = strlen(v->mountpoint);
+    const char *name = in_directory(path, v->state_dir, state)    ? path + state + 1
+                       : in_directory(path, v->mountpoint, mount) ? path + mount + 1
+                                                                  : NULL;
+    return name && bh_file_kind_of(name) != BH_FILE_OTHER ? name : NULL;
+}
+
+static int open_tree_file(struct bh_vfs *v, const char *name, struct vfs_file *f, int flags)
+{
+    int rc = bh_store_lookup(v->store, name, &f->file);
+    if (rc == ENOENT && (flags & SQLITE_OPEN_CREATE)) {
+        rc = bh_store_create(v->store, name, 0644, &f->file);
+        if (rc == 0)
+            f->file->inner = true;
+    }
+    return rc;
+}
+
+static int x_open(sqlite3_vfs *base, const char *path, sqlite3_file *out, int flags, int *out_flags)
+{
+    struct bh_vfs *v = vfs_of(base);
+    const char *name = path ? tree_name(v, path) : NULL;
+    if (!name)
+        return v->os->xOpen(v->os, path, out, flags, out_flags);
+    struct vfs_file *f = file_of(out);
+    *f = (struct vfs_file){.vfs = v, .level = SQLITE_LOCK_NONE};
+    if (flags & SQLITE_OPEN_MAIN_DB) {
+        f->owner = (struct bh_owner){.id = atomic_fetch_add(&next_owner, 1), .internal = true};
+        f->changes = calloc(1, sizeof *f->changes);
+        if (!f->changes)
+            return SQLITE_NOMEM;
+    }
+    int rc = open_tree_file(v, name, f, flags);
+    if (rc) {
+        free(f->changes);
+        return rc == ENOMEM ? SQLITE_NOMEM : SQLITE_CANTOPEN;
+    }
+    if (f->changes)
+        atomic_fetch_add(&v->connections, 1);
+    if (out_flags)
+        *out_flags = flags;
+    f->base.pMethods = &methods;
+    return SQLITE_OK;
+}
+
+static int x_delete(sqlite3_vfs *base, const char *path, int sync_dir)
+{
+    struct bh_vfs *v = vfs_of(base);
+    const char *name = tree_name(v, path);
+    if (!name)
+        return v->os->xDelete(v->os, path, sync_dir);
+    struct bh_file *f;
+    int rc = bh_store_lookup(v->store, name, &f);
+    if (rc)
+        return SQLITE_IOERR_DELETE_NOENT;
+    bool known = !f->inner;
+    bh_file_unref(f);
+    rc = bh_store_unlink(v->store, name);
+    if (rc == 0 && known)
+        tell_name(v, name);
+    if (rc == 0 && sync_dir)
+        rc = bh_store_sync_names(v->store);
+    return io_error(rc, SQLITE_IOERR_DELETE);
+}
+
+/* A super-journal that is not there means "committed": that must never be concluded from a
+ * directory that is not there, or not mounted now (DECISIONS 4). */
+static int access_super(struct bh_vfs *v, const char *path, int flags, int *result)
+{
+    BH_FREE char *dir = strdup(path);
+    char *slash = dir ? strrchr(dir, '/') : NULL;
+    struct stat st;
+    if (!dir)
+        return SQLITE_NOMEM;
+    if (path[0] != '/' || !slash || (*slash = '\0', stat(dir[0] ? dir : "/", &st)) != 0) {
+        bh_log(BH_LOG_ERROR,
+               "a hot journal of " BH_DB_NAME
+               " belongs to a transaction over several databases whose super-journal "
+               "%s cannot be looked up from here: open " BH_DB_NAME
+               " with the program that wrote it, so that "
+               "it recovers both databases",
+               path);
+        return SQLITE_IOERR_ACCESS;
+    }
+    return v->os->xAccess(v->os, path, flags, result);
+}
+
+static int x_access(sqlite3_vfs *base, const char *path, int flags, int *result)
+{
+    struct bh_vfs *v = vfs_of(base);
+    const char *name = tree_name(v, path);
+    if (!name)
+        return strstr(path, "-mj") ? access_super(v, path, flags, result)
+                                   : v->os->xAccess(v->os, path, flags, result);
+    struct bh_file *f;
+    *result = 0;
+    if (bh_store_lookup(v->store, name, &f) == 0) {
+        *result = flags != SQLITE_ACCESS_EXISTS || bh_file_size(f) > 0; /* as the unix VFS has it */
+        bh_file_unref(f);
+    }
+    return SQLITE_OK;
+}
+
+static int x_full_pathname(sqlite3_vfs *base, const char *name, int len, char *out)
+{
+    struct bh_vfs *v = vfs_of(base);
+    if (!tree_name(v, name))
+        return v->os->xFullPathname(v->os, name, len, out);
+    snprintf(out, (size_t)len, "%s", name);
+    return SQLITE_OK;
+}
+
+static int x_randomness(sqlite3_vfs *base, int len, char *out)
+{
+    return vfs_of(base)->os->xRandomness(vfs_of(base)->os, len, out);
+}
+
+static int x_sleep(sqlite3_vfs *base, int us)
+{
+    return vfs_of(base)->os->xSleep(vfs_of(base)->os, us);
+}
+
+static int x_current_time(sqlite3_vfs *base, double *now)
+{
+    return vfs_of(base)->os->xCurrentTime(vfs_of(base)->os, now);
+}
+
+static int x_last_error(sqlite3_vfs *base, int len, char *text)
+{
+    return vfs_of(base)->os->xGetLastError(vfs_of(base)->os, len, text);
+}
+
+static int x_current_time64(sqlite3_vfs *base, sqlite3_int64 *now)
+{
+    return vfs_of(base)->os->xCurrentTimeInt64(vfs_of(base)->os, now);
+}
+
+/* --- registration and connections --- */
+
+int bh_vfs_register(struct bh_vfs **out, struct bh_store *s, const char *mountpoint,
+                    struct bh_error *err)
+{
+    struct bh_vfs *v = calloc(1, sizeof *v);
+    if (!v)
+        return bh_fail(err, ENOMEM, "out of memory while opening the live database");
+    v->store = s;
+    v->os = sqlite3_vfs_find(NULL);
+    v->state_dir = realpath(bh_disk_path(bh_store_disk(s)), NULL);
+    v->mountpoint = strdup(mountpoint);
+    snprintf(v->name, sizeof v->name, "bhfs-%u", atomic_fetch_add(&next_name, 1));
+    size_t size = sizeof(struct vfs_file);
+    if (v->os && (size_t)v->os->szOsFile > size)
+        size = (size_t)v->os->szOsFile;
+    v->base = (sqlite3_vfs){
+        .iVersion = 2,
+        .szOsFile = (int)size,
+        .mxPathname = PATHNAME_MAX,
+        .zName = v->name,
+        .pAppData = v,
+        .xOpen = x_open,
+        .xDelete = x_delete,
+        .xAccess = x_access,
+        .xFullPathname = x_full_pathname,
+        .xRandomness = x_randomness,
+        .xSleep = x_sleep,
+        .xCurrentTime = x_current_time,
+        .xGetLastError = x_last_error,
+        .xCurrentTimeInt64 = x_current_time64,
+    };
+    if (!v->os || !v->state_dir || !v->mountpoint ||
+        sqlite3_vfs_register(&v->base, 0) != SQLITE_OK) {
+        free(v->state_dir);
+        free(v->mountpoint);
+        free(v);
+        return bh_fail(err, ENOMEM, "SQLite takes no file system from us; is it the system's own?");
+    }
+    *out = v;
+    return 0;
+}
+
+void bh_vfs_unregister(struct bh_vfs *v)
+{
+    if (!v)
+        return;
+    sqlite3_vfs_unregister(&v->base);
+    free(v->state_dir);
+    free(v->mountpoint);
+    free(v);
+}
+
+void bh_vfs_set_hooks(struct bh_vfs *v, const struct bh_live_hooks *hooks)
+{
+    v->hooks = *hooks;
+}
+
+unsigned bh_vfs_connections(struct bh_vfs *v)
+{
+    return atomic_load(&v->connections);
+}
+
+int bh_vfs_connect(struct bh_vfs *v, sqlite3 **db, struct bh_error *err)
+{
+    BH_FREE char *path = NULL;
+    if (asprintf(&path, "%s/" BH_DB_NAME, v->state_dir) < 0) {
+        path = NULL;
+        return bh_fail(err, ENOMEM, "out of memory while connecting");
+    }
+    int rc = sqlite3_open_v2(path, db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, v->name);
+    if (rc != SQLITE_OK) {
+        int code = bh_sqlite_fail(*db, err, "the live database cannot be opened");
+        sqlite3_close(*db);
+        *db = NULL;
+        return code;
+    }
+    sqlite3_extended_result_codes(*db, 1);
+    return 0;
+}
+
+int bh_sqlite_errno(int rc)
+{
+    switch (rc & 0xFF) {
+    case SQLITE_OK:
+    case SQLITE_ROW:
+    case SQLITE_DONE:
+        return 0;
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+        return EBUSY;
+    case SQLITE_FULL:
+        return ENOSPC;
+    case SQLITE_NOMEM:
+        return ENOMEM;
+    case SQLITE_READONLY:
+        return EROFS;
+    case SQLITE_PERM:
+    case SQLITE_AUTH:
+        return EACCES;
+    case SQLITE_INTERRUPT:
+        return EINTR;
+    case SQLITE_ERROR:
+    case SQLITE_CONSTRAINT:
+    case SQLITE_MISMATCH:
+    case SQLITE_RANGE:
+    case SQLITE_SCHEMA:
+        return EINVAL;
+    case SQLITE_TOOBIG:
+        return EFBIG;
+    default:
+        return EIO;
+    }
+}
+
+int bh_sqlite_fail(sqlite3 *db, struct bh_error *err, const char *what)
+{
+    int rc = db ? sqlite3_extended_errcode(db) : SQLITE_NOMEM;
+    int code = bh_sqlite_errno(rc);
+    return bh_fail(err, code ? code : EIO, "%s: %s (SQLite code %d)", what,
+                   db ? sqlite3_errmsg(db) : "out of memory", rc);
+}

@@ -1,0 +1,44 @@
+/* The inner door: a SQLite VFS over the byte store and its lock table, for connections inside this
+ * process. Files of the live database are served from the store, all others (temporary files,
+ * attached databases) by the default VFS. Interface version 1 for now: no shared memory, so no WAL
+ * on this door. */
+#ifndef BH_LIVE_VFS_H
+#define BH_LIVE_VFS_H
+
+#include <sqlite3.h>
+#include <stdint.h>
+
+#include "live/store.h"
+
+/* How the mount hears of changes made through this door. Called before the lock under which the
+ * change was made is let go, on the thread of the connection, with no mutex held. All NULL: nobody
+ * mounts. */
+struct bh_live_hooks {
+    void *arg;
+    /* [offset, offset + len) of f changed; its size and times may have, too. */
+    void (*data_changed)(void *arg, struct bh_file *f, uint64_t offset, uint64_t len);
+    /* The name appeared or vanished. */
+    void (*name_changed)(void *arg, const char *name);
+};
+
+struct bh_vfs;
+
+/* Registers a VFS for s. hooks are copied. mountpoint: where clients see the database
+ * (super-journals are named by that path), "" if nowhere. */
+int bh_vfs_register(struct bh_vfs **out, struct bh_store *s, const char *mountpoint,
+                    struct bh_error *err);
+void bh_vfs_unregister(struct bh_vfs *v); /* no connection may be open */
+void bh_vfs_set_hooks(struct bh_vfs *v, const struct bh_live_hooks *hooks);
+
+/* A connection to the live database through this door. *db is closed with sqlite3_close by the
+ * caller. */
+int bh_vfs_connect(struct bh_vfs *v, sqlite3 **db, struct bh_error *err);
+/* Open connections. */
+unsigned bh_vfs_connections(struct bh_vfs *v);
+
+/* The errno that a SQLite result code means. */
+int bh_sqlite_errno(int rc);
+/* Fills *err from the connection's last error, with the errno of its code. */
+int bh_sqlite_fail(sqlite3 *db, struct bh_error *err, const char *what);
+
+#endif

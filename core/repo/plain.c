@@ -1,0 +1,388 @@
+#include "repo/plain_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+#define CHUNK (1u << 20)
+/* Frozen images broken by large truncations before one is taken that makes the truncation wait instead. */
+#define IMPATIENT_TRIES 3
+/* Looks at the key and new uploads after an answer that says neither yes nor no. */
+#define PUT_TRIES 5
+
+int bh_plain_new(struct bh_plain **out, const struct bh_config *cfg, struct bh_bucket *bucket,
+                 struct bh_live *live, bool read_only, struct bh_error *err)
+{
+    struct bh_plain *p = calloc(1, sizeof *p);
+    if (!p)
+        return bh_fail(err, ENOMEM, "out of memory");
+    p->cfg = cfg;
+    p->bucket = bucket;
+    p->live = live;
+    p->read_only = read_only;
+    p->key = bh_config_snapshot_key(cfg);
+    if (!p->key || asprintf(&p->key_prev, "%s.prev", p->key) < 0) {
+        p->key_prev = NULL;
+        bh_plain_free(p);
+        return bh_fail(err, ENOMEM, "out of memory");
+    }
+    *out = p;
+    return 0;
+}
+
+void bh_plain_free(struct bh_plain *p)
+{
+    if (!p)
+        return;
+    free(p->key);
+    free(p->key_prev);
+    free(p);
+}
+
+const char *bh_plain_key(const struct bh_plain *p)
+{
+    return p->key;
+}
+
+struct bh_progress *bh_plain_progress(struct bh_plain *p)
+{
+    return &p->progress;
+}
+
+void plain_phase(struct bh_plain *p, enum phase phase, uint64_t total)
+{
+    atomic_store(&p->progress.done, 0);
+    atomic_store(&p->progress.total, total);
+    atomic_store(&p->progress.phase, (int)phase);
+}
+
+bool plain_is_passing(int rc)
+{
+    return rc == ETIMEDOUT || rc == EIO || rc == EAGAIN;
+}
+
+/* YYYYMMDDTHHMMSS.mmmZ-8HEX: sorts by time; a later one of this mount is never the same or smaller. */
+void plain_new_id(struct bh_plain *p, char id[BH_SNAPSHOT_ID_MAX])
+{
+    int64_t now = bh_real_ms();
+    if (now <= p->last_id_ms)
+        now = p->last_id_ms + 1;
+    p->last_id_ms = now;
+    uint32_t random = 0;
+    if (getrandom(&random, sizeof random, 0) != sizeof random)
+        random = (uint32_t)bh_mono_ns();
+    time_t s = (time_t)(now / 1000);
+    struct tm tm;
+    char day[20], text[64];
+    gmtime_r(&s, &tm);
+    strftime(day, sizeof day, "%Y%m%dT%H%M%S", &tm);
+    snprintf(text, sizeof text, "%s.%03dZ-%08x", day, (int)(now % 1000), random);
+    memcpy(id, text, BH_SNAPSHOT_ID_MAX);
+    id[BH_SNAPSHOT_ID_MAX - 1] = '\0';
+}
+
+/* --- the image --- */
+
+static int hash_image(struct image *img, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_sha256 *h = bh_sha256_new();
+    BH_FREE char *buf = malloc(CHUNK);
+    int rc = h && buf ? 0 : bh_fail(err, ENOMEM, "out of memory while hashing the database");
+    plain_phase(img->plain, PHASE_HASH, img->size);
+    for (uint64_t at = 0; rc == 0 && at < img->size; at += CHUNK) {
+        size_t n = img->size - at < CHUNK ? (size_t)(img->size - at) : CHUNK;
+        rc = bh_call_check(call, "hashing the database", err);
+        if (rc == 0 && (rc = bh_frozen_read(img->frozen, buf, n, at)) != 0) {
+            img->broken = rc;
+            bh_fail(err, rc, "the frozen database cannot be read: %s", strerror(rc));
+        }
+        if (rc == 0)
+            bh_sha256_update(h, buf, n);
+        atomic_fetch_add(&img->plain->progress.done, n);
+    }
+    if (rc == 0)
+        bh_sha256_hex(h, img->sha256);
+    bh_sha256_free(h);
+    return rc;
+}
+
+int plain_take_image(struct bh_plain *p, struct image *img, const struct bh_call *call,
+                     struct bh_error *err)
+{
+    for (int i = 0;; i++) {
+        *img = (struct image){.plain = p};
+        plain_phase(p, PHASE_FREEZE, 0);
+        int rc = bh_call_check(call, "the flush", err);
+        if (rc == 0)
+            rc = bh_live_freeze(p->live, i >= IMPATIENT_TRIES, &img->frozen, err);
+        if (rc)
+            return rc;
+        img->size = bh_frozen_size(img->frozen);
+        rc = hash_image(img, call, err);
+        if (rc == 0)
+            return 0;
+        bh_store_thaw(img->frozen, false);
+        if (img->broken != EAGAIN)
+            return rc;
+    }
+}
+
+static int read_image(void *arg, uint64_t offset, void *buf, size_t len, struct bh_error *err)
+{
+    struct image *img = arg;
+    int rc = bh_frozen_read(img->frozen, buf, len, offset);
+    atomic_store(&img->plain->progress.done, offset + len);
+    if (rc) {
+        img->broken = rc;
+        return bh_fail(err, rc == EAGAIN ? ECANCELED : rc, "the frozen database cannot be read: %s",
+                       rc == EAGAIN ? "it was truncated meanwhile" : strerror(rc));
+    }
+    return 0;
+}
+
+int plain_put_image(struct bh_plain *p, struct image *img, const char *key, const char *snapshot,
+                    const struct bh_cond *cond, struct bh_object_info *info,
+                    const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_meta meta = {0};
+    struct bh_source src = {.size = img->size, .read = read_image, .arg = img};
+    int rc = bh_meta_set(&meta, META_SNAPSHOT, snapshot, err);
+    if (rc == 0)
+        rc = bh_meta_set(&meta, META_SHA256, img->sha256, err);
+    if (rc)
+        return rc;
+    plain_phase(p, PHASE_UPLOAD, img->size);
+    return bh_bucket_put(p->bucket, key, &src, &meta, cond, info, call, err);
+}
+
+/* --- the upload --- */
+
+static int foreign(struct bh_plain *p, struct bh_error *err)
+{
+    return bh_fail(err, ESTALE,
+                   "%s was replaced by another writer since this mount loaded it, so it is not overwritten; "
+                   "unmount and mount again: your unflushed changes are then saved as a branch rescue-HOST-TIME "
+                   "and the other writer's snapshot is loaded",
+                   p->key);
+}
+
+bool plain_is_older_pending(const struct bh_state *st, const char *id)
+{
+    return id && id[0] && strstr(st->older_pending, id) != NULL;
+}
+
+/* What the key holds after an answer that left it open: 0 it is our upload (info filled), EAGAIN it is still the base, or
+ * an earlier upload of ours that arrived late (the base now), ESTALE it is somebody else's, or the look itself
+ * failed. */
+static int look(struct bh_plain *p, const char *snapshot, struct bh_object_info *info,
+                const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_state *st = &p->live->dir.state;
+    int rc = bh_bucket_head(p->bucket, p->key, info, call, err);
+    if (rc == ENOENT)
+        return st->base_etag[0] ? foreign(p, err) : EAGAIN;
+    if (rc)
+        return rc;
+    const char *id = bh_meta_get(&info->meta, META_SNAPSHOT);
+    if (id && !strcmp(id, snapshot))
+        return 0;
+    if (plain_is_older_pending(st, id))
+        memcpy(st->base_etag, info->etag, sizeof st->base_etag);
+    return strcmp(info->etag, st->base_etag) ? foreign(p, err) : EAGAIN;
+}
+
+static void back_off(int attempt, const struct bh_call *call)
+{
+    uint32_t random = 0;
+    (void)!getrandom(&random, sizeof random, 0);
+    int64_t ms = 1 + (int64_t)(random % (100u << attempt));
+    for (int64_t end = bh_mono_ms() + ms; bh_mono_ms() < end;) {
+        if (bh_call_check(call, "", NULL))
+            return;
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
+}
+
+/* Stores without conditional writes: the key is looked at before, and after by `look`. */
+static int check_unconditional(struct bh_plain *p, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_object_info info;
+    const char *base = p->live->dir.state.base_etag;
+    int rc = bh_bucket_head(p->bucket, p->key, &info, call, err);
+    if (rc == ENOENT)
+        return base[0] ? foreign(p, err) : 0;
+    return rc ? rc : strcmp(info.etag, base) ? foreign(p, err) : 0;
+}
+
+static int upload(struct bh_plain *p, struct image *img, const char *snapshot,
+                  struct bh_object_info *info, const struct bh_call *call, struct bh_error *err)
+{
+    const char *base = p->live->dir.state.base_etag; /* look() may change it */
+    unsigned caps = bh_bucket_caps(p->bucket);
+    for (int i = 0;; i++) {
+        bool conditional = (caps & (base[0] ? BH_CAP_IF_MATCH : BH_CAP_IF_NONE_MATCH)) != 0;
+        struct bh_cond cond = {.if_match = base[0] ? base : NULL, .if_none_match = !base[0]};
+        int rc = conditional ? 0 : check_unconditional(p, call, err);
+        if (rc == 0)
+            rc = plain_put_image(p, img, p->key, snapshot, conditional ? &cond : NULL, info, call, err);
+        if (rc == 0 && conditional)
+            return 0;
+        if (img->broken || rc == ECANCELED || bh_call_check(call, "", NULL))
+            return rc;
+        if (rc && !plain_is_passing(rc) && rc != ESTALE && rc != EEXIST)
+            return rc;
+        struct bh_error why;
+        int seen = look(p, snapshot, info, call, &why);
+        if (seen == 0)
+            return 0;
+        if (seen == ESTALE)
+            return foreign(p, err);
+        if (seen != EAGAIN)
+            return rc ? bh_fail_prefix(err, rc, "%s may or may not have been written", p->key)
+                      : bh_fail(err, seen, "%s", why.text);
+        /* Still the base: nothing happened, so it can be done again. */
+        if (i + 1 == PUT_TRIES)
+            return rc ? rc : foreign(p, err);
+        back_off(i, call);
+    }
+}
+
+/* --- the snapshot before it --- */
+
+static int keep_previous(struct bh_plain *p, const struct bh_call *call, struct bh_error *err)
+{
+    const struct bh_state *st = &p->live->dir.state;
+    if (!p->cfg->snapshot.keep_previous || !st->base_etag[0] || !strcmp(st->base_etag, st->damaged_etag))
+        return 0;
+    bool checked = (bh_bucket_caps(p->bucket) & BH_CAP_COPY_IF_MATCH) != 0;
+    plain_phase(p, PHASE_PREVIOUS, 0);
+    int rc = bh_bucket_copy(p->bucket, p->key, p->key_prev, checked ? st->base_etag : NULL, NULL, call,
+                            err);
+    if (rc == ESTALE || rc == ENOENT)
+        return foreign(p, err);
+    return rc ? bh_fail_prefix(err, rc, "the snapshot before cannot be kept as %s", p->key_prev) : 0;
+}
+
+/* --- the flush --- */
+
+static int announce(struct bh_plain *p, const struct image *img, char id[BH_SNAPSHOT_ID_MAX],
+                    struct bh_error *err)
+{
+    struct bh_state *st = &p->live->dir.state;
+    size_t len = strlen(st->older_pending), more = strlen(st->pending_snapshot);
+    if (more > 0) { /* it may still arrive */
+        if (len + more + 2 > sizeof st->older_pending) {
+            memmove(st->older_pending, st->older_pending + len / 2, len - len / 2 + 1);
+            len -= len / 2;
+        }
+        snprintf(st->older_pending + len, sizeof st->older_pending - len, "%s,", st->pending_snapshot);
+    }
+    plain_new_id(p, id);
+    memcpy(st->pending_snapshot, id, sizeof st->pending_snapshot);
+    memcpy(st->pending_sha256, img->sha256, sizeof st->pending_sha256);
+    st->pending_size = img->size;
+    return bh_statedir_save(&p->live->dir, err);
+}
+
+static int settle(struct bh_plain *p, const struct image *img, const char *id,
+                  const struct bh_object_info *info, struct bh_error *err)
+{
+    struct bh_state *st = &p->live->dir.state;
+    memcpy(st->base_etag, info->etag, sizeof st->base_etag);
+    snprintf(st->base_snapshot, sizeof st->base_snapshot, "%s", id);
+    memcpy(st->base_sha256, img->sha256, sizeof st->base_sha256);
+    st->base_size = img->size;
+    st->base_time_ms = bh_real_ms();
+    st->pending_snapshot[0] = st->pending_sha256[0] = '\0';
+    st->older_pending[0] = st->damaged_etag[0] = '\0';
+    return bh_statedir_save(&p->live->dir, err);
+}
+
+static int send_image(struct bh_plain *p, struct image *img, struct bh_flush_result *result,
+                      const struct bh_call *call, struct bh_error *err)
+{
+    char id[BH_SNAPSHOT_ID_MAX];
+    struct bh_object_info info;
+    int rc = keep_previous(p, call, err);
+    if (rc == 0)
+        rc = announce(p, img, id, err);
+    if (rc == 0)
+        rc = upload(p, img, id, &info, call, err);
+    if (rc == 0)
+        rc = settle(p, img, id, &info, err);
+    if (rc == 0) {
+        result->outcome = BH_FLUSH_UPLOADED;
+        result->bytes = img->size;
+    }
+    return rc;
+}
+
+/* An upload of an earlier flush may have happened although it was said to have failed. Then the key holds it: that is
+ * the base now, or the next upload would take it for somebody else's. */
+static int resolve_pending(struct bh_plain *p, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_state *st = &p->live->dir.state;
+    struct bh_object_info info;
+    if (!st->pending_snapshot[0])
+        return 0;
+    int rc = bh_bucket_head(p->bucket, p->key, &info, call, err);
+    if (rc == ENOENT && !st->base_etag[0])
+        return 0;
+    if (rc)
+        return rc == ENOENT ? foreign(p, err) : rc;
+    const char *id = bh_meta_get(&info.meta, META_SNAPSHOT);
+    if (plain_is_older_pending(st, id))
+        memcpy(st->base_etag, info.etag, sizeof st->base_etag);
+    if (!id || strcmp(id, st->pending_snapshot))
+        return 0;
+    struct image img = {.size = st->pending_size};
+    char pending[BH_SNAPSHOT_ID_MAX];
+    memcpy(img.sha256, st->pending_sha256, sizeof img.sha256);
+    memcpy(pending, st->pending_snapshot, sizeof pending);
+    return settle(p, &img, pending, &info, err);
+}
+
+static int flush_image(struct bh_plain *p, struct bh_flush_result *result, const struct bh_call *call,
+                       struct bh_error *err)
+{
+    struct bh_state *st = &p->live->dir.state;
+    struct image img;
+    for (int i = 0;; i++) {
+        int rc = plain_take_image(p, &img, call, err);
+        if (rc)
+            return rc;
+        bool same = st->base_etag[0] && !strcmp(img.sha256, st->base_sha256);
+        if (img.size > 0 && !same)
+            rc = send_image(p, &img, result, call, err);
+        int thawed = bh_store_thaw(img.frozen, rc == 0);
+        if (thawed) /* harmless: what stays marked is compared by hash next time */
+            bh_log(BH_LOG_WARNING, "the block map cannot be written: %s", strerror(thawed));
+        if (rc == 0 || img.broken != EAGAIN || i >= IMPATIENT_TRIES)
+            return rc;
+    }
+}
+
+int bh_plain_flush(struct bh_plain *p, struct bh_flush_result *result, const struct bh_call *call,
+                   struct bh_error *err)
+{
+    struct bh_state *st = &p->live->dir.state;
+    int64_t begin = bh_mono_ns();
+    int rc = 0;
+    *result = (struct bh_flush_result){.outcome = BH_FLUSH_UNCHANGED};
+    if (bh_store_is_dirty(p->live->store)) {
+        rc = resolve_pending(p, call, err);
+        if (rc == 0)
+            rc = flush_image(p, result, call, err);
+        plain_phase(p, PHASE_NONE, 0);
+    }
+    memcpy(result->snapshot, st->base_snapshot, sizeof result->snapshot);
+    result->seconds = (double)(bh_mono_ns() - begin) / 1e9;
+    return rc;
+}

@@ -1,0 +1,47 @@
+/* What plain.c (flush) and plain_load.c share. */
+#ifndef BH_REPO_PLAIN_PRIVATE_H
+#define BH_REPO_PLAIN_PRIVATE_H
+
+#include "config/config.h"
+#include "repo/plain.h"
+
+#define META_SNAPSHOT "bh-snapshot"
+#define META_SHA256   "bh-sha256"
+
+struct bh_plain {
+    const struct bh_config *cfg;
+    struct bh_bucket *bucket;
+    struct bh_live *live;
+    bool read_only;
+    char *key, *key_prev;
+    struct bh_progress progress;
+    int64_t last_id_ms; /* ids rise */
+};
+
+enum phase { PHASE_NONE, PHASE_FREEZE, PHASE_HASH, PHASE_PREVIOUS, PHASE_UPLOAD };
+void plain_phase(struct bh_plain *p, enum phase phase, uint64_t total);
+
+/* A frozen database about to be sent, with its hash. */
+struct image {
+    struct bh_plain *plain;
+    struct bh_frozen *frozen;
+    uint64_t size;
+    char sha256[BH_SHA256_HEX];
+    int broken; /* errno of the freeze, if that was what ended a put */
+};
+/* Freezes and hashes; tries again if a large truncation breaks the freeze. Ended with bh_store_thaw(img->frozen). */
+int plain_take_image(struct bh_plain *p, struct image *img, const struct bh_call *call,
+                     struct bh_error *err);
+/* One put of the image with its metadata. */
+int plain_put_image(struct bh_plain *p, struct image *img, const char *key, const char *snapshot,
+                    const struct bh_cond *cond, struct bh_object_info *info,
+                    const struct bh_call *call, struct bh_error *err);
+void plain_new_id(struct bh_plain *p, char id[BH_SNAPSHOT_ID_MAX]);
+
+/* Whether the id is of an upload of this state directory that seemed to have failed. */
+bool plain_is_older_pending(const struct bh_state *st, const char *id);
+
+/* Whether an error may be a passing one (the store is away, slow or broken) rather than a refusal. */
+bool plain_is_passing(int rc);
+
+#endif

@@ -1,0 +1,197 @@
+/* Where the loop thread runs decides what a request costs: 5 µs where the client itself runs, as the two then take
+ * turns, more than ten times that where a sleeping CPU must be woken. So a sampler looks now and then on which CPU the
+ * client of the most recent requests runs, and keeps the loop thread there. With several busy clients on
+ * different CPUs there is no such place, and the scheduler decides.
+ *
+ * Only this thread reads /proc, never a loop thread: should that ever block, no request waits for it. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+#define RECENT        64   /* requests remembered; a power of two */
+#define SAMPLE_NS     2000000
+#define IDLE_SAMPLES  25   /* without requests, then the sampler sleeps until there are some */
+#define BUSY_REQUESTS 16   /* in a sample: fewer are no reason to move */
+
+struct follower {
+    bool automatic;
+    int fixed_cpu; /* -1: none */
+    cpu_set_t all;
+    pid_t loop_tid;
+    atomic_int recent[RECENT];
+    atomic_uint noted;
+    atomic_bool asleep;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    bool stopping;
+    pthread_t thread;
+    bool running;
+};
+
+static void set_cpus(struct follower *f, const cpu_set_t *set)
+{
+    /* ESRCH at the end of the mount; a cpuset that shrank meanwhile leaves the choice to the scheduler. */
+    if (sched_setaffinity(f->loop_tid, sizeof *set, set) != 0 && errno != ESRCH && errno != EINVAL)
+        bh_log(BH_LOG_DEBUG, "the loop thread cannot be placed: %s", strerror(errno));
+}
+
+/* The client of most of the recent requests, 0 if none has three quarters of them. */
+static pid_t busiest(struct follower *f)
+{
+    pid_t tids[RECENT];
+    for (int i = 0; i < RECENT; i++)
+        tids[i] = atomic_load_explicit(&f->recent[i], memory_order_relaxed);
+    pid_t candidate = 0;
+    int votes = 0; /* Boyer and Moore's majority vote */
+    for (int i = 0; i < RECENT; i++) {
+        if (votes == 0)
+            candidate = tids[i];
+        votes += tids[i] == candidate ? 1 : -1;
+    }
+    int count_ = 0;
+    for (int i = 0; i < RECENT; i++)
+        count_ += tids[i] == candidate;
+    return count_ * 4 >= RECENT * 3 ? candidate : 0;
+}
+
+/* Field 39 of /proc/TID/stat, the CPU it ran on last; -1 if it is gone. */
+static int cpu_of(pid_t tid)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)tid);
+    BH_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (n <= 0)
+        return -1;
+    text[n] = '\0';
+    char *p = strrchr(text, ')'); /* the program's name may hold anything */
+    for (int field = 2; p && field < 39; field++)
+        p = strchr(p + 1, ' ');
+    return p ? atoi(p + 1) : -1;
+}
+
+static bool sleep_sample(struct follower *f, bool idle)
+{
+    struct timespec until = bh_mono_after_ms(1);
+    BH_LOCK_SCOPE(&f->mutex);
+    if (idle) {
+        atomic_store(&f->asleep, true);
+        while (atomic_load(&f->asleep) && !f->stopping)
+            pthread_cond_wait(&f->wake, &f->mutex);
+        return !f->stopping;
+    }
+    until.tv_nsec += SAMPLE_NS - 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    if (!f->stopping)
+        pthread_cond_timedwait(&f->wake, &f->mutex, &until);
+    return !f->stopping;
+}
+
+static void *sampler(void *arg)
+{
+    struct follower *f = arg;
+    unsigned last = 0, idle = 0;
+    int now = -1;
+    pthread_setname_np(pthread_self(), "bhfs-cpu");
+    while (sleep_sample(f, idle >= IDLE_SAMPLES)) {
+        unsigned noted = atomic_load_explicit(&f->noted, memory_order_relaxed);
+        unsigned fresh = noted - last;
+        last = noted;
+        idle = fresh ? 0 : idle + 1;
+        if (fresh < BUSY_REQUESTS && idle < IDLE_SAMPLES)
+            continue;
+        pid_t tid = idle ? 0 : busiest(f);
+        int cpu = tid ? cpu_of(tid) : -1;
+        if (cpu == now)
+            continue;
+        now = cpu;
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        if (cpu >= 0 && CPU_ISSET(cpu, &f->all))
+            CPU_SET(cpu, &one);
+        set_cpus(f, CPU_COUNT(&one) ? &one : &f->all);
+    }
+    return NULL;
+}
+
+int follower_new(struct follower **out, const char *setting, struct bh_error *err)
+{
+    struct follower *f = calloc(1, sizeof *f);
+    if (!f)
+        return bh_fail(err, ENOMEM, "out of memory while mounting");
+    f->automatic = !strcmp(setting, "auto");
+    f->fixed_cpu = f->automatic || !strcmp(setting, "off") ? -1 : atoi(setting);
+    pthread_mutex_init(&f->mutex, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&f->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    int rc = sched_getaffinity(0, sizeof f->all, &f->all) == 0 ? 0 : errno;
+    if (rc == 0 && f->fixed_cpu >= 0 && (f->fixed_cpu >= CPU_SETSIZE || !CPU_ISSET(f->fixed_cpu, &f->all)))
+        rc = EINVAL;
+    if (rc) {
+        bh_fail(err, rc, "mount.cpu = %s: this process may not run on that CPU; use auto, off or another number",
+                setting);
+        follower_free(f);
+        return rc;
+    }
+    *out = f;
+    return 0;
+}
+
+void follower_free(struct follower *f)
+{
+    if (!f)
+        return;
+    if (f->running) {
+        pthread_mutex_lock(&f->mutex);
+        f->stopping = true;
+        pthread_cond_signal(&f->wake);
+        pthread_mutex_unlock(&f->mutex);
+        pthread_join(f->thread, NULL);
+    }
+    pthread_cond_destroy(&f->wake);
+    pthread_mutex_destroy(&f->mutex);
+    free(f);
+}
+
+void follower_attach(struct follower *f)
+{
+    f->loop_tid = (pid_t)syscall(SYS_gettid);
+    if (f->fixed_cpu >= 0) {
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(f->fixed_cpu, &one);
+        set_cpus(f, &one);
+    }
+    if (f->automatic && CPU_COUNT(&f->all) > 1)
+        f->running = pthread_create(&f->thread, NULL, sampler, f) == 0;
+}
+
+void follower_note(struct follower *f, pid_t tid)
+{
+    if (!f->automatic)
+        return;
+    unsigned i = atomic_fetch_add_explicit(&f->noted, 1, memory_order_relaxed);
+    atomic_store_explicit(&f->recent[i % RECENT], tid, memory_order_relaxed);
+    if (atomic_load_explicit(&f->asleep, memory_order_relaxed)) {
+        BH_LOCK_SCOPE(&f->mutex);
+        atomic_store(&f->asleep, false);
+        pthread_cond_signal(&f->wake);
+    }
+}

@@ -1,0 +1,186 @@
+/* What status, status.json, metrics and flush show. One table of facts serves both forms of status. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon.h"
+#include "util/clock.h"
+
+struct facts {
+    struct bh_strbuf *out;
+    bool json;
+    unsigned count;
+};
+
+static void text(struct facts *f, const char *name, const char *value)
+{
+    if (f->json) {
+        bh_strbuf_addf(f->out, "%s\n  \"%s\": ", f->count++ ? "," : "{", name);
+        bh_strbuf_add_json(f->out, value);
+    } else {
+        bh_strbuf_addf(f->out, "%s: %s\n", name, value);
+    }
+}
+
+static void number(struct facts *f, const char *name, uint64_t value)
+{
+    if (f->json)
+        bh_strbuf_addf(f->out, "%s\n  \"%s\": %" PRIu64, f->count++ ? "," : "{", name, value);
+    else
+        bh_strbuf_addf(f->out, "%s: %" PRIu64 "\n", name, value);
+}
+
+static void progress(struct facts *f, struct daemon *d)
+{
+    static const char *const phases[] = {"none", "freezing", "hashing", "keeping the previous snapshot", "uploading"};
+    struct bh_progress *p = bh_progress_of(d->bh);
+    int phase = atomic_load(&p->phase);
+    text(f, "flush_under_way", phases[phase]);
+    if (phase) {
+        number(f, "flush_bytes_done", atomic_load(&p->done));
+        number(f, "flush_bytes_total", atomic_load(&p->total));
+    }
+}
+
+static void last_flush(struct facts *f, const struct bh_info *info)
+{
+    char when[32];
+    text(f, "last_flush",
+         info->last_flush_ms ? bh_format_time(info->last_flush_ms, when, sizeof when) : "never");
+    text(f, "last_flush_result", info->last_error[0]      ? info->last_error
+                                 : info->last_flush_ms ? "ok"
+                                                       : "none yet");
+}
+
+static void status(struct daemon *d, struct facts *f)
+{
+    struct bh_info info;
+    struct bh_lock_summary locks = bh_locks_summary(d->locks, &d->db->locks);
+    char when[32];
+    bh_get_info(d->bh, &info);
+    text(f, "state", d->read_only ? "mounted read-only" : "mounted");
+    text(f, "version", BHFS_VERSION);
+    text(f, "mountpoint", d->mountpoint);
+    text(f, "bucket", d->display_url);
+    text(f, "key", bh_snapshot_key(d->bh));
+    text(f, "branch", info.branch);
+    text(f, "snapshot", info.snapshot[0] ? info.snapshot : "none");
+    number(f, "pid", (uint64_t)getpid());
+    text(f, "since", bh_format_time(d->started_ms, when, sizeof when));
+    text(f, "state_dir", bh_disk_path(bh_store_disk(d->store)));
+    text(f, "durability", bh_disk_is_memory(bh_store_disk(d->store))
+                              ? "commits survive a killed process, not a power cut (state directory in memory)"
+                              : "commits survive a killed process and a power cut");
+    number(f, "live_bytes", info.live_bytes);
+    number(f, "dirty_bytes", info.dirty_bytes);
+    text(f, "unflushed", info.dirty_bytes ? "yes" : "no");
+    number(f, "flushes", info.flush_index);
+    last_flush(f, &info);
+    progress(f, d);
+    text(f, "last_error", info.last_error[0] ? info.last_error : "none");
+    text(f, "recovered", info.recovered[0] ? info.recovered : "none");
+    number(f, "clients", locks.clients);
+}
+
+void text_status(struct daemon *d, struct bh_strbuf *out)
+{
+    status(d, &(struct facts){.out = out});
+}
+
+void text_status_json(struct daemon *d, struct bh_strbuf *out)
+{
+    status(d, &(struct facts){.out = out, .json = true});
+    bh_strbuf_addf(out, "\n}\n");
+}
+
+void text_flush(struct daemon *d, struct bh_strbuf *out)
+{
+    struct facts f = {.out = out};
+    struct bh_info info;
+    char when[32];
+    bh_get_info(d->bh, &info);
+    text(&f, "time", info.last_flush_ms ? bh_format_time(info.last_flush_ms, when, sizeof when) : "never");
+    text(&f, "snapshot", info.snapshot[0] ? info.snapshot : "none");
+    number(&f, "bytes", info.last_flush_bytes);
+    bh_strbuf_addf(out, "seconds: %.3f\n", info.last_flush_seconds);
+    text(&f, "result", info.last_error[0] ? info.last_error : info.last_flush_ms ? "ok" : "none yet");
+}
+
+/* --- metrics, in Prometheus's text format --- */
+
+static void metric(struct bh_strbuf *out, const char *name, const char *type, const char *help)
+{
+    bh_strbuf_addf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void counter(struct bh_strbuf *out, const char *name, const char *help, uint64_t value)
+{
+    metric(out, name, "counter", help);
+    bh_strbuf_addf(out, "%s %" PRIu64 "\n", name, value);
+}
+
+static void gauge(struct bh_strbuf *out, const char *name, const char *help, uint64_t value)
+{
+    metric(out, name, "gauge", help);
+    bh_strbuf_addf(out, "%s %" PRIu64 "\n", name, value);
+}
+
+static void bucket_metrics(struct daemon *d, struct bh_strbuf *out)
+{
+    struct bh_bucket_stats s;
+    bh_bucket_stats_of(d->bh, &s);
+    metric(out, "bhfs_bucket_requests_total", "counter", "Requests to the bucket.");
+    for (int i = 0; i < BH_OP_COUNT; i++)
+        bh_strbuf_addf(out, "bhfs_bucket_requests_total{op=\"%s\"} %" PRIu64 "\n",
+                       bh_bucket_op_name((enum bh_bucket_op)i), s.requests[i]);
+    metric(out, "bhfs_bucket_errors_total", "counter", "Requests to the bucket that failed.");
+    for (int i = 0; i < BH_OP_COUNT; i++)
+        bh_strbuf_addf(out, "bhfs_bucket_errors_total{op=\"%s\"} %" PRIu64 "\n",
+                       bh_bucket_op_name((enum bh_bucket_op)i), s.errors[i]);
+    metric(out, "bhfs_bucket_seconds_total", "counter", "Time spent in requests to the bucket.");
+    for (int i = 0; i < BH_OP_COUNT; i++)
+        bh_strbuf_addf(out, "bhfs_bucket_seconds_total{op=\"%s\"} %.6f\n",
+                       bh_bucket_op_name((enum bh_bucket_op)i), (double)s.nanoseconds[i] / 1e9);
+    metric(out, "bhfs_bucket_bytes_total", "counter", "Bytes of object bodies.");
+    bh_strbuf_addf(out, "bhfs_bucket_bytes_total{direction=\"up\"} %" PRIu64 "\n", s.bytes_up);
+    bh_strbuf_addf(out, "bhfs_bucket_bytes_total{direction=\"down\"} %" PRIu64 "\n", s.bytes_down);
+    counter(out, "bhfs_bucket_retries_total", "Requests that were repeated.", s.retries);
+}
+
+static void flush_metrics(struct daemon *d, struct bh_strbuf *out)
+{
+    static const char *const results[] = {"unchanged", "uploaded", "debounced", "failed"};
+    static const double quantiles[] = {0.5, 0.99, 0.999, 1};
+    uint64_t counts[4], freezes = 0;
+    bh_flush_counts(d->bh, counts);
+    metric(out, "bhfs_flushes_total", "counter", "Flushes by result.");
+    for (int i = 0; i < 4; i++)
+        bh_strbuf_addf(out, "bhfs_flushes_total{result=\"%s\"} %" PRIu64 "\n", results[i], counts[i]);
+    metric(out, "bhfs_freeze_seconds", "gauge", "How long a freeze held the store's lock, of the last 4096.");
+    for (int i = 0; i < 4; i++)
+        bh_strbuf_addf(out, "bhfs_freeze_seconds{quantile=\"%g\"} %.9f\n", quantiles[i],
+                       (double)bh_store_freeze_ns(d->store, quantiles[i], &freezes) / 1e9);
+    counter(out, "bhfs_freezes_total", "Freezes for flushes.", freezes);
+}
+
+void text_metrics(struct daemon *d, struct bh_strbuf *out)
+{
+    struct bh_info info;
+    bh_get_info(d->bh, &info);
+    metric(out, "bhfs_fuse_requests_total", "counter", "Requests of the kernel.");
+    for (int i = 0; i < OP_COUNT; i++)
+        bh_strbuf_addf(out, "bhfs_fuse_requests_total{op=\"%s\"} %" PRIu64 "\n", op_names[i],
+                       (uint64_t)atomic_load(&d->requests[i]));
+    flush_metrics(d, out);
+    bucket_metrics(d, out);
+    gauge(out, "bhfs_dirty_bytes", "Changed since the last flush.", info.dirty_bytes);
+    gauge(out, "bhfs_live_bytes", "Size of live.db.", info.live_bytes);
+    counter(out, "bhfs_sql_transactions_total", "Transactions of the daemon itself.",
+            bh_sql_transactions(d->live->sql));
+    counter(out, "bhfs_locks_parked_total", "Lock requests that waited for the daemon or another client.",
+            bh_locks_parked_total(d->locks));
+    counter(out, "bhfs_invalidations_total", "Calls that made the kernel forget.", notify_total(d->notify));
+    gauge(out, "bhfs_last_flush_timestamp_seconds", "When the last flush succeeded.",
+          (uint64_t)(info.last_flush_ms / 1000));
+}

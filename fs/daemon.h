@@ -1,0 +1,170 @@
+/* The mount: what the files of fs/ share. A FUSE handler here translates a request into a call of core/ and answers;
+ * it never waits for SQL, the network or a disk: what needs these goes to a worker or a command thread. */
+#ifndef BHFS_DAEMON_H
+#define BHFS_DAEMON_H
+
+#define FUSE_USE_VERSION 314
+#include <fuse_lowlevel.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "internal.h"
+
+/* What a program built around the daemon (the tests') hangs into it. */
+struct bhfs_extension {
+    int (*started)(struct bh *b); /* after the mount works; non-zero ends it */
+    void (*stopping)(void);       /* before the database is closed */
+};
+
+/* Requests by kind, for metrics. */
+enum op {
+    OP_LOOKUP, OP_GETATTR, OP_SETATTR, OP_OPEN, OP_CREATE, OP_READ, OP_WRITE, OP_SETLK, OP_GETLK, OP_FLUSH,
+    OP_RELEASE, OP_FSYNC, OP_FSYNCDIR, OP_UNLINK, OP_OPENDIR, OP_READDIR, OP_FORGET, OP_STATFS, OP_OTHER,
+    OP_COUNT
+};
+extern const char *const op_names[OP_COUNT];
+
+struct workers;
+struct notify;
+struct follower;
+
+struct daemon {
+    struct bh *bh;
+    struct bh_live *live;
+    struct bh_store *store;
+    struct bh_locks *locks;
+    struct bh_file *db;
+    struct fuse_session *session;
+    struct workers *workers;
+    struct notify *notify;
+    struct follower *follower;
+    char *mountpoint; /* absolute */
+    char *display_url;
+    bool read_only;
+    bool memory; /* the state directory is on tmpfs: syncing costs nothing */
+    uid_t uid;
+    gid_t gid;
+    int64_t started_ms;
+    atomic_uint_fast64_t requests[OP_COUNT];
+    atomic_uint_fast64_t next_handle;
+    atomic_bool closing;
+
+    pthread_mutex_t status_mutex; /* last_status */
+    char last_status[BH_ERROR_TEXT_MAX];
+};
+
+static inline struct daemon *daemon_of(fuse_req_t req)
+{
+    return fuse_req_userdata(req);
+}
+
+static inline void count(struct daemon *d, enum op op)
+{
+    atomic_fetch_add_explicit(&d->requests[op], 1, memory_order_relaxed);
+}
+
+/* Kernel caches of the database's files: everything is invalidated explicitly. */
+#define CACHE_SECONDS 3600.0
+
+/* --- nodes.c: what the kernel knows by number --- */
+enum node_kind { NODE_ROOT, NODE_CTL_DIR, NODE_FILE, NODE_CTL };
+
+struct node {
+    enum node_kind kind;
+    struct bh_file *file; /* NODE_FILE: counted */
+    int ctl;              /* NODE_CTL: which control file */
+    uint64_t lookups;     /* the kernel's references */
+};
+
+struct node *node_of(fuse_ino_t ino);
+fuse_ino_t node_ino(const struct node *n);
+struct node *node_ctl_dir(void);
+/* A reference more for the kernel. NULL: no memory. */
+struct node *node_for_file(struct bh_file *f); /* the same one while the file has its name */
+struct node *node_for_ctl(int ctl, bool fresh);
+void node_forget(fuse_ino_t ino, uint64_t lookups);
+/* The number the kernel knows the file by; 0 if it does not know it. */
+fuse_ino_t node_known(struct bh_file *f);
+
+/* --- tree.c --- */
+extern const struct fuse_lowlevel_ops tree_ops;
+
+/* --- dbfile.c: live.db and its side files --- */
+void dbfile_stat(struct daemon *d, struct bh_file *f, struct stat *st);
+void dbfile_setattr(fuse_req_t req, struct node *n, struct stat *attr, int to_set);
+void dbfile_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
+void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_file_info *fi);
+void dbfile_unlink(fuse_req_t req, const char *name);
+void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off);
+void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, off_t off);
+void dbfile_fsync(fuse_req_t req, struct node *n);
+void dbfile_fsyncdir(fuse_req_t req);
+void dbfile_flush(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
+void dbfile_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
+/* dblocks.c */
+void dbfile_getlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, struct flock *lock);
+void dbfile_setlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, struct flock *lock,
+                  bool wait);
+/* A refusal that people should find explained: in last_status and the log. */
+void explain(struct daemon *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* --- ctl.c: .ctl/ --- */
+int ctl_find(const char *name);         /* -1: no such file */
+const char *ctl_name(int ctl);          /* NULL beyond the last */
+bool ctl_is_command(int ctl);
+void ctl_stat(struct daemon *d, int ctl, struct stat *st);
+void ctl_setattr(fuse_req_t req, struct node *n, int to_set, struct fuse_file_info *fi);
+void ctl_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
+void ctl_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fuse_file_info *fi);
+void ctl_write(fuse_req_t req, struct node *n, const char *buf, size_t size,
+               struct fuse_file_info *fi);
+void ctl_release(fuse_req_t req, struct fuse_file_info *fi);
+void ctl_poll(fuse_req_t req, struct node *n, struct fuse_file_info *fi, struct fuse_pollhandle *ph);
+/* Wakes who polls status or log. Any thread. */
+void ctl_event(void);
+/* Commands under way end (cancelled) and are waited for. */
+void ctl_shutdown(void);
+
+/* --- ctl_text.c: what the control files show --- */
+void text_status(struct daemon *d, struct bh_strbuf *out);
+void text_status_json(struct daemon *d, struct bh_strbuf *out);
+void text_metrics(struct daemon *d, struct bh_strbuf *out);
+void text_flush(struct daemon *d, struct bh_strbuf *out);
+
+/* --- workers.c: threads for what may sleep --- */
+int workers_new(struct workers **out, unsigned threads);
+void workers_free(struct workers *w); /* runs what is queued first */
+/* 0, or ENOMEM: fn will not be called. */
+int workers_run(struct workers *w, void (*fn)(void *arg), void *arg);
+
+/* --- notify.c: the kernel's caches --- */
+int notify_new(struct notify **out, struct daemon *d);
+void notify_free(struct notify *n);
+struct bh_live_hooks notify_hooks(struct notify *n);
+/* The kernel is about to hold these bytes of the database. Before the reply. */
+void notify_held(struct notify *n, uint64_t offset, uint64_t len);
+uint64_t notify_total(struct notify *n);
+
+/* --- loop.c --- */
+/* Serves requests until the mount ends. */
+void loop_run(struct daemon *d);
+
+/* --- cpu.c: keeps the loop thread where its busiest client runs --- */
+int follower_new(struct follower **out, const char *setting, struct bh_error *err);
+void follower_free(struct follower *f);
+void follower_attach(struct follower *f); /* on the loop thread */
+void follower_note(struct follower *f, pid_t tid);
+
+/* --- mount.c, commands.c --- */
+int bhfs_mount_main(int argc, char **argv, const struct bhfs_extension *ext);
+int bhfs_main(int argc, char **argv, const struct bhfs_extension *ext);
+int command_umount(int argc, char **argv);
+int command_flush(int argc, char **argv);
+int command_status(int argc, char **argv);
+int command_import(int argc, char **argv);
+int command_export(int argc, char **argv);
+
+#endif

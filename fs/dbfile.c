@@ -1,0 +1,370 @@
+/* live.db and its side files, at the clients' door. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "daemon.h"
+#include "util/cleanup.h"
+#include "util/log.h"
+
+#define INO_DB 3
+/* The kernel asks for no more at once. */
+#define READ_MAX (1u << 20)
+
+void explain(struct daemon *d, const char *fmt, ...)
+{
+    char text[BH_ERROR_TEXT_MAX];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    pthread_mutex_lock(&d->status_mutex);
+    bool repeated = !strcmp(d->last_status, text); /* a client that tries for ever must not fill the log */
+    memcpy(d->last_status, text, sizeof d->last_status);
+    pthread_mutex_unlock(&d->status_mutex);
+    if (!repeated)
+        bh_log(BH_LOG_WARNING, "%s", text);
+}
+
+/* --- attributes --- */
+
+void dbfile_stat(struct daemon *d, struct bh_file *f, struct stat *st)
+{
+    (void)d;
+    if (bh_file_stat(f, st) != 0)
+        memset(st, 0, sizeof *st);
+    if (f->kind == BH_FILE_DB)
+        st->st_ino = INO_DB;
+    st->st_nlink = f->linked ? 1 : 0;
+    st->st_blksize = 4096;
+}
+
+static void refuse_unlocked(fuse_req_t req, struct daemon *d, const char *what)
+{
+    explain(d,
+            BH_DB_NAME " can only be written by SQLite, under its locks: %s by process %d was refused. To replace the "
+                       "content: bhfs import FILE %s",
+            what, (int)fuse_req_ctx(req)->pid, d->mountpoint);
+    fuse_reply_err(req, EPERM);
+}
+
+/* Whether the write of a client without SQLite's lock would ruin the database (DECISIONS 3). */
+static bool may_write(struct daemon *d, struct bh_file *f)
+{
+    return f->kind != BH_FILE_DB || bh_locks_summary(d->locks, &f->locks).client_writer;
+}
+
+static int set_times(struct bh_file *f, const struct stat *attr, int to_set)
+{
+    struct timespec t[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_nsec = UTIME_OMIT}};
+    if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+        t[0].tv_nsec = UTIME_NOW;
+    else if (to_set & FUSE_SET_ATTR_ATIME)
+        t[0] = attr->st_atim;
+    if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+        t[1].tv_nsec = UTIME_NOW;
+    else if (to_set & FUSE_SET_ATTR_MTIME)
+        t[1] = attr->st_mtim;
+    return futimens(f->disk.fd, t) == 0 ? 0 : errno;
+}
+
+static int change(struct bh_file *f, const struct stat *attr, int to_set)
+{
+    int rc = 0;
+    if (to_set & FUSE_SET_ATTR_MODE && fchmod(f->disk.fd, attr->st_mode & 07777) != 0)
+        rc = errno;
+    if (rc == 0 && to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID) &&
+        fchown(f->disk.fd, to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1,
+               to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1) != 0)
+        rc = errno;
+    if (rc == 0 && to_set & FUSE_SET_ATTR_SIZE)
+        rc = bh_file_truncate(f, BH_DOOR_CLIENT, (uint64_t)attr->st_size);
+    if (rc == 0 && to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_ATIME_NOW |
+                             FUSE_SET_ATTR_MTIME_NOW))
+        rc = set_times(f, attr, to_set);
+    return rc;
+}
+
+void dbfile_setattr(fuse_req_t req, struct node *n, struct stat *attr, int to_set)
+{
+    struct daemon *d = daemon_of(req);
+    if (to_set & FUSE_SET_ATTR_SIZE && !may_write(d, n->file)) {
+        refuse_unlocked(req, d, "a truncation");
+        return;
+    }
+    int rc = change(n->file, attr, to_set);
+    if (rc) {
+        fuse_reply_err(req, rc);
+        return;
+    }
+    struct stat st;
+    dbfile_stat(d, n->file, &st);
+    fuse_reply_attr(req, &st, CACHE_SECONDS);
+}
+
+/* --- opening --- */
+
+static void prepare_handle(struct daemon *d, struct bh_file *f, struct fuse_file_info *fi)
+{
+    fi->fh = atomic_fetch_add(&d->next_handle, 1);
+    fi->keep_cache = 1;
+    fi->noflush = f->kind == BH_FILE_JOURNAL; /* SQLite locks the database only */
+}
+
+void dbfile_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
+{
+    struct daemon *d = daemon_of(req);
+    if (fi->flags & O_TRUNC) {
+        if (!may_write(d, n->file)) {
+            refuse_unlocked(req, d, "a truncation");
+            return;
+        }
+        int rc = bh_file_truncate(n->file, BH_DOOR_CLIENT, 0);
+        if (rc) {
+            fuse_reply_err(req, rc);
+            return;
+        }
+    }
+    prepare_handle(d, n->file, fi);
+    fuse_reply_open(req, fi);
+}
+
+/* The owner is who made it; the daemon's user where that cannot be set. */
+static void set_owner(struct daemon *d, fuse_req_t req, struct bh_file *f, mode_t mode)
+{
+    const struct fuse_ctx *ctx = fuse_req_ctx(req);
+    if (mode & 022 && fchmod(f->disk.fd, mode & 07777) != 0) /* our umask is not the client's */
+        bh_log(BH_LOG_DEBUG, "%s keeps its mode: %s", f->name, strerror(errno));
+    if (ctx->uid != d->uid && fchown(f->disk.fd, ctx->uid, ctx->gid) != 0)
+        bh_log(BH_LOG_DEBUG, "%s stays with user %u: %s", f->name, (unsigned)d->uid, strerror(errno));
+}
+
+static void refuse_name(fuse_req_t req, const char *name)
+{
+    struct daemon *d = daemon_of(req);
+    if (!strcmp(name, BH_DB_NAME "-wal") || !strcmp(name, BH_DB_NAME "-shm"))
+        explain(d, "WAL is not supported yet: process %d may not make %s; use another journal_mode",
+                (int)fuse_req_ctx(req)->pid, name);
+    fuse_reply_err(req, EPERM);
+}
+
+void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+    struct daemon *d = daemon_of(req);
+    struct bh_file *f;
+    int rc = bh_store_create(d->store, name, mode & 07777, &f);
+    if (rc == EEXIST && !(fi->flags & O_EXCL)) { /* the daemon's own, made since the kernel looked */
+        rc = bh_store_lookup(d->store, name, &f);
+        if (rc == 0 && fi->flags & O_TRUNC && (rc = bh_file_truncate(f, BH_DOOR_CLIENT, 0)) != 0)
+            bh_file_unref(f);
+    } else if (rc == 0) {
+        set_owner(d, req, f, mode);
+    }
+    if (rc == EPERM) {
+        refuse_name(req, name);
+        return;
+    }
+    struct node *n = rc == 0 ? node_for_file(f) : NULL;
+    if (rc == 0) {
+        bh_file_unref(f); /* the node has its own */
+        rc = n ? 0 : ENOMEM;
+    }
+    if (rc) {
+        fuse_reply_err(req, rc);
+        return;
+    }
+    struct fuse_entry_param e = {
+        .ino = node_ino(n), .attr_timeout = CACHE_SECONDS, .entry_timeout = CACHE_SECONDS};
+    dbfile_stat(d, n->file, &e.attr);
+    prepare_handle(d, n->file, fi);
+    if (fuse_reply_create(req, &e, fi) == -ENOENT)
+        node_forget(e.ino, 1);
+}
+
+struct sync_task {
+    fuse_req_t req;
+    struct bh_file *file; /* NULL: the directory */
+};
+
+static void run_sync(void *arg)
+{
+    struct sync_task *t = arg;
+    struct daemon *d = daemon_of(t->req);
+    int rc = t->file ? bh_file_sync(t->file) : bh_store_sync_names(d->store);
+    /* A journal-less commit is complete with the sync: there is nothing to put back any more. */
+    if (rc == 0 && t->file && t->file->kind == BH_FILE_DB)
+        rc = bh_store_undo_forget(d->store);
+    fuse_reply_err(t->req, rc);
+    if (t->file)
+        bh_file_unref(t->file);
+}
+
+static void free_sync(void *arg)
+{
+    run_sync(arg);
+    free(arg);
+}
+
+/* Inline where it costs nothing, else on a worker. f may be NULL: the directory. */
+static void sync_and_reply(fuse_req_t req, struct bh_file *f)
+{
+    struct daemon *d = daemon_of(req);
+    struct sync_task inline_task = {.req = req, .file = f};
+    if (f)
+        bh_file_ref(f);
+    struct sync_task *t = d->memory ? NULL : malloc(sizeof *t);
+    if (t) {
+        *t = inline_task;
+        if (workers_run(d->workers, free_sync, t) == 0)
+            return;
+        free(t);
+    }
+    run_sync(&inline_task);
+}
+
+void dbfile_unlink(fuse_req_t req, const char *name)
+{
+    struct daemon *d = daemon_of(req);
+    enum bh_file_kind kind = bh_file_kind_of(name);
+    if (kind == BH_FILE_DB)
+        explain(d, BH_DB_NAME " cannot be removed: it is the live database of this mount");
+    int rc = kind == BH_FILE_OTHER ? EPERM : bh_store_unlink(d->store, name);
+    /* In DELETE mode this is the commit. If its client syncs at all, the commit it is told of is durable, which
+     * SQLite itself promises only with synchronous=EXTRA. */
+    bool commit = kind == BH_FILE_SUPER || atomic_exchange(&d->db->synced, false);
+    if (rc == 0 && commit && !d->memory)
+        sync_and_reply(req, NULL);
+    else
+        fuse_reply_err(req, rc);
+}
+
+/* --- data --- */
+
+struct read_task {
+    fuse_req_t req;
+    struct bh_file *file;
+    size_t size;
+    uint64_t offset;
+};
+
+static void read_and_reply(fuse_req_t req, struct bh_file *f, size_t size, uint64_t offset)
+{
+    struct daemon *d = daemon_of(req);
+    BH_FREE char *buf = malloc(size);
+    size_t got;
+    int rc = buf ? bh_file_read(f, buf, size, offset, &got) : ENOMEM;
+    if (rc) {
+        fuse_reply_err(req, rc);
+        return;
+    }
+    if (f->kind == BH_FILE_DB)
+        notify_held(d->notify, offset, size);
+    fuse_reply_buf(req, buf, got);
+}
+
+static void run_read(void *arg)
+{
+    struct read_task *t = arg;
+    read_and_reply(t->req, t->file, t->size, t->offset);
+    bh_file_unref(t->file);
+    free(t);
+}
+
+static void read_on_worker(fuse_req_t req, struct bh_file *f, size_t size, uint64_t offset)
+{
+    struct daemon *d = daemon_of(req);
+    struct read_task *t = malloc(sizeof *t);
+    if (t) {
+        *t = (struct read_task){.req = req, .file = f, .size = size, .offset = offset};
+        bh_file_ref(f);
+        if (workers_run(d->workers, run_read, t) == 0)
+            return;
+        bh_file_unref(f);
+        free(t);
+    }
+    read_and_reply(req, f, size, offset);
+}
+
+void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
+{
+    struct daemon *d = daemon_of(req);
+    static _Thread_local char buf[READ_MAX]; /* of the loop thread; untouched pages cost nothing elsewhere */
+    struct iovec iov = {buf, size};
+    if (size > sizeof buf) {
+        read_on_worker(req, n->file, size, (uint64_t)off);
+        return;
+    }
+    /* What is in the page cache is answered here and now. */
+    ssize_t got = preadv2(n->file->disk.fd, &iov, 1, off, d->memory ? 0 : RWF_NOWAIT);
+    if (got < 0 || ((size_t)got < size && (uint64_t)off + (uint64_t)got < bh_file_size(n->file))) {
+        read_on_worker(req, n->file, size, (uint64_t)off);
+        return;
+    }
+    if (n->file->kind == BH_FILE_DB)
+        notify_held(d->notify, (uint64_t)off, size);
+    fuse_reply_buf(req, buf, (size_t)got);
+}
+
+/* A switch to WAL writes 2 to bytes 18 and 19 of page 1. */
+static bool switches_to_wal(const char *buf, size_t size, off_t off)
+{
+    return off == 0 && size >= 100 && !memcmp(buf, "SQLite format 3", 16) && (buf[18] == 2 || buf[19] == 2);
+}
+
+void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, off_t off)
+{
+    struct daemon *d = daemon_of(req);
+    struct bh_file *f = n->file;
+    if (!may_write(d, f)) {
+        refuse_unlocked(req, d, "a write");
+        return;
+    }
+    if (f->kind == BH_FILE_DB && switches_to_wal(buf, size, off)) {
+        explain(d, "WAL is not supported yet: the switch to journal_mode=WAL by process %d was refused, the database "
+                   "is unchanged; use DELETE, TRUNCATE or PERSIST",
+                (int)fuse_req_ctx(req)->pid);
+        fuse_reply_err(req, EPERM);
+        return;
+    }
+    if (f->kind == BH_FILE_DB)
+        notify_held(d->notify, (uint64_t)off, size);
+    int rc = bh_file_write(f, BH_DOOR_CLIENT, buf, size, (uint64_t)off);
+    if (rc)
+        fuse_reply_err(req, rc);
+    else
+        fuse_reply_write(req, size);
+}
+
+void dbfile_fsync(fuse_req_t req, struct node *n)
+{
+    sync_and_reply(req, n->file);
+}
+
+void dbfile_fsyncdir(fuse_req_t req)
+{
+    sync_and_reply(req, NULL);
+}
+
+/* --- closing --- */
+
+void dbfile_flush(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
+{
+    struct daemon *d = daemon_of(req);
+    struct bh_owner owner = {.id = fi->lock_owner};
+    if (n->file->kind != BH_FILE_DB || !bh_live_owner_died(d->live, owner))
+        bh_locks_drop_owner(d->locks, &n->file->locks, owner);
+    fuse_reply_err(req, 0);
+}
+
+void dbfile_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
+{
+    struct daemon *d = daemon_of(req);
+    bh_locks_drop_handle(d->locks, &n->file->locks, fi->fh);
+    fuse_reply_err(req, 0);
+}

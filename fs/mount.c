@@ -1,0 +1,482 @@
+/* The mount's life: start, serve, last flush. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "daemon.h"
+#include "hooks.h"
+#include "options.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+static const char usage[] =
+    "usage: bhfs [options] [BUCKET-URL] MOUNTPOINT     mount\n"
+    "       bhfs umount MOUNTPOINT                     last flush, unmount, wait for the end\n"
+    "       bhfs flush MOUNTPOINT                      put everything committed into the bucket\n"
+    "       bhfs status [MOUNTPOINT]                   how it is\n"
+    "       bhfs import FILE MOUNTPOINT                replace the live database's content\n"
+    "       bhfs export MOUNTPOINT FILE                a consistent copy of the live database\n"
+    "\n"
+    "  BUCKET-URL   file:///DIRECTORY, s3://BUCKET/PREFIX?endpoint=...&region=..., or as configured\n"
+    "  -c FILE      configuration (else $BUCKETHEAD_CONFIG, ~/.config/buckethead/buckethead.ini,\n"
+    "               /etc/buckethead.ini)\n"
+    "  -o SECTION.KEY=VALUE   a setting of the configuration, as in -o snapshot.interval=5s\n"
+    "  -o OPTION    FUSE's own: ro, allow_other, default_permissions, fsname=..., ...\n"
+    "  -f           stay in the foreground      -d   the same, with FUSE's debug output\n"
+    "  -s           single-threaded (it is)     -h   this text      -V   version\n";
+
+/* --- flush callbacks --- */
+
+static void on_start(void *arg)
+{
+    struct daemon *d = arg;
+    hook_run(bh_config_of(d->bh)->hooks.on_flush_start, NULL, 0);
+}
+
+static void on_complete(void *arg, double seconds, uint64_t bytes)
+{
+    struct daemon *d = arg;
+    char s[64], b[64];
+    const char *const variables[] = {s, b};
+    snprintf(s, sizeof s, "BHFS_SECONDS=%.3f", seconds);
+    snprintf(b, sizeof b, "BHFS_BYTES=%llu", (unsigned long long)bytes);
+    hook_run(bh_config_of(d->bh)->hooks.on_flush_complete, variables, 2);
+    ctl_event();
+}
+
+static void on_error(void *arg, const struct bh_error *err)
+{
+    struct daemon *d = arg;
+    char text[BH_ERROR_TEXT_MAX + 32];
+    const char *const variables[] = {text};
+    snprintf(text, sizeof text, "BHFS_ERROR=%s", err->text);
+    hook_run(bh_config_of(d->bh)->hooks.on_flush_error, variables, 1);
+    ctl_event();
+}
+
+static void on_log(void *arg)
+{
+    (void)arg;
+    ctl_event();
+}
+
+/* --- starting --- */
+
+static int check_mountpoint(const char *given, char **absolute, struct bh_error *err)
+{
+    struct stat st;
+    if (stat(given, &st) != 0)
+        return bh_fail(err, errno, errno == ENOTCONN ? "%s is a mount whose daemon died (%s); run: umount %s"
+                                                     : "the mount point %s cannot be used: %s",
+                       given, strerror(errno), given);
+    if (!S_ISDIR(st.st_mode))
+        return bh_fail(err, ENOTDIR, "the mount point %s is not a directory", given);
+    *absolute = realpath(given, NULL);
+    return *absolute ? 0 : bh_fail(err, errno, "%s has no absolute path: %s", given, strerror(errno));
+}
+
+static int load_config(struct daemon *d, const struct options *o, struct bh_config **cfg,
+                       struct bh_error *err)
+{
+    struct bh_config_request req = {.file = o->config_file,
+                                    .url = o->url,
+                                    .overrides = (const char *const *)o->settings,
+                                    .override_count = o->setting_count,
+                                    .use_environment = true};
+    int rc = bh_config_load(cfg, &req, err);
+    if (rc)
+        return rc;
+    d->display_url = bh_config_display_url(*cfg);
+    return d->display_url ? 0 : bh_fail(err, ENOMEM, "out of memory");
+}
+
+static int start_core(struct daemon *d, struct bh_config *cfg, struct bh_error *err)
+{
+    struct bh_callbacks callbacks = {
+        .arg = d, .on_flush_start = on_start, .on_flush_complete = on_complete, .on_flush_error = on_error};
+    if (cfg->bucket.secret_access_key && cfg->bucket.secret_access_key[0])
+        setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* it would be in the core */
+    int rc = bh_create(&d->bh, cfg, err);
+    if (rc)
+        return rc;
+    if (bh_set_mountpoint(d->bh, d->mountpoint))
+        return bh_fail(err, ENOMEM, "out of memory");
+    if (d->read_only)
+        bh_set_read_only(d->bh);
+    bh_set_callbacks(d->bh, &callbacks);
+    rc = bh_start(d->bh, err);
+    if (rc)
+        return rc;
+    d->live = bh_live_of(d->bh);
+    d->store = d->live->store;
+    d->locks = bh_store_locks(d->store);
+    d->db = bh_store_db(d->store);
+    d->memory = bh_disk_is_memory(bh_store_disk(d->store));
+    return 0;
+}
+
+static int add_fuse_option(struct fuse_args *args, const char *option)
+{
+    return fuse_opt_add_arg(args, "-o") || fuse_opt_add_arg(args, option) ? ENOMEM : 0;
+}
+
+static int mount_session(struct daemon *d, const struct options *o, struct bh_error *err)
+{
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    BH_STRBUF fsname = {0};
+    bh_strbuf_addf(&fsname, "fsname=%s", d->display_url);
+    int rc = fuse_opt_add_arg(&args, "bhfs") || fsname.failed ? ENOMEM : 0;
+    if (rc == 0 && !o->has_fsname)
+        rc = add_fuse_option(&args, fsname.data);
+    if (rc == 0 && !o->has_subtype)
+        rc = add_fuse_option(&args, "subtype=bhfs");
+    if (rc == 0) /* the kernel checks modes and owners, as on any file system */
+        rc = add_fuse_option(&args, "default_permissions");
+    for (size_t i = 0; rc == 0 && i < o->fuse_count; i++)
+        rc = add_fuse_option(&args, o->fuse[i]);
+    if (rc == 0 && o->debug)
+        rc = fuse_opt_add_arg(&args, "-d") ? ENOMEM : 0;
+    if (rc == 0) {
+        d->session = fuse_session_new(&args, &tree_ops, sizeof tree_ops, d);
+        rc = d->session ? 0 : EINVAL;
+    }
+    fuse_opt_free_args(&args);
+    if (rc)
+        return bh_fail(err, rc, rc == EINVAL ? "FUSE takes one of the -o options not (see the line above); settings of bhfs "
+                                               "are written SECTION.KEY=VALUE"
+                                             : "out of memory while mounting");
+    if (fuse_session_mount(d->session, d->mountpoint) != 0)
+        return bh_fail(err, EIO, "%s cannot be mounted (see the line above): is FUSE there (/dev/fuse), and may this "
+                                 "user mount?", d->mountpoint);
+    return 0;
+}
+
+struct server {
+    pthread_t loop;
+    int ended; /* eventfd */
+    struct daemon *daemon;
+};
+
+static void *server_main(void *arg)
+{
+    struct server *s = arg;
+    pthread_setname_np(pthread_self(), "bhfs-loop");
+    loop_run(s->daemon);
+    uint64_t one = 1;
+    ssize_t n = write(s->ended, &one, sizeof one);
+    (void)n;
+    return NULL;
+}
+
+/* A look through the mount: only then is it said to work. */
+static int check_mounted(struct daemon *d, struct bh_error *err)
+{
+    BH_FREE char *path = NULL;
+    struct stat st;
+    if (asprintf(&path, "%s/.ctl/status", d->mountpoint) < 0) {
+        path = NULL;
+        return bh_fail(err, ENOMEM, "out of memory");
+    }
+    return stat(path, &st) == 0 ? 0 : bh_fail(err, errno, "the new mount %s does not answer: %s", d->mountpoint, strerror(errno));
+}
+
+/* --- signals --- */
+
+static void reload(struct daemon *d, const struct options *o)
+{
+    struct bh_config *fresh;
+    struct bh_error err;
+    BH_STRBUF changes = {0};
+    struct bh_config_request req = {.file = bh_config_of(d->bh)->file,
+                                    .url = o->url,
+                                    .overrides = (const char *const *)o->settings,
+                                    .override_count = o->setting_count,
+                                    .use_environment = true};
+    int rc = bh_log_reopen(&err);
+    if (rc)
+        bh_log(BH_LOG_ERROR, "%s", err.text);
+    rc = bh_config_load(&fresh, &req, &err);
+    if (rc == 0)
+        rc = bh_reload(d->bh, fresh, &changes, &err);
+    if (rc) {
+        bh_log(BH_LOG_ERROR, "the configuration was not re-read: %s", err.text);
+        return;
+    }
+    const struct bh_config *cfg = bh_config_of(d->bh);
+    if (bh_log_setup(cfg->log.level, cfg->log.file, o->foreground, &err))
+        bh_log(BH_LOG_ERROR, "%s", err.text);
+    bh_log(BH_LOG_INFO, "the configuration was re-read");
+    char *save = NULL;
+    for (char *line = changes.data ? strtok_r(changes.data, "\n", &save) : NULL; line;
+         line = strtok_r(NULL, "\n", &save))
+        bh_log(BH_LOG_INFO, "%s", line);
+}
+
+/* An orderly unmount; false if somebody is in it. */
+static bool try_unmount(struct daemon *d)
+{
+    if (geteuid() == 0)
+        return umount2(d->mountpoint, UMOUNT_NOFOLLOW) == 0;
+    pid_t pid = fork();
+    if (pid == 0) {
+        int null = open("/dev/null", O_RDWR);
+        dup2(null, 2);
+        execlp("fusermount3", "fusermount3", "-u", "-q", "--", d->mountpoint, (char *)NULL);
+        _exit(127);
+    }
+    int status;
+    return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
+}
+
+static void no_op(int sig)
+{
+    (void)sig;
+}
+
+static void end_loop(struct daemon *d, struct server *s)
+{
+    if (try_unmount(d))
+        return;
+    bh_log(BH_LOG_WARNING, "%s is in use: its programs lose it now", d->mountpoint);
+    fuse_session_exit(d->session);
+    struct pollfd p = {.fd = s->ended, .events = POLLIN};
+    do
+        pthread_kill(s->loop, SIGUSR1); /* out of its read */
+    while (poll(&p, 1, 20) == 0);
+}
+
+/* Until the mount ends or a signal ends it. */
+static void serve(struct daemon *d, struct server *s, int signals, const struct options *o)
+{
+    struct pollfd fds[2] = {{.fd = s->ended, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
+    for (;;) {
+        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+            break;
+        if (fds[0].revents)
+            break;
+        struct signalfd_siginfo info;
+        if (!fds[1].revents || read(signals, &info, sizeof info) != sizeof info)
+            continue;
+        if (info.ssi_signo == SIGHUP) {
+            reload(d, o);
+            continue;
+        }
+        bh_log(BH_LOG_INFO, "signal %u from process %u: ending", info.ssi_signo, info.ssi_pid);
+        end_loop(d, s);
+        break;
+    }
+    pthread_join(s->loop, NULL);
+}
+
+/* --- ending --- */
+
+static void note_exit(struct daemon *d, int dirfd, int rc, const struct bh_error *err)
+{
+    BH_FD int fd = openat(dirfd, "last_exit", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0 || dprintf(fd, "%s\n", rc ? err->text : "ok") < 0)
+        bh_log(BH_LOG_WARNING, "how %s ended cannot be noted: %s", d->mountpoint, strerror(errno));
+}
+
+static void free_daemon(struct daemon *d)
+{
+    bh_destroy(d->bh);
+    follower_free(d->follower);
+    workers_free(d->workers);
+    if (d->session)
+        fuse_session_destroy(d->session);
+    notify_free(d->notify);
+    free(d->mountpoint);
+    free(d->display_url);
+    pthread_mutex_destroy(&d->status_mutex);
+    free(d);
+}
+
+static int finish(struct daemon *d, const struct bhfs_extension *ext)
+{
+    struct bh_error err;
+    d->closing = true;
+    fuse_session_unmount(d->session);
+    if (ext && ext->stopping)
+        ext->stopping();
+    ctl_shutdown();
+    bh_locks_cancel_all(d->locks, EINTR);
+    bh_live_clients_gone(d->live);
+    BH_FD int dir = dup(bh_disk_dirfd(bh_store_disk(d->store)));
+    workers_free(d->workers);
+    d->workers = NULL;
+    int rc = bh_stop(d->bh, &err);
+    note_exit(d, dir, rc, &err);
+    bh_log_on_append(NULL, NULL);
+    bh_log(BH_LOG_INFO, "ended");
+    return rc;
+}
+
+/* --- main --- */
+
+static int prepare(struct daemon *d, const struct options *o, struct bh_error *err)
+{
+    struct bh_config *cfg = NULL;
+    pthread_mutex_init(&d->status_mutex, NULL);
+    strcpy(d->last_status, "ok");
+    d->uid = getuid();
+    d->gid = getgid();
+    d->started_ms = bh_real_ms();
+    d->next_handle = 1;
+    d->read_only = o->read_only;
+    int rc = check_mountpoint(o->mountpoint, &d->mountpoint, err);
+    if (rc == 0)
+        rc = load_config(d, o, &cfg, err);
+    if (rc)
+        return rc;
+    rc = bh_log_setup(cfg->log.level, cfg->log.file, o->foreground, err);
+    if (rc == 0)
+        rc = follower_new(&d->follower, cfg->mount.cpu, err);
+    if (rc == 0 && (rc = workers_new(&d->workers, (unsigned)cfg->mount.workers)) != 0)
+        bh_fail(err, rc, "threads cannot be started: %s", strerror(rc));
+    if (rc == 0 && (rc = notify_new(&d->notify, d)) != 0)
+        bh_fail(err, rc, "out of memory");
+    if (rc) {
+        bh_config_free(cfg);
+        return rc;
+    }
+    return start_core(d, cfg, err);
+}
+
+static int start_serving(struct daemon *d, struct server *s, const struct options *o,
+                         const struct bhfs_extension *ext, struct bh_error *err)
+{
+    int rc = mount_session(d, o, err);
+    if (rc)
+        return rc;
+    struct bh_live_hooks hooks = notify_hooks(d->notify);
+    bh_live_set_hooks(d->live, &hooks);
+    bh_log_on_append(on_log, NULL);
+    s->daemon = d;
+    s->ended = eventfd(0, EFD_CLOEXEC);
+    rc = s->ended < 0 ? errno : pthread_create(&s->loop, NULL, server_main, s);
+    if (rc)
+        return bh_fail(err, rc, "the request loop cannot be started: %s", strerror(rc));
+    rc = check_mounted(d, err);
+    if (rc == 0 && ext && ext->started && (rc = ext->started(d->bh)) != 0)
+        bh_fail(err, rc, "the extension did not start: %s", strerror(rc));
+    if (rc) {
+        end_loop(d, s);
+        pthread_join(s->loop, NULL);
+    }
+    return rc;
+}
+
+static int block_signals(void)
+{
+    struct sigaction sa = {.sa_handler = no_op};
+    sigset_t set;
+    sigaction(SIGUSR1, &sa, NULL);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    sigdelset(&set, SIGPIPE);
+    return signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+/* ready: told the result of the start; -1 in the foreground. */
+static int run(const struct options *o, const struct bhfs_extension *ext, int ready)
+{
+    struct bh_error err = {0};
+    struct server server;
+    struct daemon *d = calloc(1, sizeof *d);
+    BH_FD int signals = block_signals();
+    int rc = d && signals >= 0 ? 0 : bh_fail(&err, ENOMEM, "no signals can be taken: %s", strerror(errno));
+    if (rc == 0)
+        rc = prepare(d, o, &err);
+    if (rc == 0)
+        rc = start_serving(d, &server, o, ext, &err);
+    if (rc) {
+        fprintf(stderr, "bhfs: %s\n", err.text);
+        if (d)
+            free_daemon(d);
+        return 1;
+    }
+    struct bh_info info;
+    bh_get_info(d->bh, &info);
+    if (info.recovered[0] && !o->foreground)
+        fprintf(stderr, "bhfs: %s\n", info.recovered);
+    bh_log(BH_LOG_INFO, "mounted %s on %s", d->display_url, d->mountpoint);
+    if (ready >= 0) {
+        if (chdir("/") != 0)
+            bh_log(BH_LOG_WARNING, "chdir to / failed: %s", strerror(errno));
+        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+        for (int i = 0; i < 3; i++)
+            dup2(null, i);
+        close(null);
+        ssize_t n = write(ready, "", 1);
+        (void)n;
+        close(ready);
+    }
+    serve(d, &server, signals, o);
+    rc = finish(d, ext);
+    close(server.ended);
+    free_daemon(d);
+    return rc ? 1 : 0;
+}
+
+/* The parent stays until the mount works, so that its caller sees the error or can go on with the mount. */
+static int run_in_background(const struct options *o, const struct bhfs_extension *ext)
+{
+    int ready[2];
+    if (pipe2(ready, O_CLOEXEC) != 0) {
+        perror("bhfs: pipe");
+        return 1;
+    }
+    pid_t pid = fork();
+    if (pid < 0) {
+        perror("bhfs: fork");
+        return 1;
+    }
+    if (pid == 0) {
+        close(ready[0]);
+        setsid();
+        return run(o, ext, ready[1]);
+    }
+    close(ready[1]);
+    char byte;
+    ssize_t n;
+    do
+        n = read(ready[0], &byte, 1);
+    while (n < 0 && errno == EINTR);
+    return n == 1 ? 0 : 1;
+}
+
+int bhfs_mount_main(int argc, char **argv, const struct bhfs_extension *ext)
+{
+    struct options o;
+    struct bh_error err;
+    if (options_parse(&o, argc, argv, &err)) {
+        fprintf(stderr, "bhfs: %s\n", err.text);
+        options_free(&o);
+        return 2;
+    }
+    int rc = 0;
+    if (o.help)
+        fputs(usage, stdout);
+    else if (o.version)
+        printf("bhfs %s (FUSE library %s, SQLite %s)\n", BHFS_VERSION, fuse_pkgversion(), sqlite3_libversion());
+    else
+        rc = o.foreground ? run(&o, ext, -1) : run_in_background(&o, ext);
+    options_free(&o);
+    return rc;
+}

@@ -1,0 +1,80 @@
+/* The kernel knows a node by the address of its struct: no table, and a number is never used for two things while
+ * anybody knows it. One mutex for all: the work under it is a few instructions. */
+#include <stdlib.h>
+
+#include "daemon.h"
+#include "util/cleanup.h"
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct node root = {.kind = NODE_ROOT};
+static struct node ctl_dir = {.kind = NODE_CTL_DIR};
+
+struct node *node_of(fuse_ino_t ino)
+{
+    return ino == FUSE_ROOT_ID ? &root : (struct node *)(uintptr_t)ino;
+}
+
+fuse_ino_t node_ino(const struct node *n)
+{
+    return n == &root ? FUSE_ROOT_ID : (fuse_ino_t)(uintptr_t)n;
+}
+
+struct node *node_ctl_dir(void)
+{
+    return &ctl_dir;
+}
+
+struct node *node_for_file(struct bh_file *f)
+{
+    BH_LOCK_SCOPE(&mutex);
+    struct node *n = f->door;
+    if (!n) {
+        n = calloc(1, sizeof *n);
+        if (!n)
+            return NULL;
+        n->kind = NODE_FILE;
+        n->file = f;
+        bh_file_ref(f);
+        f->door = n;
+    }
+    n->lookups++;
+    return n;
+}
+
+struct node *node_for_ctl(int ctl, bool fresh)
+{
+    static struct node shared[64];
+    BH_LOCK_SCOPE(&mutex);
+    struct node *n = fresh ? calloc(1, sizeof *n) : &shared[ctl];
+    if (!n)
+        return NULL;
+    n->kind = NODE_CTL;
+    n->ctl = ctl;
+    n->lookups += fresh; /* the shared ones live for ever */
+    return n;
+}
+
+void node_forget(fuse_ino_t ino, uint64_t lookups)
+{
+    struct node *n = node_of(ino);
+    struct bh_file *f = NULL;
+    if (n == &root || n == &ctl_dir)
+        return;
+    pthread_mutex_lock(&mutex);
+    bool gone = n->lookups > 0 && (n->lookups -= lookups) == 0;
+    if (gone && n->kind == NODE_FILE) {
+        f = n->file;
+        f->door = NULL;
+    }
+    pthread_mutex_unlock(&mutex);
+    if (!gone)
+        return;
+    bh_file_unref(f);
+    free(n);
+}
+
+fuse_ino_t node_known(struct bh_file *f)
+{
+    BH_LOCK_SCOPE(&mutex);
+    return f->door ? node_ino(f->door) : 0;
+}

@@ -1,0 +1,90 @@
+#include <errno.h>
+#include <stdlib.h>
+
+#include "daemon.h"
+#include "util/cleanup.h"
+
+struct task {
+    struct task *next;
+    void (*fn)(void *);
+    void *arg;
+};
+
+struct workers {
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    struct task *head, **tail;
+    bool stopping;
+    unsigned count;
+    pthread_t threads[];
+};
+
+static void *worker_main(void *arg)
+{
+    struct workers *w = arg;
+    pthread_setname_np(pthread_self(), "bhfs-worker");
+    pthread_mutex_lock(&w->mutex);
+    for (;;) {
+        while (!w->head && !w->stopping)
+            pthread_cond_wait(&w->wake, &w->mutex);
+        struct task *t = w->head;
+        if (!t)
+            break;
+        w->head = t->next;
+        if (!w->head)
+            w->tail = &w->head;
+        pthread_mutex_unlock(&w->mutex);
+        t->fn(t->arg);
+        free(t);
+        pthread_mutex_lock(&w->mutex);
+    }
+    pthread_mutex_unlock(&w->mutex);
+    return NULL;
+}
+
+int workers_new(struct workers **out, unsigned threads)
+{
+    struct workers *w = calloc(1, sizeof *w + threads * sizeof *w->threads);
+    if (!w)
+        return ENOMEM;
+    pthread_mutex_init(&w->mutex, NULL);
+    pthread_cond_init(&w->wake, NULL);
+    w->tail = &w->head;
+    for (; w->count < threads; w->count++) {
+        int rc = pthread_create(&w->threads[w->count], NULL, worker_main, w);
+        if (rc) {
+            workers_free(w);
+            return rc;
+        }
+    }
+    *out = w;
+    return 0;
+}
+
+void workers_free(struct workers *w)
+{
+    if (!w)
+        return;
+    pthread_mutex_lock(&w->mutex);
+    w->stopping = true;
+    pthread_cond_broadcast(&w->wake);
+    pthread_mutex_unlock(&w->mutex);
+    for (unsigned i = 0; i < w->count; i++)
+        pthread_join(w->threads[i], NULL);
+    pthread_cond_destroy(&w->wake);
+    pthread_mutex_destroy(&w->mutex);
+    free(w);
+}
+
+int workers_run(struct workers *w, void (*fn)(void *arg), void *arg)
+{
+    struct task *t = malloc(sizeof *t);
+    if (!t)
+        return ENOMEM;
+    *t = (struct task){.fn = fn, .arg = arg};
+    BH_LOCK_SCOPE(&w->mutex);
+    *w->tail = t;
+    w->tail = &t->next;
+    pthread_cond_signal(&w->wake);
+    return 0;
+}

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# counter-modes with fewer increments, for every day.
+# level: quick
+# time: 120
+BH_INCREMENTS=${BH_INCREMENTS:-150} BH_MODES=${BH_MODES:-DELETE PERSIST MIXED} exec bash "$(dirname "${BASH_SOURCE[0]}")/counter-modes.sh"

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# A damaged snapshot is never mounted: the mount refuses, says so and names .prev as the way out, and snapshot.recover=prev
+# takes that; what is good in the bucket stays there meanwhile.
+# level: quick
+# time: 90
+. "${BASH_SOURCE%/*}/../lib.sh"
+
+mount_bh
+sql 'CREATE TABLE t(i INTEGER PRIMARY KEY, v TEXT)'
+sql "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) INSERT INTO t SELECT i, 'first ' || i FROM n"
+flush
+first=$(digest)
+sql "UPDATE t SET v = 'second ' || i"
+flush
+second=$(digest)
+umount_bh
+cp "$SNAP" "$T/good.db"
+assert_eq "$(digest "$SNAP.prev")" "$first" "the snapshot before the last"
+
+refuses() {
+    drop_state
+    mount_fails
+    assert_match "$OUT" 'bucketsqlite/snap\.db' "the sentence"
+    assert_match "$OUT" '\.prev' "the way out in the sentence"
+    assert_match "$OUT" 'snapshot\.recover=prev' "the way out in the sentence"
+    assert_eq "$(digest "$SNAP.prev")" "$first" "the snapshot before the last, after a refusal"
+    mount_fails # the refusal left no state behind that would be taken for good
+}
+
+# Pages overwritten in the middle, at the start; a file cut off, inside a page and at its end; no database at all.
+dd if=/dev/urandom of="$SNAP" bs=4096 seek=5 count=3 conv=notrunc status=none
+refuses
+cp "$T/good.db" "$SNAP"
+dd if=/dev/zero of="$SNAP" bs=100 count=1 conv=notrunc status=none
+refuses
+cp "$T/good.db" "$SNAP"
+truncate -s -20000 "$SNAP"
+refuses
+cp "$T/good.db" "$SNAP"
+truncate -s 4096 "$SNAP"
+refuses
+seq 10000 >"$SNAP"
+refuses
+
+# The good one again: nothing remembers the bad ones.
+cp "$T/good.db" "$SNAP"
+mount_bh
+assert_eq "$(digest)" "$second" "the content of the good snapshot"
+umount_bh
+drop_state
+
+# The way out.
+truncate -s -20000 "$SNAP"
+mount_bh -o snapshot.recover=prev
+integrity
+assert_eq "$(digest)" "$first" "the content with snapshot.recover=prev"
+log_has '\.prev' || fail "the log does not say that .prev was taken"
+assert_match "$(status_of recovered)" '\.prev' "recovered, in status"
+# Flushing must not put the damaged one in the place of the only good one.
+sql "INSERT INTO t VALUES(-1, 'third')"
+flush
+third=$(digest)
+assert_eq "$(digest "$SNAP")" "$third" "the snapshot after the recovery"
+integrity "$SNAP.prev"
+umount_bh
+drop_state
+mount_bh
+assert_eq "$(digest)" "$third" "the content after the recovery and a remount"
+umount_bh
+
+# Both damaged: no way out, nothing mounted.
+drop_state
+truncate -s -5000 "$SNAP" "$SNAP.prev"
+mount_fails -o snapshot.recover=prev
+assert_match "$OUT" '\.prev' "the sentence when both are damaged"
+# No .prev at all: asking for it is refused too, unless the snapshot is good.
+rm "$SNAP.prev"
+mount_fails -o snapshot.recover=prev
+cp "$T/good.db" "$SNAP"
+mount_bh -o snapshot.recover=prev
+assert_eq "$(digest)" "$second" "a good snapshot with snapshot.recover=prev"
+umount_bh

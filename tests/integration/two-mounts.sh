@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Two machines mount one bucket. Who flushes over the other's newer snapshot is refused (ESTALE) and overwrites nothing; the
+# refused one's changes are kept as a branch of their own at its next mount, which loads the newer content and says so.
+# level: quick
+# time: 90
+. "${BASH_SOURCE%/*}/../lib.sh"
+
+A=$T/a B=$T/b
+mount_at "$A" "$T/state-a" "$BUCKET"
+sql 'CREATE TABLE t(i); INSERT INTO t VALUES(0)' "$A/live.db"
+flush "$A"
+mount_at "$B" "$T/state-b" "$BUCKET"
+assert_eq "$(sql 'SELECT i FROM t' "$B/live.db")" 0 "what the second mount sees"
+
+sql 'INSERT INTO t VALUES(1)' "$A/live.db"
+flush "$A"
+newest=$(digest "$SNAP") stamp=$(stat -c '%i %s %Y' "$SNAP")
+sql 'INSERT INTO t VALUES(2)' "$B/live.db"
+assert_errno ESTALE "os.utime('$B/.ctl/flush')"
+assert_match "$(last_status "$B")" 'bucketsqlite/snap\.db' "the sentence"
+assert_errno ESTALE "os.open('$B/.ctl/force_flush', os.O_WRONLY | os.O_TRUNC)"
+must_fail "$BHFS" flush "$B"
+assert_eq "$(stat -c '%i %s %Y' "$SNAP")" "$stamp" "the snapshot after the refusals"
+assert_eq "$(digest "$SNAP")" "$newest" "the content of the snapshot after the refusals"
+assert_eq "$(status_of unflushed "$B")" yes
+assert_eq "$(sql 'SELECT max(i) FROM t' "$B/live.db")" 2 "what the refused mount still has"
+# The other one goes on as if nothing had been.
+sql 'INSERT INTO t VALUES(3)' "$A/live.db"
+flush "$A"
+
+# Unmounting the refused one says so; its state is kept.
+must_fail "$BHFS" umount "$B"
+[ -n "$OUT" ] || fail "no sentence"
+ended "$B"
+assert_eq "$(sqlite3 "$SNAP" 'SELECT group_concat(i) FROM t')" 0,1,3 "the snapshot after that unmount"
+
+mount_at "$B" "$T/state-b" "$BUCKET"
+assert_eq "$(sql 'SELECT group_concat(i) FROM t' "$B/live.db")" 0,1,3 "what the next mount shows"
+assert_match "$(status_of recovered "$B")" 'rescue-' "recovered, in status"
+assert_eq "$(metric bhfs_rescues_total "$B")" 1 "rescues"
+grep -q 'rescue-' "$B/.ctl/log" || fail "the log says nothing of the rescue"
+rescue=("$SNAP".branch.rescue-*)
+assert_eq "${#rescue[@]}" 1 "number of rescue branches"
+[ -e "${rescue[0]}" ] || fail "there is no rescue branch: $(ls "$BUCKET/bucketsqlite")"
+assert_match "${rescue[0]#"$SNAP".branch.}" '^rescue-[A-Za-z0-9_-]+-[A-Za-z0-9_-]+$' "name of the rescue branch"
+assert_eq "$(sqlite3 "${rescue[0]}" 'SELECT group_concat(i) FROM t')" 0,2 "content of the rescue branch"
+integrity "${rescue[0]}"
+
+# It is a branch that can be mounted.
+branch=${rescue[0]#"$SNAP".branch.}
+mount_at "$T/c" "$T/state-c" "$BUCKET" -o snapshot.branch="$branch"
+assert_eq "$(sql 'SELECT group_concat(i) FROM t' "$T/c/live.db")" 0,2 "the mounted rescue branch"
+umount_bh "$T/c"
+
+# Now the second one is up to date and the first one is behind.
+sql 'INSERT INTO t VALUES(4)' "$B/live.db"
+flush "$B"
+flush "$A" # nothing to flush: no reason to complain
+sql 'INSERT INTO t VALUES(5)' "$A/live.db"
+assert_errno ESTALE "os.utime('$A/.ctl/flush')"
+assert_eq "$(sqlite3 "$SNAP" 'SELECT max(i) FROM t')" 4
+umount_bh "$B"
+
+# A mount that has nothing of its own just takes what is newer, without a rescue.
+mount_at "$B" "$T/state-b" "$BUCKET"
+sql 'INSERT INTO t VALUES(6)' "$B/live.db"
+umount_bh "$B"
+must_fail "$BHFS" umount "$A"
+ended "$A"
+mount_at "$A" "$T/state-a" "$BUCKET"
+assert_eq "$(sql 'SELECT max(i) FROM t' "$A/live.db")" 6
+rescue=("$SNAP".branch.rescue-*)
+assert_eq "$(printf '%s\n' "${rescue[@]}" | grep -vc prev)" 2 "number of rescue branches in the end"
+mount_at "$B" "$T/state-b" "$BUCKET"
+sql 'INSERT INTO t VALUES(7)' "$A/live.db"
+umount_bh "$A"
+umount_bh "$B"
+mount_at "$B" "$T/state-b" "$BUCKET"
+assert_eq "$(sql 'SELECT max(i) FROM t' "$B/live.db")" 7
+assert_eq "$(status_of recovered "$B")" none "recovered, of a mount that had nothing of its own"
+umount_bh "$B"

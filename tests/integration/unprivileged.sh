@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# A user without rights mounts, writes, flushes and unmounts; nobody else sees the tree, and with allow_other others may look
+# but neither write nor command.
+# level: quick
+# time: 60
+# plain: the user could not write a sanitizer's report
+[ "$(id -u)" = 0 ] || { echo "needs root, to make a user's surroundings"; exit 77; }
+[ -e /dev/fuse ] || { echo "/dev/fuse is absent"; exit 77; }
+# In a mount namespace of its own: /dev/fuse may be closed to users on this machine, and is opened in here only.
+[ -n "${IN_NAMESPACE-}" ] || IN_NAMESPACE=1 exec unshare -m --propagation private bash "${BASH_SOURCE[0]}"
+. "${BASH_SOURCE%/*}/../lib.sh"
+
+mount -t tmpfs -o mode=755 none /mnt
+mknod -m 666 /mnt/fuse c 10 229
+mount --bind /mnt/fuse /dev/fuse
+cp "$BHFS" /mnt/bhfs
+BHFS=/mnt/bhfs BUCKET=/mnt/bucket MNT=/mnt/mnt DB=/mnt/mnt/live.db CTL=/mnt/mnt/.ctl SNAP=/mnt/bucket/bucketsqlite/snap.db
+export HOME=/mnt/home XDG_STATE_HOME=/mnt/home/state XDG_CONFIG_HOME=/mnt/home/config BUCKETHEAD_CONFIG=/mnt/home/bh.ini
+mkdir "$BUCKET" "$MNT" /mnt/home
+printf '[snapshot]\ninterval = 0\n' >/mnt/home/bh.ini
+chown -R 65534:65534 "$BUCKET" "$MNT" /mnt/home
+cd /mnt
+
+# as UID COMMAND...: as a user without any rights
+as() {
+    local uid=$1
+    shift
+    setpriv --reuid="$uid" --regid="$uid" --clear-groups "$@"
+}
+user=65534 other=65533
+
+as $user "$BHFS" "file://$BUCKET" "$MNT" || fail "a user cannot mount"
+DAEMON=$(as $user sed -n 's/^pid: //p' "$CTL/status")
+daemons[$MNT]=$DAEMON
+assert_eq "$(ps -o uid= -p "$DAEMON" | xargs)" $user "the daemon's user"
+assert_match "$(as $user sed -n 's/^state_dir: //p' "$CTL/status")" '^/mnt/home/state/bhfs/[0-9a-f]{16}$' "the state directory"
+assert_eq "$(stat -c %a "$(as $user sed -n 's/^state_dir: //p' "$CTL/status")")" 700 "the mode of the state directory"
+assert_eq "$(as $user stat -c %u "$MNT" "$DB" "$CTL/flush" | sort -u)" $user "owner of the tree"
+as $user sqlite3 -batch "$DB" 'CREATE TABLE t(i); INSERT INTO t VALUES(1)'
+as $user touch "$CTL/flush"
+as $user cat "$CTL/config" >/dev/null
+assert_eq "$(sqlite3 "$SNAP" 'SELECT i FROM t')" 1
+
+# Nobody else, root included.
+must_fail ls "$MNT"
+must_fail as $other ls "$MNT"
+must_fail as $other cat "$DB"
+as $user "$BHFS" status "$MNT" >/dev/null
+as $user sqlite3 -batch "$DB" 'INSERT INTO t VALUES(2)'
+as $user "$BHFS" umount "$MNT"
+ended
+assert_eq "$(sqlite3 "$SNAP" 'SELECT count(*) FROM t')" 2
+
+# allow_other: not without the administrator's word, and then for looking only.
+: >/mnt/fuse.conf
+[ -e /etc/fuse.conf ] || skip "there is no /etc/fuse.conf"
+mount --bind /mnt/fuse.conf /etc/fuse.conf
+must_fail as $user "$BHFS" -o allow_other "file://$BUCKET" "$MNT"
+assert_match "$OUT" 'allow_other' "the sentence"
+! mounted "$MNT" || fail "mounted without user_allow_other"
+echo user_allow_other >/mnt/fuse.conf
+as $user "$BHFS" -o allow_other "file://$BUCKET" "$MNT"
+daemons[$MNT]=$(as $user sed -n 's/^pid: //p' "$CTL/status")
+as $other ls -la "$MNT" >/dev/null
+as $other cat "$CTL/status" >/dev/null
+must_fail as $other touch "$CTL/flush"
+must_fail as $other sh -c "echo >'$CTL/flush'"
+must_fail as $other sh -c "echo /etc/passwd >'$CTL/import'"
+must_fail as $other cat "$CTL/config"
+must_fail as $other touch "$DB"
+must_fail as $other sqlite3 -batch "$DB" 'INSERT INTO t VALUES(3)'
+must_fail as $other touch "$DB-journal"
+must_fail as $other rm -f "$DB"
+ls "$MNT" >/dev/null # root
+as $user sqlite3 -batch "$DB" 'INSERT INTO t VALUES(4)'
+as $user fusermount3 -u "$MNT"
+ended
+assert_eq "$(sqlite3 "$SNAP" 'SELECT group_concat(i) FROM t')" 1,2,4

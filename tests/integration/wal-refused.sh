@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Write-ahead mode is not there yet: a client that asks for it is refused without harm, with a line in the log, and a
+# snapshot whose header says WAL is converted when it is loaded.
+# level: quick
+# time: 60
+. "${BASH_SOURCE%/*}/../lib.sh"
+
+mount_bh
+sql 'CREATE TABLE t(i); INSERT INTO t VALUES(1)'
+sqlite3 "$DB" 'SELECT count(*) FROM t' >/dev/null
+
+usable() {
+    assert_eq "$(od -An -tu1 -j18 -N2 "$DB" | xargs)" "1 1" "version bytes of the header"
+    integrity
+    sql 'INSERT INTO t VALUES(2)'
+    assert_eq "$(sql 'PRAGMA journal_mode')" delete "the mode of a new client"
+    assert_eq "$(ls -A "$MNT" | sort | tr '\n' ' ')" '.ctl live.db ' "what is in the root"
+}
+attempt sqlite3 -batch "$DB" 'PRAGMA journal_mode=WAL'
+[ "$OUT" != wal ] || fail "WAL was granted"
+usable
+grep -qi 'WAL' "$CTL/log" || fail "nothing about WAL in the log"
+
+# In one session, with work before and after.
+attempt sqlite3 -batch "$DB" 'INSERT INTO t VALUES(3); PRAGMA journal_mode=WAL; INSERT INTO t VALUES(4); SELECT count(*) FROM t'
+[[ "$OUT" != *wal* ]] || fail "WAL was granted"
+usable
+# Beside another client that has it open.
+python3 - "$DB" <<'END'
+import sqlite3, sys
+a = sqlite3.connect(sys.argv[1], timeout=5, isolation_level=None)
+b = sqlite3.connect(sys.argv[1], timeout=5, isolation_level=None)
+n = a.execute("SELECT count(*) FROM t").fetchone()[0]
+for c in (a, b):
+    try:
+        mode = c.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    except sqlite3.OperationalError:
+        mode = "refused"
+    assert mode != "wal", mode
+a.close()
+c = sqlite3.connect(sys.argv[1], timeout=5, isolation_level=None)
+for i in range(20):
+    c.execute("INSERT INTO t VALUES(?)", (i,))
+assert c.execute("SELECT count(*) FROM t").fetchone()[0] == n + 20
+END
+usable
+# On a database that is still empty.
+umount_bh
+drop_state
+rm -r "$BUCKET" && mkdir "$BUCKET"
+mount_bh
+attempt sqlite3 -batch "$DB" 'PRAGMA journal_mode=WAL; CREATE TABLE t(i)'
+[[ "$OUT" != *wal* ]] || fail "WAL was granted on an empty database"
+sql 'CREATE TABLE IF NOT EXISTS t(i)'
+usable
+flush
+umount_bh
+drop_state
+
+# Somebody else's snapshot, in WAL mode, put into the bucket by hand.
+rm -f "$SNAP" "$SNAP.prev"
+rm -rf "$BUCKET/.bhfs-meta"
+sqlite3 "$SNAP" "PRAGMA journal_mode=WAL; CREATE TABLE t(i); INSERT INTO t VALUES(42)" >/dev/null
+rm -f "$SNAP-wal" "$SNAP-shm"
+assert_eq "$(od -An -tu1 -j18 -N2 "$SNAP" | xargs)" "2 2" "the header of the foreign snapshot"
+mount_bh
+assert_eq "$(sql 'SELECT i FROM t')" 42
+usable
+flush
+assert_eq "$(od -An -tu1 -j18 -N2 "$SNAP" | xargs)" "1 1" "the header of the next snapshot"
+integrity "$SNAP"
+umount_bh
+drop_state
+mount_bh
+assert_eq "$(sql 'SELECT count(*) FROM t')" 2
+umount_bh

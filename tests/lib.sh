@@ -1,0 +1,273 @@
+# What the integration tests share. A script begins with
+#
+#   # level: quick|full|long      (see tests/run)
+#   # time: SECONDS
+#   . "${BASH_SOURCE%/*}/../lib.sh"
+#
+# and is then in an empty directory $T of its own, with a bucket directory $BUCKET, a mount point $MNT and the name
+# of a state directory $STATE, nothing mounted yet; `mount_bh` mounts one on the other and sets $DAEMON, its pid.
+# $DB is $MNT/live.db, $CTL is $MNT/.ctl. Any command that fails ends the test (set -e). At the end, however it
+# comes, everything is unmounted and every process of the test has ended. A script runs by itself too:
+#   bash tests/integration/first-session.sh     (with BHFS_BUILD=DIR if the build is not in build-test/)
+# shellcheck shell=bash
+set -Eeuo pipefail
+
+SRC=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+BHFS_BUILD=${BHFS_BUILD:-$SRC/build-test}
+BHFS_SANITIZE=${BHFS_SANITIZE:-}
+BHFS_LONG=${BHFS_LONG:-}
+BHFS=$BHFS_BUILD/fs/bhfs
+BHFS_TESTD=$BHFS_BUILD/tests/helpers/bhfs-testd
+
+remove_t=
+if [ -z "${BHFS_TEST_DIR-}" ]; then
+    BHFS_TEST_DIR=$(mktemp -d "${TMPDIR:-/tmp}/bhfs-test.XXXXXX")
+    remove_t=1
+fi
+export BHFS_TEST_DIR BHFS_BUILD
+T=$BHFS_TEST_DIR
+BUCKET=$T/bucket MNT=$T/mnt STATE=$T/state
+DB=$MNT/live.db CTL=$MNT/.ctl
+SNAP=$BUCKET/bucketsqlite/snap.db
+mkdir -p "$BUCKET" "$MNT" "$T/home"
+# No configuration of the machine, and no state in the user's home.
+export HOME=$T/home XDG_STATE_HOME=$T/home/.local/state XDG_CONFIG_HOME=$T/home/.config XDG_DATA_HOME=$T/home/.local/share
+export BUCKETHEAD_CONFIG=$T/buckethead.ini LC_ALL=C.UTF-8 TZ=UTC
+printf '[snapshot]\ninterval = 0\n' >"$BUCKETHEAD_CONFIG" # flushes only when asked, so that they can be counted
+cd "$T"
+DAEMON=
+declare -A daemons=() # mount point -> pid of its daemon, for the clean-up
+
+# --- verdicts --------------------------------------------------------------------------------------------------
+
+# fail TEXT...: the test ends here.
+fail() {
+    echo "FAILED at ${BASH_SOURCE[1]##*/}:${BASH_LINENO[0]}: $*" >&2
+    exit 1
+}
+
+# skip REASON...: this machine cannot run the test.
+skip() {
+    echo "$*"
+    exit 77
+}
+
+# assert_eq GOT WANTED [WHAT]
+assert_eq() {
+    [ "$1" = "$2" ] || fail_at_caller "${3:-value}: got '$1', wanted '$2'"
+}
+
+# assert_match TEXT REGEX [WHAT]
+assert_match() {
+    [[ "$1" =~ $2 ]] || fail_at_caller "${3:-text}: '$1' does not match '$2'"
+}
+
+# assert_between GOT LOW HIGH [WHAT]: numbers, fractions too
+assert_between() {
+    awk -v x="$1" -v a="$2" -v b="$3" 'BEGIN { exit !(x >= a && x <= b) }' ||
+        fail_at_caller "${4:-value}: $1 is not within $2 and $3"
+}
+
+fail_at_caller() {
+    echo "FAILED at ${BASH_SOURCE[2]##*/}:${BASH_LINENO[1]}: $*" >&2
+    exit 1
+}
+
+# must_fail COMMAND...: the command must end with a status other than 0 (and below 126: not by a signal, and it exists).
+# Its output, both streams, is in $OUT, its status in $STATUS.
+must_fail() {
+    attempt "$@"
+    if [ "$STATUS" -eq 0 ] || [ "$STATUS" -ge 126 ]; then
+        fail_at_caller "status $STATUS from: $* -> $OUT"
+    fi
+}
+
+# attempt COMMAND...: runs it; output in $OUT, status in $STATUS.
+attempt() {
+    STATUS=0
+    OUT=$("$@" 2>&1 </dev/null) || STATUS=$?
+}
+
+# assert_errno WANTED PYTHON: the name of the errno (EPERM, or EPERM|EACCES) that the Python statements end with, or ok.
+# The modules os, fcntl, stat and errno are there, M is the mount point.
+assert_errno() {
+    local got
+    got=$(M=$MNT python3 -c "
+import os, sys, errno, fcntl, stat
+M = os.environ['M']
+try:
+    exec(sys.argv[1])
+    print('ok')
+except OSError as e:
+    print(errno.errorcode.get(e.errno, e.errno))
+" "$2")
+    [[ "$got" =~ ^($1)$ ]] || fail_at_caller "got $got, wanted $1 from: $2"
+}
+
+# --- waiting ---------------------------------------------------------------------------------------------------
+
+# wait_for SECONDS COMMAND...: until the command succeeds; the test fails when it does not in time.
+wait_for() {
+    local seconds=$1 end
+    shift
+    end=$(($(now_ms) + seconds * 1000))
+    while ! "$@" >/dev/null 2>&1; do
+        [ "$(now_ms)" -lt "$end" ] || fail_at_caller "not within $seconds s: $*"
+        sleep 0.05
+    done
+}
+
+now_ms() {
+    echo $((${EPOCHREALTIME/./} / 1000))
+}
+
+# gone PID: no such process, or only its zombie.
+gone() {
+    local state
+    { read -r state </proc/"$1"/stat; } 2>/dev/null || return 0
+    state=${state##*) }
+    [ "${state%% *}" = Z ]
+}
+
+# --- mounting --------------------------------------------------------------------------------------------------
+
+# mount_bh [OPTION...]: mounts $BUCKET on $MNT with state in $STATE. Sets DAEMON.
+mount_bh() {
+    mount_at "$MNT" "$STATE" "$BUCKET" "$@"
+}
+
+# mount_at MOUNTPOINT STATE BUCKET-DIRECTORY [OPTION...]
+mount_at() {
+    local mnt=$1 state=$2 bucket=$3
+    shift 3
+    need_fuse
+    mkdir -p "$mnt"
+    "$BHFS" -o live.dir="$state" -o log.file="$T/daemon.log" "$@" "file://$bucket" "$mnt" ||
+        fail_at_caller "the mount failed with status $?: $*"
+    DAEMON=$(status_of pid "$mnt")
+    daemons[$mnt]=$DAEMON
+}
+
+# mount_fails [OPTION...]: mount_bh must be refused with nothing mounted; the sentence is in $OUT.
+mount_fails() {
+    need_fuse
+    must_fail timeout 60 "$BHFS" -o live.dir="$STATE" -o log.file="$T/daemon.log" "$@" "file://$BUCKET" "$MNT"
+    [ -n "$OUT" ] || fail_at_caller "the mount was refused without a sentence"
+    ! mounted "$MNT" || fail_at_caller "mounted all the same"
+}
+
+need_fuse() {
+    [ -e /dev/fuse ] || skip "/dev/fuse is absent"
+    [ -x "$BHFS" ] || fail "there is no $BHFS"
+}
+
+mounted() {
+    findmnt -n -M "$1" >/dev/null
+}
+
+# umount_bh [MOUNTPOINT]: as a user does it, everything flushed, the daemon ended.
+umount_bh() {
+    local mnt=${1:-$MNT}
+    "$BHFS" umount "$mnt" || fail_at_caller "bhfs umount $mnt: status $?"
+    ! mounted "$mnt" || fail_at_caller "still mounted: $mnt"
+    gone "${daemons[$mnt]}" || fail_at_caller "the daemon ${daemons[$mnt]} of $mnt still runs"
+    unset "daemons[$mnt]"
+}
+
+# kill_daemon [MOUNTPOINT]: kill -9, and the dead mount taken away.
+kill_daemon() {
+    local mnt=${1:-$MNT}
+    kill -KILL "${daemons[$mnt]}"
+    wait_for 10 gone "${daemons[$mnt]}"
+    unmount_dead "$mnt"
+    unset "daemons[$mnt]"
+}
+
+# ended [MOUNTPOINT [SECONDS]]: waits until the daemon, asked to end by some other way, is gone with its mount.
+ended() {
+    local mnt=${1:-$MNT}
+    wait_for "${2:-30}" gone "${daemons[$mnt]}"
+    ! mounted "$mnt" || fail_at_caller "the daemon is gone, the mount is not: $mnt"
+    unset "daemons[$mnt]"
+}
+
+unmount_dead() {
+    ! mounted "$1" || umount -f -l "$1" 2>/dev/null || fusermount3 -uz "$1"
+}
+
+# drop_state: the machine is lost; only the bucket remains.
+drop_state() {
+    rm -rf "$STATE"
+}
+
+# --- asking the daemon -----------------------------------------------------------------------------------------
+
+# status_of KEY [MOUNTPOINT]: the value in .ctl/status; nothing if there is no such key.
+status_of() {
+    sed -n "s/^$1: *//p" "${2:-$MNT}/.ctl/status"
+}
+
+# metric NAME [MOUNTPOINT]: the sum over all samples of that name, or the one sample if NAME has labels.
+metric() {
+    awk -v name="$1" '/^#/ { next } { key = $1; if (index(name, "{") == 0) sub(/\{.*/, "", key) }
+        key == name { sum += $2 } END { printf "%.0f\n", sum }' "${2:-$MNT}/.ctl/metrics"
+}
+
+last_status() {
+    cat "${1:-$MNT}/.ctl/last_status"
+}
+
+log_has() {
+    grep -qE -- "$1" "$CTL/log"
+}
+
+# flush [MOUNTPOINT]: must succeed.
+flush() {
+    touch "${1:-$MNT}/.ctl/flush" || fail_at_caller "flush: $(last_status "$@")"
+}
+
+# --- the database ----------------------------------------------------------------------------------------------
+
+# sql STATEMENTS [DATABASE]: by the sqlite3 shell, stopping at the first error.
+sql() {
+    sqlite3 -batch -bail -cmd '.timeout 10000' "${2:-$DB}" "$1"
+}
+
+# integrity [DATABASE]: must be ok.
+integrity() {
+    assert_eq "$(sql 'PRAGMA integrity_check' "${1:-$DB}")" ok "integrity_check of ${1:-$DB}"
+}
+
+# digest [DATABASE]: SHA-256 of its logical content.
+digest() {
+    sqlite3 -batch -bail "${1:-$DB}" .dump | sha256sum | cut -d' ' -f1
+}
+
+# --- the end ---------------------------------------------------------------------------------------------------
+
+clean_up() {
+    local status=$? mnt pid
+    trap - EXIT ERR
+    trap '' INT TERM
+    set +e
+    if [ "$status" -ne 0 ] && [ "$status" -ne 77 ] && [ -s "$T/daemon.log" ]; then
+        echo "--- the end of the daemon's log"
+        tail -n 30 "$T/daemon.log"
+    fi >&2
+    cd /
+    for mnt in "${!daemons[@]}"; do
+        unmount_dead "$mnt"
+        pid=${daemons[$mnt]}
+        gone "$pid" || { kill -TERM "$pid"; timeout 5 tail -s 0.1 --pid="$pid" -f /dev/null; }
+        gone "$pid" || kill -KILL "$pid"
+    done 2>/dev/null
+    for pid in $(jobs -p); do
+        kill -TERM "$pid" 2>/dev/null
+    done
+    [ -z "$remove_t" ] || rm -rf --one-file-system "$T"
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+trap 'echo "FAILED at ${BASH_SOURCE[0]##*/}:$LINENO: status $? from: $BASH_COMMAND" >&2' ERR
