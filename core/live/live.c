@@ -54,6 +54,12 @@ static int set_up_connection(sqlite3 *db, void *arg, struct bh_error *err)
     return 0;
 }
 
+static int nothing(sqlite3 *db, void *arg, struct bh_error *err)
+{
+    (void)db, (void)arg, (void)err;
+    return 0;
+}
+
 static void recover(struct bh_live *l, const struct bh_config *cfg)
 {
     struct bh_file *journal;
@@ -63,8 +69,10 @@ static void recover(struct bh_live *l, const struct bh_config *cfg)
         hot = journal->has_magic;
         bh_file_unref(journal);
     }
-    /* A swap's way in rolls a hot journal back. */
-    int rc = bh_sql_run(l->sql, BH_SQL_SWAP, set_up_connection, (void *)(uintptr_t)cfg, &err);
+    /* A reader's way in rolls a hot journal back. */
+    int rc = bh_sql_run(l->sql, BH_SQL_READ, nothing, NULL, &err);
+    if (rc == 0)
+        rc = bh_sql_run(l->sql, BH_SQL_ALONE, set_up_connection, (void *)(uintptr_t)cfg, &err);
     if (rc)
         bh_log(BH_LOG_ERROR, "the live database is not usable by the daemon yet: %s", err.text);
     else if (hot)

@@ -185,12 +185,32 @@ static int run_reader(struct bh_sql *q, struct job *j)
     return rc;
 }
 
+/* EXCLUSIVE for the daemon as such, not for its connection, whose idea of the content is about to become wrong. */
+static const struct bh_owner swap_owner = {.id = UINT64_MAX - 1, .internal = true};
+
+static int lock_for_swap(struct bh_sql *q, struct bh_error *err)
+{
+    struct bh_lock_request r = {.set = &bh_store_db(q->store)->locks,
+                                .owner = swap_owner,
+                                .type = BH_LOCK_WRITE,
+                                .start = BH_PENDING_BYTE,
+                                .end = BH_SHARED_FIRST + BH_SHARED_SIZE - 1};
+    int64_t deadline = bh_mono_ms() + q->busy_ms;
+    int rc;
+    while ((rc = bh_locks_request(q->locks, &r)) == EAGAIN && bh_mono_ms() < deadline)
+        bh_locks_wait(q->locks, BACKOFF_MAX_MS); /* for a connection of bh_connect */
+    return rc == EAGAIN ? busy(q, err) : rc ? bh_fail(err, rc, "the live database cannot be locked") : 0;
+}
+
 static int run_swap(struct bh_sql *q, struct job *j)
 {
-    /* BEGIN EXCLUSIVE rolls a hot journal back, or fails with the reason why it cannot. */
-    int rc = enter(q, BH_GATE_NO_CLIENTS, "BEGIN EXCLUSIVE; COMMIT", &j->err);
+    /* The read rolls a hot journal back, or fails with the reason why it cannot. */
+    int rc = enter(q, BH_GATE_NO_CLIENTS, "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1; COMMIT", &j->err);
+    if (rc == 0)
+        rc = lock_for_swap(q, &j->err);
     if (rc == 0)
         rc = j->fn(q->db, j->arg, &j->err);
+    bh_locks_drop_owner(q->locks, &bh_store_db(q->store)->locks, swap_owner);
     leave(q);
     return rc;
 }

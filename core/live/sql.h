@@ -16,7 +16,8 @@ enum bh_sql_kind {
     BH_SQL_WRITE, /* in a transaction, with others; the call returns when it is committed and durable */
     BH_SQL_READ,  /* in a read transaction of its own */
     BH_SQL_ALONE, /* with no transaction and no lock; clients may be in the database */
-    BH_SQL_SWAP,  /* like ALONE, but clients are held outside and hold nothing, hot journals are rolled back */
+    BH_SQL_SWAP,  /* no transaction, hot journals rolled back, EXCLUSIVE held against everybody: the db
+                   * handle must not be used, as it would meet that lock */
 };
 
 /* Opens the connection (which recovers nothing yet) and starts the thread. busy_ms: how long to wait for

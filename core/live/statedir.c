@@ -245,6 +245,9 @@ static int check_identity(struct bh_statedir *sd, const struct bh_config *cfg, s
     BH_FREE char *identity = bh_config_identity(cfg);
     if (!identity)
         return bh_fail(err, ENOMEM, "out of memory while opening the state directory");
+    for (char *c = identity; *c; c++) /* the state file has a line for it */
+        if (*c == '\n')
+            *c = ' ';
     if (sd->state.identity && strcmp(sd->state.identity, identity))
         return bh_fail(
             err, ESTALE,

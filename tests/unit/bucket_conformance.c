@@ -336,7 +336,7 @@ static void test_long_keys(void **state)
     for (int slashes = 0; slashes < 2; slashes++) {
         size_t n = (size_t)snprintf(key, sizeof key, "%s", base);
         for (; n < BH_KEY_MAX; n++)
-            key[n] = slashes && n % 2 == 0 && n + 1 < BH_KEY_MAX && key[n - 1] != '/' ? '/' : 'k';
+            key[n] = slashes && n % 2 == 1 && n + 1 < BH_KEY_MAX && key[n - 1] != '/' ? '/' : 'k';
         key[n] = '\0';
         must_put(bucket, key, "long");
         must_have(bucket, key, "long");

@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sched.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -380,12 +382,84 @@ static void test_permissions(void **state)
     assert_int_equal(stat(path_of("d/public"), &st), 0);
     assert_int_equal(st.st_mode & 0777, 0644);
     umask(mask);
-    if (geteuid() == 0)
-        return; /* root may write everywhere */
-    assert_int_equal(chmod(path_of("d"), 0555), 0);
-    must_fail(put_text(b, "d/other", "x", NULL), EACCES);
-    must_fail(bh_bucket_delete(b, "d/public", NULL, ERR), EACCES);
-    must_have(b, "d/public", "x");
+}
+
+/* Runs fn in a process of its own that may lose its rights and mount things; only root can. */
+static void as_root_in_child(int (*fn)(void))
+{
+    int status;
+    if (geteuid() != 0)
+        skip();
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(unshare(CLONE_NEWNS) != 0 ? 77 : fn());
+    waitpid(pid, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+        skip();
+    assert_int_equal(status, 0);
+}
+
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fprintf(stderr, "line %d: %s; %s\n", __LINE__, #condition, test_error.text);           \
+            return 1;                                                                              \
+        }                                                                                          \
+    } while (0)
+
+static int without_rights(void)
+{
+    BH_FREE char *data = NULL;
+    CHECK(chmod(dir, 0755) == 0 && chmod(path_of("d"), 0755) == 0);
+    CHECK(chmod(path_of("d/x"), 0644) == 0 && chmod(path_of("d/secret"), 0600) == 0);
+    CHECK(seteuid(65534) == 0);
+    bh_bucket_close(b);
+    CHECK(bh_bucket_dir_open(&b, dir, ERR) == 0);
+    CHECK(bh_bucket_get_small(b, "d/x", 10, &data, NULL, NULL, NULL, ERR) == 0);
+    CHECK(bh_bucket_get_small(b, "d/secret", 10, &data, NULL, NULL, NULL, ERR) == EACCES);
+    CHECK(put_text(b, "d/x", "y", NULL) == EACCES);
+    CHECK(put_text(b, "new", "y", NULL) == EACCES);
+    CHECK(bh_bucket_delete(b, "d/x", NULL, ERR) == EACCES);
+    bh_bucket_close(b);
+    return 0;
+}
+
+static void test_no_rights(void **state)
+{
+    must_put(b, "d/x", "x");
+    must_put(b, "d/secret", "s");
+    as_root_in_child(without_rights);
+    must_have(b, "d/x", "x");
+}
+
+static int on_small_disk(void)
+{
+    BH_FREE char *data = NULL;
+    struct bh_source big = pattern_source(8 * MIB), small = pattern_source(MIB);
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("none", dir, "tmpfs", 0, "size=4m") != 0)
+        return 77;
+    bh_bucket_close(b);
+    CHECK(bh_bucket_dir_open(&b, dir, ERR) == 0);
+    CHECK(bh_bucket_put(b, "x", &small, NULL, NULL, NULL, NULL, ERR) == 0);
+    CHECK(bh_bucket_put(b, "x", &big, NULL, NULL, NULL, NULL, ERR) == ENOSPC);
+    CHECK(bh_bucket_get_small(b, "x", MIB, &data, NULL, NULL, NULL, ERR) == 0);
+    for (int i = 0; i < 2; i++) /* nothing is left behind */
+        CHECK(bh_bucket_copy(b, "x", i ? "z" : "y", NULL, NULL, NULL, ERR) == 0);
+    CHECK(bh_bucket_copy(b, "x", "w", NULL, NULL, NULL, ERR) == ENOSPC);
+    CHECK(bh_bucket_delete(b, "y", NULL, ERR) == 0);
+    CHECK(bh_bucket_copy(b, "x", "w", NULL, NULL, NULL, ERR) == 0);
+    CHECK(mount(NULL, dir, NULL, MS_REMOUNT | MS_RDONLY, "size=4m") == 0);
+    CHECK(put_text(b, "x", "y", NULL) == EROFS);
+    CHECK(bh_bucket_delete(b, "x", NULL, ERR) == EROFS);
+    CHECK(bh_bucket_head(b, "x", NULL, NULL, ERR) == 0);
+    bh_bucket_close(b);
+    return 0;
+}
+
+static void test_full_and_read_only_disk(void **state)
+{
+    as_root_in_child(on_small_disk);
 }
 
 /* Reading a bucket that cannot be written, as from a read-only disk, makes nothing in it. */
@@ -423,6 +497,8 @@ int main(void)
         T(test_open_errors),
         T(test_open_by_config),
         T(test_permissions),
+        T(test_no_rights),
+        T(test_full_and_read_only_disk),
         T(test_reading_writes_nothing),
     };
     int failed = cmocka_run_group_tests_name("bucket-dir", tests, NULL, NULL);
