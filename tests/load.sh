@@ -123,7 +123,7 @@ flush_load() {
     (
         trap - ERR EXIT
         while [ -e "$CTL/flush" ]; do
-            touch "$CTL/force_flush" 2>/dev/null
+            touch "$CTL/force_flush" 2>/dev/null || true
             sleep 0.02
         done
     ) &

@@ -115,10 +115,11 @@ static int delete_one(struct bh_dir *d, const char *key, const struct bh_call *c
     BH_DIR_OBJECT o = {.fd = -1};
     BH_FD int lock = -1;
     int rc = bh_call_check(call, "the deletion", err);
-    if (!rc)
-        rc = bh_dir_find(d, key, O_PATH, &o, err);
     if (rc)
-        return rc == ENOENT ? 0 : rc;
+        return rc;
+    rc = bh_dir_find(d, key, O_PATH, &o, NULL);
+    if (rc)
+        return rc == ENOENT ? 0 : bh_dir_fail(d, err, rc, "deleted", key);
     if (bh_sha256_hex_of(key, strlen(key), hash) != 0)
         return bh_fail(err, ENOMEM, "out of memory while deleting %s", key);
     rc = bh_dir_lock(d, 'k', hash, key, &lock, call, err);

@@ -180,11 +180,11 @@ static int send_escaped(struct lister *l, const char *key)
             break;
         l->escaped_next++;
         BH_DIR_OBJECT o = {.fd = -1};
-        int rc = order < 0 ? bh_dir_find(l->d, mine, O_PATH, &o, l->err) : ENOENT;
+        int rc = order < 0 ? bh_dir_find(l->d, mine, O_PATH, &o, NULL) : ENOENT;
         if (!rc)
             rc = send_key(l, mine, &o.st);
-        else if (rc == ENOENT)
-            rc = 0;
+        else
+            rc = rc == ENOENT ? 0 : bh_dir_fail(l->d, l->err, rc, "listed", mine);
         if (rc)
             return rc;
     }

@@ -390,7 +390,7 @@ int bh_dir_mp_list(struct bh_bucket *b, const char *prefix, bh_upload_fn *fn, vo
     if (!rc) {
         rc = read_uploads(d, prefix, &items, &count);
         if (rc)
-            bh_dir_fail(d, err, rc, "listed (its uploads)", prefix);
+            rc = bh_dir_fail(d, err, rc, "listed (its uploads)", prefix);
     }
     if (count > 1)
         qsort(items, count, sizeof(struct listed *), compare);

@@ -246,8 +246,10 @@ int bh_dir_cond(const struct bh_cond *cond, const struct bh_dir_object *o, const
 static int find_and_check(const struct bh_dir *d, const char *key, const struct bh_cond *cond,
                           struct bh_dir_object *old, struct bh_error *err)
 {
-    int rc = bh_dir_find(d, key, O_PATH, old, err);
-    return rc && rc != ENOENT ? rc : bh_dir_cond(cond, old, key, err);
+    int rc = bh_dir_find(d, key, O_PATH, old, NULL);
+    if (rc && rc != ENOENT)
+        return bh_dir_fail(d, err, rc, "opened", key);
+    return bh_dir_cond(cond, old, key, err);
 }
 
 int bh_dir_commit(struct bh_dir *d, const char *key, struct bh_dir_temp *t,

@@ -159,7 +159,7 @@ int bh_disk_replace(struct bh_disk *d, const char *name, const void *data, size_
     char temp[300];
     struct bh_dfile f;
     snprintf(temp, sizeof temp, "%s.new", name);
-    int rc = bh_disk_open_file(d, temp, O_WRONLY | O_CREAT | O_TRUNC, 0600, &f);
+    int rc = bh_disk_open_file(d, temp, O_RDWR | O_CREAT | O_TRUNC, 0600, &f);
     if (rc)
         return rc;
     rc = bh_dfile_write(&f, data, len, 0);

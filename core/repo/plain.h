@@ -31,7 +31,7 @@ struct bh_progress {
     atomic_uint_fast64_t done, total; /* bytes */
 };
 
-/* What the load found, for people. */
+/* What the load found that people should know: unflushed changes, a rescue, a snapshot that is gone. "" if nothing. */
 struct bh_load_report {
     char text[512];
 };

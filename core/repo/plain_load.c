@@ -195,9 +195,9 @@ static int load_current(struct bh_plain *p, struct bh_load_report *report, const
     if (rc)
         return rc;
     rc = bh_live_replace(p->live, INCOMING, &base, err);
-    if (rc == 0 && !report->text[0])
-        snprintf(report->text, sizeof report->text, "loaded %s (%s)", p->key,
-                 base.snapshot[0] ? base.snapshot : "of another program");
+    if (rc == 0)
+        bh_log(BH_LOG_INFO, "loaded %s (%s)", p->key,
+               base.snapshot[0] ? base.snapshot : "of another program");
     return rc;
 }
 

@@ -173,7 +173,12 @@ assert_eq "$(in_bucket "$SNAP.prev")" "$old" 'killed before the put: KEY.prev'
 change
 echo '*:eio:100%' >"$rules"
 attempt "$BHFS" umount "$MNT"
-[ "$STATUS" -ne 0 ] || fail "umount said that everything is in the bucket; the bucket has $(in_bucket), wanted $value"
+[ "$STATUS" -ne 0 ] || fail "umount said that everything is in the bucket; it has $(in_bucket), wanted $value"
+mounted "$MNT" || fail "umount failed ($OUT), but nothing is mounted any more"
+assert_eq "$(sql 'SELECT n FROM c')" "$value" 'the live database after an umount that failed'
+attempt "$BHFS" umount --force "$MNT"
+[ "$STATUS" -ne 0 ] || fail "umount --force said that everything is in the bucket; it has $(in_bucket), wanted $value"
+assert_match "$OUT" 'snap\.db' 'the sentence of umount --force'
 ended
 : >"$rules"
 mount_with_faults

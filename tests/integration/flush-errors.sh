@@ -34,7 +34,7 @@ END
 refused EMSGSIZE flush "$(printf '%4097s' x)" '4.?(096|KiB|K)'
 refused EMSGSIZE import "/$(printf '%4097s' x)" '4.?(096|KiB|K)'
 refused EINVAL import relative/path.db 'absolute'
-refused EINVAL import '' 'path|empty'
+refused EINVAL import $'\n' '[Pp]ath|empty'
 refused ENOENT import "$T/not-there.db" 'not-there.db'
 echo 'this is no database, but it is longer than a header of one hundred bytes would be, if it were one, you see' >"$T/text.db"
 refused 'EINVAL|EIO' import "$T/text.db" 'text.db'

@@ -8,6 +8,7 @@
 mount_bh
 sql 'CREATE TABLE t(i)'
 n=0
+echo now >"$T/word"
 
 # one NAME COMMAND...: after a change, the command (with F, the control file, in its environment) is one upload.
 one() {
@@ -37,7 +38,7 @@ for file in flush force_flush; do
         one "tee, $round" bash -c 'echo x | tee "$F" >/dev/null'
         one "tee -a, $round" bash -c 'echo x | tee -a "$F" >/dev/null'
         one "truncate -s 0, $round" truncate -s 0 "$F"
-        one "dd, $round" dd if=/dev/zero of="$F" bs=10 count=1 status=none
+        one "dd, $round" dd if="$T/word" of="$F" status=none
         one "python open and write, $round" python3 -c 'import os; open(os.environ["F"], "w").write("now")'
         one "python open only, $round" python3 -c 'import os; open(os.environ["F"], "w").close()'
         one "python append, $round" python3 -c 'import os; open(os.environ["F"], "a").write("now\n")'

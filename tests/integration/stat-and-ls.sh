@@ -35,7 +35,7 @@ sleep 1.1
 sql 'SELECT count(*) FROM t' >/dev/null
 assert_eq "$(stat -c %.9Y "$DB")" "$before" "the time of live.db after a read"
 sql 'INSERT INTO t VALUES(2, 2)'
-assert_between "$(stat -c %.9Y "$DB")" "$(awk -v t="$before" 'BEGIN { print t + 1 }')" $((start + 60)) "the time of live.db after a write"
+assert_between "$(stat -c %.9Y "$DB")" "$(awk -v t="$before" 'BEGIN { printf "%.3f", t + 1 }')" $((start + 60)) "the time of live.db after a write"
 touch -d '2020-02-02 02:02:02' "$DB" && assert_eq "$(stat -c %Y "$DB")" "$(date -d '2020-02-02 02:02:02' +%s)" "a time that was set"
 sql 'INSERT INTO t VALUES(3, 3)'
 assert_between "$(stat -c %Y "$DB")" "$start" $((start + 60)) "the time after the next write"

@@ -22,8 +22,8 @@ refused() {
 }
 refused cp "$T/x.db" "$DB"
 refused sh -c ": >'$DB'"
-refused sh -c "echo x >'$DB'"
-refused sh -c "echo x >>'$DB'"
+refused bash -c "echo x >'$DB'"
+refused bash -c "echo x >>'$DB'"
 refused truncate -s 0 "$DB"
 refused truncate -s +4096 "$DB"
 refused truncate -s 100 "$DB"

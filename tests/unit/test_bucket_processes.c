@@ -124,7 +124,7 @@ static void test_processes_churn(void **state)
 static int write_or_read_pairs(int i)
 {
     char text[64] = "";
-    for (int n = 0; n < 150; n++) {
+    for (int n = 0; n < (i % 2 ? 5000 : 300); n++) {
         struct bh_object_info info;
         if (i % 2 == 0) {
             struct bh_meta meta = {0};

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# libbuckethead without FUSE: a C program compiled against the installed header, library and pkg-config file creates, starts,
+# connects, writes from several threads, flushes, gets its callbacks, imports, stops; and the bucket has what it wrote.
+# level: quick
+# time: 90
+. "${BASH_SOURCE%/*}/../lib.sh"
+
+meson install -C "$BHFS_BUILD" --no-rebuild --quiet --destdir "$T/root" >"$T/install.log" 2>&1 || fail "meson install: $(cat "$T/install.log")"
+prefix=$T/root/usr/local
+pc=$(find "$prefix" -name buckethead.pc)
+[ -n "$pc" ] || fail "no pkg-config file was installed"
+libdir=${pc%/pkgconfig/*}
+for file in "$prefix/bin/bhfs" "$prefix/include/buckethead.h" "$libdir/libbuckethead.so" "$libdir/libbuckethead.a"; do
+    [ -e "$file" ] || fail "not installed: $file"
+done
+[ -x "$(find "$prefix" -path '*sbin/mount.bhfs')" ] || fail "mount.bhfs is not installed in sbin"
+if [ -z "$BHFS_SANITIZE" ]; then # which adds names of its own
+    assert_eq "$(nm -D --defined-only "$libdir/libbuckethead.so" | awk '$2 ~ /[TDB]/ && $3 !~ /^bh_/ { print $3 }')" "" \
+        "exported names that are not the library's"
+fi
+
+case "$BHFS_SANITIZE" in
+asan) flags=(-fsanitize=address,undefined) ;;
+tsan) flags=(-fsanitize=thread) ;;
+*) flags=() ;;
+esac
+# shellcheck disable=SC2046
+cc -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -g "${flags[@]}" -o "$T/libuser" "$SRC/tests/helpers/libuser.c" \
+    $(PKG_CONFIG_PATH=${pc%/*} pkg-config --define-variable=prefix="$prefix" --cflags --libs buckethead) -lsqlite3 -pthread
+sqlite3 "$T/import.db" "CREATE TABLE imported(i); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) INSERT INTO imported SELECT i FROM n"
+
+LD_LIBRARY_PATH=$libdir "$T/libuser" "$STATE" "file://$BUCKET" "$T/rules" "$T/import.db" || fail "libuser: status $?"
+integrity "$SNAP"
+assert_eq "$(sqlite3 "$SNAP" 'SELECT count(*), min(i) FROM imported')" "1001|-1" "what the program left in the bucket"
+assert_eq "$(sqlite3 "$SNAP.prev" 'SELECT count(*) FROM imported')" 1000 "the snapshot before it"
+
+# What it left is what a mount finds, with the same state and without.
+mount_bh
+assert_eq "$(sql 'SELECT count(*) FROM imported')" 1001
+umount_bh
