@@ -500,6 +500,11 @@ struct bh_progress *bh_progress_of(struct bh *b)
     return bh_plain_progress(b->plain);
 }
 
+uint64_t bh_rescues_of(struct bh *b)
+{
+    return bh_plain_rescues(b->plain);
+}
+
 void bh_flush_counts(struct bh *b, uint64_t counts[4])
 {
     BH_LOCK_SCOPE(&b->mutex);

@@ -18,6 +18,7 @@ const struct bh_config *bh_config_of(struct bh *b);
 const char *bh_snapshot_key(struct bh *b); /* between start and stop */
 void bh_bucket_stats_of(struct bh *b, struct bh_bucket_stats *out);
 struct bh_progress *bh_progress_of(struct bh *b);
+uint64_t bh_rescues_of(struct bh *b);
 /* Flushes by outcome: unchanged, uploaded, debounced, failed. */
 void bh_flush_counts(struct bh *b, uint64_t counts[4]);
 void bh_config_text(struct bh *b, struct bh_strbuf *out);

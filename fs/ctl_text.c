@@ -181,8 +181,10 @@ void text_metrics(struct daemon *d, struct bh_strbuf *out)
     counter(out, "bhfs_locks_parked_total", "Lock requests that waited for the daemon or another client.",
             bh_locks_parked_total(d->locks));
     counter(out, "bhfs_invalidations_total", "Calls that made the kernel forget.", notify_total(d->notify));
-    counter(out, "bhfs_rescues_total", "Half-made transactions of dead clients without a journal that were undone.",
-            atomic_load(&d->live->rescues));
+    counter(out, "bhfs_undone_total", "Half-made transactions of dead clients without a journal that were undone.",
+            atomic_load(&d->live->undone));
+    counter(out, "bhfs_rescues_total", "Branches made for unflushed changes when this mount began.",
+            bh_rescues_of(d->bh));
     gauge(out, "bhfs_last_flush_timestamp_seconds", "When the last flush succeeded.",
           (uint64_t)(info.last_flush_ms / 1000));
 }

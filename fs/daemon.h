@@ -99,7 +99,8 @@ void dbfile_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
 void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_file_info *fi);
 void dbfile_unlink(fuse_req_t req, const char *name);
 void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off);
-void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, off_t off);
+void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, off_t off,
+                  const struct fuse_file_info *fi);
 void dbfile_fsync(fuse_req_t req, struct node *n);
 void dbfile_fsyncdir(fuse_req_t req);
 void dbfile_flush(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
@@ -144,6 +145,8 @@ int workers_run(struct workers *w, void (*fn)(void *arg), void *arg);
 int notify_new(struct notify **out, struct daemon *d);
 void notify_free(struct notify *n);
 struct bh_live_hooks notify_hooks(struct notify *n);
+/* The kernel holds bytes that were refused here (a write through a mapping): makes it forget them, soon. Any thread. */
+void notify_refused(struct notify *n, struct bh_file *f, uint64_t offset, uint64_t len);
 /* The kernel is about to hold these bytes of the database. Before the reply. */
 void notify_held(struct notify *n, uint64_t offset, uint64_t len);
 uint64_t notify_total(struct notify *n);

@@ -158,9 +158,9 @@ void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_fi
 {
     struct daemon *d = daemon_of(req);
     struct bh_file *f;
-    int rc = bh_store_create(d->store, name, mode & 07777, &f);
+    int rc = bh_store_create(d->store, BH_DOOR_CLIENT, name, mode & 07777, &f);
     if (rc == EEXIST && !(fi->flags & O_EXCL)) { /* the daemon's own, made since the kernel looked */
-        rc = bh_store_lookup(d->store, name, &f);
+        rc = bh_store_lookup_outside(d->store, name, &f);
         if (rc == 0 && fi->flags & O_TRUNC && (rc = bh_file_truncate(f, BH_DOOR_CLIENT, 0)) != 0)
             bh_file_unref(f);
     } else if (rc == 0) {
@@ -317,12 +317,20 @@ static bool switches_to_wal(const char *buf, size_t size, off_t off)
     return off == 0 && size >= 100 && !memcmp(buf, "SQLite format 3", 16) && (buf[18] == 2 || buf[19] == 2);
 }
 
-void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, off_t off)
+/* The reply comes first: the kernel keeps the page locked until then. */
+static void refuse_write(fuse_req_t req, struct daemon *d, struct bh_file *f, size_t size, off_t off, bool mapped)
+{
+    refuse_unlocked(req, d, mapped ? "a write through a memory mapping, seen" : "a write");
+    notify_refused(d->notify, f, (uint64_t)off, size);
+}
+
+void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, off_t off,
+                  const struct fuse_file_info *fi)
 {
     struct daemon *d = daemon_of(req);
     struct bh_file *f = n->file;
     if (!may_write(d, f)) {
-        refuse_unlocked(req, d, "a write");
+        refuse_write(req, d, f, size, off, fi->writepage);
         return;
     }
     if (f->kind == BH_FILE_DB && switches_to_wal(buf, size, off)) {

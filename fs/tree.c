@@ -1,5 +1,6 @@
 /* The table of requests: each is counted and handed to the part of the tree that it is for. */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,11 +107,10 @@ static void lookup_in_root(fuse_req_t req, const char *name)
         reply_node(req, node_ctl_dir(), CACHE_SECONDS);
         return;
     }
-    if (bh_store_lookup(d->store, name, &f) != 0) {
+    if (bh_store_lookup_outside(d->store, name, &f) != 0) {
         reply_absent(req, CACHE_SECONDS);
         return;
     }
-    f->inner = false; /* the mount knows it now */
     struct node *n = node_for_file(f);
     bh_file_unref(f);
     if (n)
@@ -138,7 +138,9 @@ static void tree_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     struct node *n = node_of(parent);
     count(daemon_of(req), OP_LOOKUP);
-    if (n->kind == NODE_ROOT)
+    if (strlen(name) > NAME_MAX)
+        fuse_reply_err(req, ENAMETOOLONG);
+    else if (n->kind == NODE_ROOT)
         lookup_in_root(req, name);
     else if (n->kind == NODE_CTL_DIR)
         lookup_in_ctl(req, name);
@@ -342,7 +344,7 @@ static void tree_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t s
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_WRITE);
     if (n->kind == NODE_FILE)
-        dbfile_write(req, n, buf, size, off);
+        dbfile_write(req, n, buf, size, off, fi);
     else if (n->kind == NODE_CTL)
         ctl_write(req, n, buf, size, fi);
     else
@@ -425,7 +427,7 @@ static void tree_statfs(fuse_req_t req, fuse_ino_t ino)
         fuse_reply_err(req, errno);
         return;
     }
-    st.f_namemax = 255;
+    st.f_namemax = NAME_MAX;
     fuse_reply_statfs(req, &st);
 }
 

@@ -252,7 +252,7 @@ clean_up() {
     set +e
     if [ "$status" -ne 0 ] && [ "$status" -ne 77 ] && [ -s "$T/daemon.log" ]; then
         echo "--- the end of the daemon's log"
-        tail -n 30 "$T/daemon.log"
+        tail -n 15 "$T/daemon.log" | cut -c1-300
     fi >&2
     cd /
     for mnt in "${!daemons[@]}"; do

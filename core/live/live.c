@@ -38,7 +38,7 @@ static int play_undo(struct bh_live *l, struct bh_error *err)
     if (rc)
         return bh_fail(err, rc, "the half-made transaction of a dead client cannot be undone: %s; "
                                 "free space in the state directory and mount again", strerror(rc));
-    atomic_fetch_add(&l->rescues, 1);
+    atomic_fetch_add(&l->undone, 1);
     bh_log(BH_LOG_WARNING, "a client without a journal died in mid-commit: its transaction was undone");
     return 0;
 }

@@ -15,7 +15,7 @@ struct bh_live {
     struct bh_vfs *vfs;
     struct bh_sql *sql;
     struct bh_live_hooks hooks;
-    atomic_uint_fast64_t rescues; /* dead clients' half-made transactions that were undone */
+    atomic_uint_fast64_t undone; /* dead clients' half-made transactions that were undone */
 };
 
 /* Opens (or makes) the state directory and everything on it, and recovers: a journal-less client's half-made commit is

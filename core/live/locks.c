@@ -238,16 +238,21 @@ static void unpark(struct bh_locks *t, struct bh_lock_request *r, int rc,
     *ended = r;
 }
 
-/* Ends the parked requests that can be ended now. */
+/* Ends the parked requests that can be ended now. A grant may itself let others in (a WRITE that becomes READ) or
+ * put a client in the way of one that must not wait for clients, so it goes on until a pass ends none. */
 static void rescan(struct bh_locks *t, struct bh_lock_request **ended)
 {
-    for (struct bh_lock_request *r = t->parked, *next; r; r = next) {
-        next = r->next;
-        enum obstacle o = find_obstacle(t, r);
-        if (o == NO_OBSTACLE)
-            unpark(t, r, apply(r), ended);
-        else if (o == OBSTACLE_CLIENT && !r->wait)
-            unpark(t, r, EAGAIN, ended);
+    for (bool again = true; again;) {
+        again = false;
+        for (struct bh_lock_request *r = t->parked, *next; r; r = next) {
+            next = r->next;
+            enum obstacle o = find_obstacle(t, r);
+            bool refused = o == OBSTACLE_CLIENT && !r->wait;
+            if (o == NO_OBSTACLE || refused) {
+                unpark(t, r, refused ? EAGAIN : apply(r), ended);
+                again = true;
+            }
+        }
     }
 }
 

@@ -29,15 +29,17 @@ static int reserve(struct bh_map *m, uint64_t entries)
     return 0;
 }
 
-static void count_loaded(struct bh_map *m, uint64_t entries)
+static void count_loaded(struct bh_map *m)
 {
+    uint64_t entries = m->used, used = 0; /* bh_map_get looks at m->used */
     for (uint64_t i = 0; i < entries; i++) {
         enum bh_block_state s = bh_map_get(m, i);
         if (s == BH_BLOCK_DIRTY)
             m->dirty++;
         if (s != BH_BLOCK_ZERO)
-            m->used = i + 1;
+            used = i + 1;
     }
+    m->used = used;
 }
 
 int bh_map_open(struct bh_map *m, struct bh_disk *disk, const char *name, bool create,
@@ -63,8 +65,7 @@ int bh_map_open(struct bh_map *m, struct bh_disk *disk, const char *name, bool c
         return bh_fail(err, rc, "the block map %s/%s cannot be read: %s", bh_disk_path(disk), name,
                        strerror(rc));
     }
-    uint64_t entries = m->used;
-    count_loaded(m, entries);
+    count_loaded(m);
     return 0;
 }
 

@@ -93,19 +93,31 @@ static struct bh_file **find_side(struct bh_store *s, const char *name)
     return p;
 }
 
-int bh_store_lookup(struct bh_store *s, const char *name, struct bh_file **out)
+static int lookup(struct bh_store *s, const char *name, bool outside, struct bh_file **out)
 {
-    struct bh_file *f;
     BH_LOCK_SCOPE(&s->mutex);
-    f = strcmp(name, BH_DB_NAME) ? *find_side(s, name) : s->db;
+    struct bh_file *f = strcmp(name, BH_DB_NAME) ? *find_side(s, name) : s->db;
     if (!f)
         return ENOENT;
+    if (outside)
+        f->inner = false;
     bh_file_ref(f);
     *out = f;
     return 0;
 }
 
-int bh_store_create(struct bh_store *s, const char *name, unsigned mode, struct bh_file **out)
+int bh_store_lookup(struct bh_store *s, const char *name, struct bh_file **out)
+{
+    return lookup(s, name, false, out);
+}
+
+int bh_store_lookup_outside(struct bh_store *s, const char *name, struct bh_file **out)
+{
+    return lookup(s, name, true, out);
+}
+
+int bh_store_create(struct bh_store *s, enum bh_door door, const char *name, unsigned mode,
+                    struct bh_file **out)
 {
     enum bh_file_kind kind = bh_file_kind_of(name);
     if (kind == BH_FILE_OTHER)
@@ -121,6 +133,7 @@ int bh_store_create(struct bh_store *s, const char *name, unsigned mode, struct 
         bh_file_unref(f);
         return rc;
     }
+    f->inner = door == BH_DOOR_INTERNAL;
     link_side(s, f);
     bh_file_ref(f);
     *out = f;

@@ -33,6 +33,8 @@ enum bh_file_kind bh_file_kind_of(const char *name);
 
 struct bh_store;
 
+enum bh_door { BH_DOOR_CLIENT, BH_DOOR_INTERNAL };
+
 /* A file of the tree. Counted: it lives on without a name while somebody refers to it. */
 struct bh_file {
     struct bh_store *store;
@@ -64,15 +66,16 @@ struct bh_file *bh_store_db(struct bh_store *s); /* not counted: lives as long a
 
 /* A new reference in *out. lookup: ENOENT. create: EEXIST, EPERM for a name that is not ours. */
 int bh_store_lookup(struct bh_store *s, const char *name, struct bh_file **out);
-int bh_store_create(struct bh_store *s, const char *name, unsigned mode, struct bh_file **out);
+/* The same for the mount: the file counts as known to it from then on. */
+int bh_store_lookup_outside(struct bh_store *s, const char *name, struct bh_file **out);
+int bh_store_create(struct bh_store *s, enum bh_door door, const char *name, unsigned mode,
+                    struct bh_file **out);
 void bh_file_ref(struct bh_file *f);
 void bh_file_unref(struct bh_file *f);
 /* EPERM for the database itself, ENOENT. */
 int bh_store_unlink(struct bh_store *s, const char *name);
 /* Calls fn for each file of the tree, the database first; a non-zero result ends it. */
 int bh_store_each(struct bh_store *s, int (*fn)(void *arg, struct bh_file *f), void *arg);
-
-enum bh_door { BH_DOOR_CLIENT, BH_DOOR_INTERNAL };
 
 int bh_file_read(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got);
 /* ENOSPC also when a client without a journal writes and the old content cannot be kept. */

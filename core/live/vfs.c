@@ -349,11 +349,8 @@ static const char *tree_name(const struct bh_vfs *v, const char *path)
 static int open_tree_file(struct bh_vfs *v, const char *name, struct vfs_file *f, int flags)
 {
     int rc = bh_store_lookup(v->store, name, &f->file);
-    if (rc == ENOENT && (flags & SQLITE_OPEN_CREATE)) {
-        rc = bh_store_create(v->store, name, 0644, &f->file);
-        if (rc == 0)
-            f->file->inner = true;
-    }
+    if (rc == ENOENT && (flags & SQLITE_OPEN_CREATE))
+        rc = bh_store_create(v->store, BH_DOOR_INTERNAL, name, 0644, &f->file);
     return rc;
 }
 
@@ -394,11 +391,10 @@ static int x_delete(sqlite3_vfs *base, const char *path, int sync_dir)
     int rc = bh_store_lookup(v->store, name, &f);
     if (rc)
         return SQLITE_IOERR_DELETE_NOENT;
-    bool known = !f->inner;
-    bh_file_unref(f);
     rc = bh_store_unlink(v->store, name);
-    if (rc == 0 && known)
+    if (rc == 0 && !f->inner) /* nobody finds it any more, so this does not change now */
         tell_name(v, name);
+    bh_file_unref(f);
     if (rc == 0 && sync_dir)
         rc = bh_store_sync_names(v->store);
     return io_error(rc, SQLITE_IOERR_DELETE);

@@ -56,6 +56,11 @@ struct bh_progress *bh_plain_progress(struct bh_plain *p)
     return &p->progress;
 }
 
+uint64_t bh_plain_rescues(const struct bh_plain *p)
+{
+    return p->rescues;
+}
+
 void plain_phase(struct bh_plain *p, enum phase phase, uint64_t total)
 {
     atomic_store(&p->progress.done, 0);
@@ -168,8 +173,8 @@ static int foreign(struct bh_plain *p, struct bh_error *err)
 {
     return bh_fail(err, ESTALE,
                    "%s was replaced by another writer since this mount loaded it, so it is not overwritten; "
-                   "unmount and mount again: your unflushed changes are then saved as a branch rescue-HOST-TIME "
-                   "and the other writer's snapshot is loaded",
+                   "unmount (bhfs umount --force) and mount again: your unflushed changes are then saved as a "
+                   "branch rescue-HOST-TIME and the other writer's snapshot is loaded",
                    p->key);
 }
 

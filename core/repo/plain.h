@@ -42,6 +42,8 @@ int bh_plain_new(struct bh_plain **out, const struct bh_config *cfg, struct bh_b
 void bh_plain_free(struct bh_plain *p);
 const char *bh_plain_key(const struct bh_plain *p);
 struct bh_progress *bh_plain_progress(struct bh_plain *p);
+/* Branches that bh_plain_load made for unflushed changes. */
+uint64_t bh_plain_rescues(const struct bh_plain *p);
 
 /* At start: brings the live database to what the bucket or the state directory has.
  * - The bucket's snapshot is the one this state is based on: goes on with the state, unflushed changes included.

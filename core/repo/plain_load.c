@@ -113,8 +113,9 @@ static int load_previous(struct bh_plain *p, const struct bh_object_info *curren
     memcpy(st->base_etag, current->etag, sizeof st->base_etag);
     memcpy(st->damaged_etag, current->etag, sizeof st->damaged_etag);
     st->base_snapshot[0] = st->base_sha256[0] = st->pending_snapshot[0] = '\0';
-    snprintf(report->text, sizeof report->text, "recovered from %s (%s)", p->key_prev,
-             base.snapshot[0] ? base.snapshot : "of another program");
+    size_t len = strlen(report->text); /* a rescue may have something to say, too */
+    snprintf(report->text + len, sizeof report->text - len, "%srecovered from %s (%s)", len ? "; " : "",
+             p->key_prev, base.snapshot[0] ? base.snapshot : "of another program");
     return bh_statedir_save(&p->live->dir, err);
 }
 
@@ -166,6 +167,7 @@ static int rescue(struct bh_plain *p, struct bh_load_report *report, const struc
                               "%s has a newer snapshot by another writer, and the unflushed changes in %s "
                               "cannot be saved as branch %s",
                               p->key, p->live->dir.path, name);
+    p->rescues++;
     snprintf(report->text, sizeof report->text,
              "unflushed changes were saved as branch %s (%s), as another writer has replaced %s", name, key,
              p->key);
@@ -174,8 +176,8 @@ static int rescue(struct bh_plain *p, struct bh_load_report *report, const struc
 
 /* --- the decision --- */
 
-static int load_current(struct bh_plain *p, struct bh_load_report *report, const struct bh_call *call,
-                        struct bh_error *err)
+static int load_current(struct bh_plain *p, const struct bh_object_info *current,
+                        struct bh_load_report *report, const struct bh_call *call, struct bh_error *err)
 {
     struct bh_base base = {0};
     int rc = 0;
@@ -190,6 +192,10 @@ static int load_current(struct bh_plain *p, struct bh_load_report *report, const
     if (rc)
         return rc;
     rc = fetch_checked(p, p->key, &base, call, err);
+    if (rc == EIO && p->cfg->snapshot.recover == BH_RECOVER_PREV) {
+        bh_log(BH_LOG_WARNING, "%s; taking %s", err->text, p->key_prev);
+        return load_previous(p, current, report, call, err);
+    }
     if (rc == EIO)
         return damaged(p, call, err);
     if (rc)
@@ -281,7 +287,5 @@ int bh_plain_load(struct bh_plain *p, struct bh_load_report *report, const struc
         rc = adopt(p, &info, err);
         return rc ? rc : go_on(p, report);
     }
-    if (p->cfg->snapshot.recover == BH_RECOVER_PREV && !bh_store_is_dirty(p->live->store))
-        return load_previous(p, &info, report, call, err);
-    return load_current(p, report, call, err);
+    return load_current(p, &info, report, call, err);
 }

@@ -15,6 +15,7 @@ struct bh_plain {
     bool read_only;
     char *key, *key_prev;
     struct bh_progress progress;
+    uint64_t rescues;   /* branches made for unflushed changes */
     int64_t last_id_ms; /* ids rise */
 };
 

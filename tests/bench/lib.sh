@@ -27,7 +27,7 @@ median() {
 
 # percentile_us QUANTILE: of bhfs_freeze_seconds, in microseconds
 percentile_us() {
-    sample "bhfs_freeze_seconds{quantile=\"$1\"}" | awk '{ printf "%.0f\n", $1 * 1e6 }'
+    sample "bhfs_freeze_seconds{quantile=\"$1\"}" | awk '{ printf "%.2f\n", $1 * 1e6 }'
 }
 
 # memory_holds MEGABYTES: is that much to be had on the tmpfs /dev/shm?

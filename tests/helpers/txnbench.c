@@ -93,9 +93,12 @@ static void open_target(struct target *t, const struct options *o)
     t->st = client_prepare(t->db, sql[o->kind == COLD ? SCAN : o->kind]);
 }
 
-static void close_target(struct target *t)
+static void close_target(struct target *t, const struct options *o)
 {
     sqlite3_finalize(t->st);
+    /* A journal that PERSIST left behind would cost every later transaction a look into it. */
+    if (o->kind == WRITE && o->clients == 1)
+        client_exec(t->db, "PRAGMA journal_mode=DELETE");
     if (sqlite3_close(t->db) != SQLITE_OK)
         client_die(CLIENT_WRONG, "%s: close: %s", t->path, sqlite3_errmsg(t->db));
     t->db = NULL;
@@ -120,7 +123,7 @@ static int64_t one_transaction(struct target *t, const struct options *o)
     if (rc != SQLITE_OK)
         client_die(client_status_of(rc), "%s: %s", t->path, sqlite3_errmsg(t->db));
     if (o->kind == COLD)
-        close_target(t);
+        close_target(t, o);
     return took;
 }
 
@@ -148,7 +151,7 @@ static void round_of_many(struct target *t, const struct options *o)
         client_seed((uint32_t)getpid() * 2654435761u);
         open_target(t, o);
         measure(t, o, &t->of_client[i]);
-        close_target(t);
+        close_target(t, o);
         _Exit(0);
     }
     int bad = 0;
@@ -228,7 +231,7 @@ static void run_all(struct target *targets, int count, const struct options *o)
         }
     for (int i = 0; i < count; i++) {
         if (keep_open)
-            close_target(&targets[i]);
+            close_target(&targets[i], o);
         report(&targets[i], o);
     }
 }
