@@ -132,18 +132,27 @@ int bh_dfile_sync(struct bh_dfile *f)
     return f->mirror ? bh_mirror_synced(f->mirror, f->fd) : 0;
 }
 
+/* For the mirror: which file is about to lose its name; 0 if there is none, or no mirror. */
+static ino_t inode_of(struct bh_disk *d, const char *name)
+{
+    struct stat st;
+    return d->mirror && fstatat(d->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 ? st.st_ino : 0;
+}
+
 int bh_disk_unlink(struct bh_disk *d, const char *name)
 {
+    ino_t gone = inode_of(d, name);
     if (unlinkat(d->dirfd, name, 0) != 0)
         return errno;
-    return d->mirror ? bh_mirror_unlinked(d->mirror, name) : 0;
+    return d->mirror ? bh_mirror_unlinked(d->mirror, name, gone) : 0;
 }
 
 int bh_disk_rename(struct bh_disk *d, const char *from, const char *to)
 {
+    ino_t gone = inode_of(d, to);
     if (renameat(d->dirfd, from, d->dirfd, to) != 0)
         return errno;
-    return d->mirror ? bh_mirror_renamed(d->mirror, from, to) : 0;
+    return d->mirror ? bh_mirror_renamed(d->mirror, from, to, gone) : 0;
 }
 
 int bh_disk_sync_names(struct bh_disk *d)

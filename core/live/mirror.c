@@ -40,7 +40,7 @@ enum name_op { NAME_LINK, NAME_UNLINK, NAME_RENAME };
 
 struct pending_name {
     enum name_op op;
-    ino_t inode;
+    char data[64]; /* of a link: what the name is given to */
     char name[NAME_LEN], to[NAME_LEN];
 };
 
@@ -51,6 +51,8 @@ struct bh_mirror {
     struct bh_mirror_file *files;
     struct pending_name *names; /* in order: a directory's changes reach the disk in order */
     size_t name_count, name_cap;
+    unsigned long gone; /* numbers ".gone-N", the data of files that lost their names */
+    unsigned long gone_removed;
 };
 
 static bool now_and_then(struct bh_mirror *m)
@@ -84,15 +86,10 @@ static void inode_name(ino_t inode, char name[64])
 
 static int apply_name(struct bh_mirror *m, const struct pending_name *p)
 {
-    char inode[64];
     switch (p->op) {
     case NAME_LINK:
-        inode_name(p->inode, inode);
         unlinkat(m->dirfd, p->name, 0);
-        /* The inode's mirror is gone when the file was deleted before its name was ever synced. */
-        if (linkat(m->dirfd, inode, m->dirfd, p->name, 0) != 0 && errno != ENOENT)
-            return errno;
-        return 0;
+        return linkat(m->dirfd, p->data, m->dirfd, p->name, 0) == 0 ? 0 : errno;
     case NAME_UNLINK:
         return unlinkat(m->dirfd, p->name, 0) == 0 || errno == ENOENT ? 0 : errno;
     case NAME_RENAME:
@@ -113,7 +110,7 @@ static int apply_names(struct bh_mirror *m, size_t count)
     return 0;
 }
 
-static int add_name(struct bh_mirror *m, enum name_op op, ino_t inode, const char *name,
+static int add_name(struct bh_mirror *m, enum name_op op, const char *data, const char *name,
                     const char *to)
 {
     if (m->name_count == m->name_cap) {
@@ -126,7 +123,7 @@ static int add_name(struct bh_mirror *m, enum name_op op, ino_t inode, const cha
     }
     struct pending_name *n = &m->names[m->name_count++];
     n->op = op;
-    n->inode = inode;
+    snprintf(n->data, sizeof n->data, "%s", data ? data : "");
     snprintf(n->name, sizeof n->name, "%s", name);
     snprintf(n->to, sizeof n->to, "%s", to ? to : "");
     if (now_and_then(m))
@@ -231,13 +228,31 @@ static bool is_known(struct bh_mirror *m, const char *inode, const char *name)
         return false;
     if (fstatat(m->dirfd, name, &b, AT_SYMLINK_NOFOLLOW) == 0 && a.st_ino == b.st_ino)
         return true;
-    for (size_t i = 0; i < m->name_count; i++) {
-        char known[64];
-        inode_name(m->names[i].inode, known);
-        if (m->names[i].op == NAME_LINK && !strcmp(known, inode))
+    for (size_t i = 0; i < m->name_count; i++)
+        if (m->names[i].op == NAME_LINK && !strcmp(m->names[i].data, inode))
             return true;
-    }
     return false;
+}
+
+static int remember_range(struct bh_mirror_file *f, uint64_t offset, uint64_t len)
+{
+    if (f->dirty_count > 0) {
+        struct range *last = &f->dirty[f->dirty_count - 1];
+        if (last->offset + last->len == offset) {
+            last->len += len;
+            return 0;
+        }
+    }
+    if (f->dirty_count == f->dirty_cap) {
+        size_t cap = f->dirty_cap ? 2 * f->dirty_cap : 16;
+        void *p = realloc(f->dirty, cap * sizeof *f->dirty);
+        if (!p)
+            return ENOMEM;
+        f->dirty = p;
+        f->dirty_cap = cap;
+    }
+    f->dirty[f->dirty_count++] = (struct range){offset, len};
+    return 0;
 }
 
 int bh_mirror_file_open(struct bh_mirror *m, int fd, const char *name, struct bh_mirror_file **out)
@@ -267,11 +282,15 @@ int bh_mirror_file_open(struct bh_mirror *m, int fd, const char *name, struct bh
     int rc = 0;
     if (f->fd < 0) { /* new since the mirror began */
         f->fd = openat(m->dirfd, inode, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-        rc = f->fd < 0 ? errno : add_name(m, NAME_LINK, st.st_ino, name, NULL);
+        rc = f->fd < 0 ? errno : add_name(m, NAME_LINK, inode, name, NULL);
     }
+    /* What was written before it was opened here, and never synced, is written by the next sync. */
+    if (rc == 0 && st.st_size > 0)
+        rc = remember_range(f, 0, (uint64_t)st.st_size);
     if (rc) {
         if (f->fd >= 0)
             close(f->fd);
+        free(f->dirty);
         free(f);
         return rc;
     }
@@ -285,9 +304,6 @@ void bh_mirror_file_close(struct bh_mirror_file *f)
 {
     struct bh_mirror *m = f->mirror;
     BH_LOCK_SCOPE(&m->mutex);
-    struct stat st;
-    /* Its unsynced ranges are forgotten: they reach the mirror never, which a power cut may do. An
-     * inode without a name on either side goes, or the number could come back with old content. */
     if (--f->opened > 0)
         return;
     for (struct bh_mirror_file **p = &m->files; *p; p = &(*p)->next)
@@ -295,37 +311,29 @@ void bh_mirror_file_close(struct bh_mirror_file *f)
             *p = f->next;
             break;
         }
-    bool pending = false;
-    for (size_t i = 0; i < m->name_count; i++)
-        pending |= m->names[i].op == NAME_LINK && m->names[i].inode == f->inode;
-    if (fstat(f->fd, &st) == 0 && st.st_nlink == 1 && !pending) {
-        char inode[64];
-        inode_name(f->inode, inode);
-        unlinkat(m->dirfd, inode, 0);
-    }
     close(f->fd);
     free(f->dirty);
     free(f);
 }
 
-static int remember_range(struct bh_mirror_file *f, uint64_t offset, uint64_t len)
+/* The file lost its name: its data goes out of the way of the next file with its number. What is still open, or still
+ * to be linked, goes on under the new name. */
+static int set_aside(struct bh_mirror *m, ino_t gone)
 {
-    if (f->dirty_count > 0) {
-        struct range *last = &f->dirty[f->dirty_count - 1];
-        if (last->offset + last->len == offset) {
-            last->len += len;
-            return 0;
-        }
-    }
-    if (f->dirty_count == f->dirty_cap) {
-        size_t cap = f->dirty_cap ? 2 * f->dirty_cap : 16;
-        void *p = realloc(f->dirty, cap * sizeof *f->dirty);
-        if (!p)
-            return ENOMEM;
-        f->dirty = p;
-        f->dirty_cap = cap;
-    }
-    f->dirty[f->dirty_count++] = (struct range){offset, len};
+    char inode[64], aside[64];
+    if (!gone)
+        return 0;
+    inode_name(gone, inode);
+    snprintf(aside, sizeof aside, ".gone-%lu", m->gone);
+    if (renameat(m->dirfd, inode, m->dirfd, aside) != 0)
+        return errno == ENOENT ? 0 : errno;
+    m->gone++;
+    for (size_t i = 0; i < m->name_count; i++)
+        if (!strcmp(m->names[i].data, inode))
+            strcpy(m->names[i].data, aside);
+    for (struct bh_mirror_file *f = m->files; f; f = f->next)
+        if (f->inode == gone)
+            f->inode = 0;
     return 0;
 }
 
@@ -367,20 +375,28 @@ int bh_mirror_synced(struct bh_mirror_file *f, int fd)
     return ftruncate(f->fd, st.st_size) == 0 ? 0 : errno;
 }
 
-int bh_mirror_unlinked(struct bh_mirror *m, const char *name)
+int bh_mirror_unlinked(struct bh_mirror *m, const char *name, ino_t gone)
 {
     BH_LOCK_SCOPE(&m->mutex);
-    return add_name(m, NAME_UNLINK, 0, name, NULL);
+    int rc = set_aside(m, gone);
+    return rc ? rc : add_name(m, NAME_UNLINK, NULL, name, NULL);
 }
 
-int bh_mirror_renamed(struct bh_mirror *m, const char *from, const char *to)
+int bh_mirror_renamed(struct bh_mirror *m, const char *from, const char *to, ino_t gone)
 {
     BH_LOCK_SCOPE(&m->mutex);
-    return add_name(m, NAME_RENAME, 0, from, to);
+    int rc = set_aside(m, gone);
+    return rc ? rc : add_name(m, NAME_RENAME, NULL, from, to);
 }
 
 int bh_mirror_names_synced(struct bh_mirror *m)
 {
     BH_LOCK_SCOPE(&m->mutex);
-    return apply_names(m, m->name_count);
+    int rc = apply_names(m, m->name_count);
+    for (; rc == 0 && m->gone_removed < m->gone; m->gone_removed++) {
+        char aside[64];
+        snprintf(aside, sizeof aside, ".gone-%lu", m->gone_removed);
+        unlinkat(m->dirfd, aside, 0);
+    }
+    return rc;
 }

@@ -79,8 +79,10 @@ static int check_owner(const char *path, struct bh_error *err)
 
 static int take_lock(struct bh_statedir *sd, struct bh_error *err)
 {
-    int dir = bh_disk_dirfd(sd->disk);
-    sd->lock_fd = openat(dir, LOCK_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    BH_FREE char *path = format_path("%s/" LOCK_NAME, sd->path);
+    if (!path)
+        return bh_fail(err, ENOMEM, "out of memory");
+    sd->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (sd->lock_fd < 0)
         return bh_fail(err, errno, "%s/" LOCK_NAME " cannot be opened: %s", sd->path,
                        strerror(errno));

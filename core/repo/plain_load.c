@@ -124,49 +124,67 @@ static int load_previous(struct bh_plain *p, const struct bh_object_info *curren
 static void rescue_name(char *name, size_t len)
 {
     char host[64] = "host", when[32];
-    time_t now = (time_t)(bh_real_ms() / 1000);
+    int64_t now = bh_real_ms();
+    time_t s = (time_t)(now / 1000);
     struct tm tm;
     if (gethostname(host, sizeof host) == 0)
         host[sizeof host - 1] = '\0';
     for (char *c = host; *c; c++)
         if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-", *c))
             *c = '-';
-    gmtime_r(&now, &tm);
-    strftime(when, sizeof when, "%Y%m%dT%H%M%SZ", &tm);
-    snprintf(name, len, "rescue-%s-%s", host, when);
+    gmtime_r(&s, &tm);
+    strftime(when, sizeof when, "%Y%m%dT%H%M%S", &tm);
+    snprintf(name, len, "rescue-%s-%s-%03dZ", host, when, (int)(now % 1000));
+}
+
+/* Puts the image under a branch name that is not taken: two clones may be rescued at the same time. */
+static int put_rescue(struct bh_plain *p, struct image *img, char *name, size_t name_len, char **key,
+                      const struct bh_call *call, struct bh_error *err)
+{
+    enum { NAMES = 10 };
+    char id[BH_SNAPSHOT_ID_MAX];
+    struct bh_cond cond = {.if_none_match = true};
+    bool conditional = (bh_bucket_caps(p->bucket) & BH_CAP_IF_NONE_MATCH) != 0;
+    for (int i = 0;; i++) {
+        struct bh_object_info info;
+        rescue_name(name, name_len);
+        free(*key);
+        if (asprintf(key, "%s%s.branch.%s", p->cfg->bucket.prefix, p->cfg->snapshot.key, name) < 0) {
+            *key = NULL;
+            return bh_fail(err, ENOMEM, "out of memory");
+        }
+        plain_new_id(p, id);
+        int rc = plain_put_image(p, img, *key, id, conditional ? &cond : NULL, NULL, call, err);
+        if (rc == EEXIST && i < NAMES) {
+            nanosleep(&(struct timespec){.tv_nsec = 3000000}, NULL);
+            continue;
+        }
+        if (rc && plain_is_passing(rc) && bh_bucket_head(p->bucket, *key, &info, call, NULL) == 0) {
+            const char *seen = bh_meta_get(&info.meta, META_SNAPSHOT);
+            rc = seen && !strcmp(seen, id) ? 0 : rc;
+        }
+        return rc;
+    }
 }
 
 /* Unflushed changes on a base that the bucket has left behind: saved as a branch of their own. */
 static int rescue(struct bh_plain *p, struct bh_load_report *report, const struct bh_call *call,
                   struct bh_error *err)
 {
-    char name[128], id[BH_SNAPSHOT_ID_MAX];
+    char name[128];
     BH_FREE char *key = NULL;
     struct image img;
-    rescue_name(name, sizeof name);
-    if (asprintf(&key, "%s%s.branch.%s", p->cfg->bucket.prefix, p->cfg->snapshot.key, name) < 0) {
-        key = NULL;
-        return bh_fail(err, ENOMEM, "out of memory");
-    }
     int rc = plain_take_image(p, &img, call, err);
     if (rc == 0) {
-        struct bh_cond cond = {.if_none_match = true};
-        struct bh_object_info info;
-        plain_new_id(p, id);
-        bool conditional = (bh_bucket_caps(p->bucket) & BH_CAP_IF_NONE_MATCH) != 0;
-        rc = plain_put_image(p, &img, key, id, conditional ? &cond : NULL, NULL, call, err);
-        if (rc && plain_is_passing(rc) && bh_bucket_head(p->bucket, key, &info, call, NULL) == 0) {
-            const char *seen = bh_meta_get(&info.meta, META_SNAPSHOT);
-            rc = seen && !strcmp(seen, id) ? 0 : rc;
-        }
+        rc = put_rescue(p, &img, name, sizeof name, &key, call, err);
         bh_store_thaw(img.frozen, false);
         plain_phase(p, PHASE_NONE, 0);
     }
     if (rc)
         return bh_fail_prefix(err, rc,
                               "%s has a newer snapshot by another writer, and the unflushed changes in %s "
-                              "cannot be saved as branch %s",
-                              p->key, p->live->dir.path, name);
+                              "cannot be saved as a branch rescue-HOST-TIME",
+                              p->key, p->live->dir.path);
     p->rescues++;
     snprintf(report->text, sizeof report->text,
              "unflushed changes were saved as branch %s (%s), as another writer has replaced %s", name, key,
