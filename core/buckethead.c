@@ -353,6 +353,7 @@ int bh_stop(struct bh *b, struct bh_error *err)
                        "%u connection(s) to the live database are still open; close them and stop again",
                        open - 2);
     bh_remove_signal_handlers(b);
+    bh_statedir_closing(&b->live->dir);
     stop_loop(b);
     int rc = b->read_only ? 0 : last_flush(b, err);
     if (rc)

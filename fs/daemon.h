@@ -77,6 +77,7 @@ struct node {
     struct bh_file *file; /* NODE_FILE: counted */
     int ctl;              /* NODE_CTL: which control file */
     uint64_t lookups;     /* the kernel's references */
+    struct node *next, **prev; /* private to nodes.c */
 };
 
 struct node *node_of(fuse_ino_t ino);
@@ -86,6 +87,7 @@ struct node *node_ctl_dir(void);
 struct node *node_for_file(struct bh_file *f); /* the same one while the file has its name */
 struct node *node_for_ctl(int ctl, bool fresh);
 void node_forget(fuse_ino_t ino, uint64_t lookups);
+void nodes_forget_all(void); /* after the unmount */
 /* The number the kernel knows the file by; 0 if it does not know it. */
 fuse_ino_t node_known(struct bh_file *f);
 

@@ -316,6 +316,7 @@ static int finish(struct daemon *d, const struct bhfs_extension *ext)
     BH_FD int dir = dup(bh_disk_dirfd(bh_store_disk(d->store)));
     workers_free(d->workers);
     d->workers = NULL;
+    nodes_forget_all();
     int rc = bh_stop(d->bh, &err);
     note_exit(d, dir, rc, &err);
     bh_log_on_append(NULL, NULL);

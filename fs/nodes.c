@@ -8,6 +8,7 @@
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct node root = {.kind = NODE_ROOT};
 static struct node ctl_dir = {.kind = NODE_CTL_DIR};
+static struct node *all; /* those on the heap: an unmount forgets without saying so */
 
 struct node *node_of(fuse_ino_t ino)
 {
@@ -24,15 +25,41 @@ struct node *node_ctl_dir(void)
     return &ctl_dir;
 }
 
+static struct node *node_new(enum node_kind kind)
+{
+    struct node *n = calloc(1, sizeof *n);
+    if (!n)
+        return NULL;
+    n->kind = kind;
+    n->next = all;
+    n->prev = &all;
+    if (all)
+        all->prev = &n->next;
+    all = n;
+    return n;
+}
+
+/* Takes it off the list; its file is the caller's to release, without the mutex. */
+static struct bh_file *node_delete(struct node *n)
+{
+    struct bh_file *f = n->file;
+    *n->prev = n->next;
+    if (n->next)
+        n->next->prev = n->prev;
+    if (f)
+        f->door = NULL;
+    free(n);
+    return f;
+}
+
 struct node *node_for_file(struct bh_file *f)
 {
     BH_LOCK_SCOPE(&mutex);
     struct node *n = f->door;
     if (!n) {
-        n = calloc(1, sizeof *n);
+        n = node_new(NODE_FILE);
         if (!n)
             return NULL;
-        n->kind = NODE_FILE;
         n->file = f;
         bh_file_ref(f);
         f->door = n;
@@ -45,7 +72,7 @@ struct node *node_for_ctl(int ctl, bool fresh)
 {
     static struct node shared[64];
     BH_LOCK_SCOPE(&mutex);
-    struct node *n = fresh ? calloc(1, sizeof *n) : &shared[ctl];
+    struct node *n = fresh ? node_new(NODE_CTL) : &shared[ctl];
     if (!n)
         return NULL;
     n->kind = NODE_CTL;
@@ -61,16 +88,23 @@ void node_forget(fuse_ino_t ino, uint64_t lookups)
     if (n == &root || n == &ctl_dir)
         return;
     pthread_mutex_lock(&mutex);
-    bool gone = n->lookups > 0 && (n->lookups -= lookups) == 0;
-    if (gone && n->kind == NODE_FILE) {
-        f = n->file;
-        f->door = NULL;
-    }
+    if (n->lookups > 0 && (n->lookups -= lookups) == 0)
+        f = node_delete(n);
     pthread_mutex_unlock(&mutex);
-    if (!gone)
-        return;
     bh_file_unref(f);
-    free(n);
+}
+
+void nodes_forget_all(void)
+{
+    for (;;) {
+        pthread_mutex_lock(&mutex);
+        bool any = all != NULL;
+        struct bh_file *f = any ? node_delete(all) : NULL;
+        pthread_mutex_unlock(&mutex);
+        if (!any)
+            return;
+        bh_file_unref(f);
+    }
 }
 
 fuse_ino_t node_known(struct bh_file *f)

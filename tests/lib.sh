@@ -34,6 +34,7 @@ mkdir -p "$BUCKET" "$MNT" "$T/home"
 export HOME=$T/home XDG_STATE_HOME=$T/home/.local/state XDG_CONFIG_HOME=$T/home/.config XDG_DATA_HOME=$T/home/.local/share
 export BUCKETHEAD_CONFIG=$T/buckethead.ini LC_ALL=C.UTF-8 TZ=UTC
 printf '[snapshot]\ninterval = 0\n' >"$BUCKETHEAD_CONFIG" # flushes only when asked, so that they can be counted
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH # the distribution's python3 and sqlite3, not somebody's wrappers
 cd "$T"
 DAEMON=
 declare -A daemons=() # mount point -> pid of its daemon, for the clean-up

@@ -10,11 +10,14 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "config/config.h"
 #include "util/cleanup.h"
+#include "util/clock.h"
 #include "util/io.h"
+#include "util/log.h"
 #include "util/strbuf.h"
 
 #define STATE_NAME    "state"
@@ -77,6 +80,21 @@ static int check_owner(const char *path, struct bh_error *err)
     return 0;
 }
 
+/* How long a start waits for a process that was just killed, and for one that is doing its last flush. */
+#define DYING_MS   1500
+#define CLOSING_MS 60000
+#define CLOSING    "closing"
+
+static int write_lock_text(struct bh_statedir *sd, const char *more, struct bh_error *err)
+{
+    char text[64];
+    int n = snprintf(text, sizeof text, "%d\n%s", (int)getpid(), more);
+    int rc = ftruncate(sd->lock_fd, 0) != 0 ? errno : bh_pwrite_full(sd->lock_fd, text, (size_t)n, 0);
+    if (rc)
+        return bh_fail(err, rc, "%s/" LOCK_NAME " cannot be written: %s", sd->path, strerror(rc));
+    return 0;
+}
+
 static int take_lock(struct bh_statedir *sd, struct bh_error *err)
 {
     BH_FREE char *path = format_path("%s/" LOCK_NAME, sd->path);
@@ -86,28 +104,32 @@ static int take_lock(struct bh_statedir *sd, struct bh_error *err)
     if (sd->lock_fd < 0)
         return bh_fail(err, errno, "%s/" LOCK_NAME " cannot be opened: %s", sd->path,
                        strerror(errno));
-    if (flock(sd->lock_fd, LOCK_EX | LOCK_NB) != 0) {
-        char pid[32] = "";
+    int64_t begin = bh_mono_ms();
+    while (flock(sd->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        char text[64] = "";
         int code = errno;
         if (code != EWOULDBLOCK)
             return bh_fail(err, code, "%s/" LOCK_NAME " cannot be locked: %s", sd->path,
                            strerror(code));
-        (void)bh_pread_full(sd->lock_fd, pid, sizeof pid - 1, 0, NULL);
-        return bh_fail(
-            err, EBUSY,
-            "the state directory %s is in use by process %d; unmount that mount first, or use "
-            "another live.dir",
-            sd->path, atoi(pid));
+        (void)bh_pread_full(sd->lock_fd, text, sizeof text - 1, 0, NULL);
+        bool closing = strstr(text, CLOSING) != NULL;
+        if (bh_mono_ms() - begin > (closing ? CLOSING_MS : DYING_MS))
+            return bh_fail(err, EBUSY,
+                           closing ? "the state directory %s is in use by process %d, which is still doing its last "
+                                     "flush; wait for its end and try again"
+                                   : "the state directory %s is in use by process %d; unmount that mount first, or use "
+                                     "another live.dir",
+                           sd->path, atoi(text));
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
     }
-    char text[32];
-    int n = snprintf(text, sizeof text, "%d\n", (int)getpid());
-    if (ftruncate(sd->lock_fd, 0) != 0)
-        return bh_fail(err, errno, "%s/" LOCK_NAME " cannot be written: %s", sd->path,
-                       strerror(errno));
-    int rc = bh_pwrite_full(sd->lock_fd, text, (size_t)n, 0);
-    if (rc)
-        return bh_fail(err, rc, "%s/" LOCK_NAME " cannot be written: %s", sd->path, strerror(rc));
-    return 0;
+    return write_lock_text(sd, "", err);
+}
+
+void bh_statedir_closing(struct bh_statedir *sd)
+{
+    struct bh_error err;
+    if (write_lock_text(sd, CLOSING "\n", &err))
+        bh_log(BH_LOG_WARNING, "%s", err.text);
 }
 
 /* --- the state file: "name value" lines, in any order, each known name once --- */

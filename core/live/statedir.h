@@ -52,6 +52,8 @@ struct bh_statedir {
  * another bucket. */
 int bh_statedir_open(struct bh_statedir *sd, const struct bh_config *cfg, struct bh_error *err);
 void bh_statedir_close(struct bh_statedir *sd);
+/* Tells the next start that this one is about to let go, so that it waits for the last flush rather than refuse. */
+void bh_statedir_closing(struct bh_statedir *sd);
 
 /* Makes sd->state durable. One thread at a time. */
 int bh_statedir_save(struct bh_statedir *sd, struct bh_error *err);

@@ -25,7 +25,8 @@ int bh_pread_full(int fd, void *buf, size_t len, uint64_t offset, size_t *got)
     }
     if (got)
         *got = done;
-    memset((char *)buf + done, 0, len - done);
+    if (done < len)
+        memset((char *)buf + done, 0, len - done);
     return 0;
 }
 

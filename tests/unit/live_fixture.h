@@ -40,10 +40,10 @@ static inline void must_be_(int expected, int rc, const char *what, const char *
 }
 #define must(expression)         must_be_(0, (expression), #expression, __FILE__, __LINE__)
 #define must_fail(expression, c) must_be_((c), (expression), #expression, __FILE__, __LINE__)
-#define must_say(text)                                                                             \
+#define must_say(what)                                                                             \
     do {                                                                                           \
-        if (!strstr(test_error.text, (text)))                                                      \
-            fail_msg("\"%s\" is not in: %s", (text), test_error.text);                             \
+        if (!strstr(test_error.text, (what)))                                                      \
+            fail_msg("\"%s\" is not in: %s", (what), test_error.text);                             \
     } while (0)
 
 /* --- a directory of the test's own --- */
