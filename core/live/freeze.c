@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
-#include "util/clock.h"
 #include "util/io.h"
 
 /* A truncation that cuts off more than this breaks an impatient freeze rather than hold its client
@@ -87,35 +86,47 @@ static void frozen_free(struct bh_frozen *z)
     free(z);
 }
 
-int bh_store_freeze(struct bh_store *s, bool patient, struct bh_frozen **out)
+int bh_store_freeze_prepare(struct bh_store *s, bool patient, struct bh_frozen **out)
 {
     struct bh_frozen *z = calloc(1, sizeof *z);
     if (!z)
         return ENOMEM;
     z->store = s;
     z->patient = patient;
-    z->fd = fcntl(s->db->disk.fd, F_DUPFD_CLOEXEC, 0);
+    z->fd = -1;
     z->save = open_save_file(s);
-    z->size = bh_file_size(s->db); /* the caller's SHARED lock keeps it */
-    z->blocks = (z->size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
-    z->touched_len = z->blocks / 8 + 1;
-    void *bits =
-        mmap(NULL, z->touched_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (bits != MAP_FAILED)
-        z->touched = bits;
-    if (z->fd < 0 || z->save < 0 || !z->touched) {
-        int rc = errno ? errno : ENOMEM;
+    if (z->save < 0) {
+        int rc = errno;
         frozen_free(z);
         return rc;
     }
-    pthread_mutex_lock(&s->mutex);
-    int64_t begin = bh_mono_ns();
-    assert(!s->frozen);
-    s->frozen = z;
-    s->freeze_ns[s->freezes++ % FREEZE_SAMPLES] = (uint32_t)(bh_mono_ns() - begin);
-    pthread_mutex_unlock(&s->mutex);
     *out = z;
     return 0;
+}
+
+int bh_store_freeze(struct bh_frozen *z)
+{
+    struct bh_store *s = z->store;
+    z->fd = fcntl(s->db->disk.fd, F_DUPFD_CLOEXEC, 0);
+    if (z->fd < 0)
+        return errno;
+    z->size = bh_file_size(s->db); /* the caller's SHARED lock keeps it */
+    z->blocks = (z->size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
+    z->touched_len = z->blocks / 8 + 1;
+    void *bits = mmap(NULL, z->touched_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (bits == MAP_FAILED)
+        return ENOMEM;
+    z->touched = bits;
+    BH_LOCK_SCOPE(&s->mutex);
+    assert(!s->frozen);
+    s->frozen = z;
+    return 0;
+}
+
+void bh_store_note_freeze(struct bh_store *s, int64_t ns)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    s->freeze_ns[s->freezes++ % FREEZE_SAMPLES] = ns < UINT32_MAX ? (uint32_t)ns : UINT32_MAX;
 }
 
 uint64_t bh_frozen_size(const struct bh_frozen *z)

@@ -11,6 +11,7 @@
 
 #include "config/config.h"
 #include "util/cleanup.h"
+#include "util/clock.h"
 #include "util/io.h"
 #include "util/log.h"
 
@@ -43,25 +44,13 @@ static int play_undo(struct bh_live *l, struct bh_error *err)
     return 0;
 }
 
-static int set_up_connection(sqlite3 *db, void *arg, struct bh_error *err)
-{
-    static const char *const modes[] = {"DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"};
-    const struct bh_config *cfg = arg;
-    char sql[96];
-    /* EXTRA: the journal's deletion is the commit, and is durable too. */
-    snprintf(sql, sizeof sql, "PRAGMA synchronous=EXTRA; PRAGMA journal_mode=%s", modes[cfg->live.journal]);
-    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
-        return bh_sqlite_fail(db, err, "the live database cannot be set up");
-    return 0;
-}
-
 static int nothing(sqlite3 *db, void *arg, struct bh_error *err)
 {
     (void)db, (void)arg, (void)err;
     return 0;
 }
 
-static void recover(struct bh_live *l, const struct bh_config *cfg)
+static void recover(struct bh_live *l)
 {
     struct bh_file *journal;
     struct bh_error err;
@@ -72,8 +61,6 @@ static void recover(struct bh_live *l, const struct bh_config *cfg)
     }
     /* A reader's way in rolls a hot journal back. */
     int rc = bh_sql_run(l->sql, BH_SQL_READ, nothing, NULL, &err);
-    if (rc == 0)
-        rc = bh_sql_run(l->sql, BH_SQL_ALONE, set_up_connection, (void *)(uintptr_t)cfg, &err);
     if (rc)
         bh_log(BH_LOG_ERROR, "the live database is not usable by the daemon yet: %s", err.text);
     else if (hot)
@@ -113,6 +100,18 @@ static int open_content(struct bh_live *l, const char *mountpoint, struct bh_err
     return rc == 0 && changed ? bh_statedir_save(&l->dir, err) : rc;
 }
 
+static int start_sql(struct bh_live *l, const struct bh_config *cfg, struct bh_error *err)
+{
+    static const char *const modes[] = {"DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"};
+    char set_up[160];
+    /* EXTRA: the journal's deletion is the commit, and is durable too. */
+    snprintf(set_up, sizeof set_up,
+             "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000; PRAGMA synchronous=EXTRA; PRAGMA journal_mode=%s",
+             modes[cfg->live.journal]);
+    return bh_sql_start(&l->sql, l->vfs, l->store, set_up, cfg->live.busy_timeout_ms, cfg->live.window_ms,
+                        err);
+}
+
 int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *mountpoint,
                  struct bh_error *err)
 {
@@ -128,13 +127,12 @@ int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *
     if (rc == 0)
         rc = play_undo(l, err);
     if (rc == 0)
-        rc = bh_sql_start(&l->sql, l->vfs, l->store, cfg->live.busy_timeout_ms, cfg->live.window_ms,
-                          err);
+        rc = start_sql(l, cfg, err);
     if (rc) {
         bh_live_close(l);
         return rc;
     }
-    recover(l, cfg);
+    recover(l);
     *out = l;
     return 0;
 }
@@ -163,26 +161,30 @@ bool bh_live_is_fresh(struct bh_live *l)
 
 /* --- freeze --- */
 
-struct freeze_job {
-    struct bh_store *store;
-    bool patient;
-    struct bh_frozen *frozen;
-};
-
 static int freeze_job(sqlite3 *db, void *arg, struct bh_error *err)
 {
-    struct freeze_job *j = arg;
-    (void)db;
-    int rc = bh_store_freeze(j->store, j->patient, &j->frozen);
+    struct bh_live *l = ((void **)arg)[0];
+    struct bh_frozen *frozen = ((void **)arg)[1];
+    int64_t begin = bh_mono_ns();
+    int rc = bh_store_freeze(frozen);
+    /* The lock goes here, not a few instructions later, so that the time it was held can be told. */
+    if (sqlite3_exec(db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK && rc == 0)
+        return bh_sqlite_fail(db, err, "the live database cannot be frozen for a flush");
+    bh_store_note_freeze(l->store, bh_mono_ns() - begin);
     return rc ? bh_fail(err, rc, "the live database cannot be frozen for a flush: %s", strerror(rc)) : 0;
 }
 
 int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, struct bh_error *err)
 {
-    struct freeze_job j = {.store = l->store, .patient = patient};
-    int rc = bh_sql_run(l->sql, BH_SQL_READ, freeze_job, &j, err);
-    if (rc == 0)
-        *out = j.frozen;
+    struct bh_frozen *frozen;
+    int rc = bh_store_freeze_prepare(l->store, patient, &frozen);
+    if (rc)
+        return bh_fail(err, rc, "%s cannot take what a flush must keep aside: %s", l->dir.path, strerror(rc));
+    rc = bh_sql_run(l->sql, BH_SQL_READ, freeze_job, (void *[]){l, frozen}, err);
+    if (rc)
+        bh_store_thaw(frozen, false);
+    else
+        *out = frozen;
     return rc;
 }
 
@@ -268,50 +270,69 @@ static uint32_t max3(uint32_t a, uint32_t b, uint32_t c)
 static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
 {
     enum { COUNTER = 24, COOKIE = 40, VALID_FOR = 92 };
-    unsigned char old[100], new[100];
+    unsigned char old[100], new[100]; /* zeros where there is nothing */
     struct bh_state *st = &l->dir.state;
-    size_t got;
-    int rc = bh_file_read(bh_store_db(l->store), old, sizeof old, 0, &got);
+    int rc = bh_file_read(bh_store_db(l->store), old, sizeof old, 0, NULL);
     if (rc == 0)
         rc = bh_pread_full(f->fd, new, sizeof new, 0, NULL);
-    if (rc || got < sizeof old) /* an empty database was never read */
+    st->max_counter = max3(st->max_counter, get32(old + COUNTER), 0);
+    st->max_cookie = max3(st->max_cookie, get32(old + COOKIE), 0);
+    if (rc || (st->max_counter == 0 && st->max_cookie == 0)) /* nothing was ever shown */
         return rc;
-    st->max_counter = max3(st->max_counter, get32(old + COUNTER), get32(new + COUNTER)) + 1;
-    st->max_cookie = max3(st->max_cookie, get32(old + COOKIE), get32(new + COOKIE)) + 1;
+    st->max_counter = max3(st->max_counter, get32(new + COUNTER), 0) + 1;
+    st->max_cookie = max3(st->max_cookie, get32(new + COOKIE), 0) + 1;
     put32(new + COUNTER, st->max_counter);
     put32(new + VALID_FOR, st->max_counter);
     put32(new + COOKIE, st->max_cookie);
-    return bh_dfile_write(f, new, sizeof new, 0);
+    rc = bh_dfile_write(f, new, sizeof new, 0);
+    return rc ? rc : bh_dfile_sync(f);
 }
 
-static int fill_generation(struct replace_job *j, uint64_t generation, struct bh_error *err)
+#define INCOMING_MAP "incoming.map"
+
+/* What takes time, before clients are kept waiting: the new content and its map are durable when it returns. */
+static int prepare_generation(struct replace_job *j, struct bh_error *err)
 {
     struct bh_disk *disk = j->live->dir.disk;
-    char db[32], map_name[32];
     struct bh_dfile f;
     struct bh_map map;
-    snprintf(db, sizeof db, "db.%" PRIu64, generation);
-    snprintf(map_name, sizeof map_name, "map.%" PRIu64, generation);
+    struct stat st;
     int rc = bh_disk_open_file(disk, j->incoming, O_RDWR, 0, &f);
     if (rc)
         return bh_fail(err, rc, "%s cannot be opened: %s", j->incoming, strerror(rc));
-    struct stat st;
     if (fchmod(f.fd, 0644) != 0 || fstat(f.fd, &st) != 0)
         rc = errno;
     if (rc == 0)
-        rc = outrun_counters(j->live, &f);
-    if (rc == 0)
         rc = bh_dfile_sync(&f);
     bh_dfile_close(&f);
-    if (rc == 0 && (rc = bh_map_open(&map, disk, map_name, true, err)) == 0) {
+    if (rc == 0 && (rc = bh_map_open(&map, disk, INCOMING_MAP, true, err)) == 0) {
         uint64_t blocks = ((uint64_t)st.st_size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
         rc = bh_map_set(&map, 0, blocks, j->base->is_base ? BH_BLOCK_CLEAN : BH_BLOCK_DIRTY);
         if (rc == 0)
             rc = bh_dfile_sync(&map.file);
         bh_map_close(&map);
     }
+    return rc ? bh_fail(err, rc, "the new content cannot be stored in %s: %s", bh_disk_path(disk),
+                        strerror(rc))
+              : 0;
+}
+
+static int name_generation(struct replace_job *j, uint64_t generation, struct bh_error *err)
+{
+    struct bh_disk *disk = j->live->dir.disk;
+    char db[32], map[32];
+    struct bh_dfile f;
+    snprintf(db, sizeof db, "db.%" PRIu64, generation);
+    snprintf(map, sizeof map, "map.%" PRIu64, generation);
+    int rc = bh_disk_open_file(disk, j->incoming, O_RDWR, 0, &f);
+    if (rc == 0) {
+        rc = outrun_counters(j->live, &f);
+        bh_dfile_close(&f);
+    }
     if (rc == 0)
         rc = bh_disk_rename(disk, j->incoming, db);
+    if (rc == 0)
+        rc = bh_disk_rename(disk, INCOMING_MAP, map);
     if (rc == 0)
         rc = bh_disk_sync_names(disk);
     return rc ? bh_fail(err, rc, "the new content cannot be stored in %s: %s", bh_disk_path(disk),
@@ -355,7 +376,7 @@ static int replace_job(sqlite3 *db, void *arg, struct bh_error *err)
     int rc = clear_journal(l);
     if (rc)
         return bh_fail(err, rc, "the old journal cannot be emptied: %s", strerror(rc));
-    rc = fill_generation(j, before.generation + 1, err);
+    rc = name_generation(j, before.generation + 1, err);
     if (rc == 0) {
         l->dir.state.generation = before.generation + 1;
         set_base(&l->dir.state, j->base);
@@ -374,5 +395,6 @@ int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_bas
                     struct bh_error *err)
 {
     struct replace_job j = {.live = l, .incoming = incoming, .base = base};
-    return bh_sql_run(l->sql, BH_SQL_SWAP, replace_job, &j, err);
+    int rc = prepare_generation(&j, err);
+    return rc ? rc : bh_sql_run(l->sql, BH_SQL_SWAP, replace_job, &j, err);
 }

@@ -16,6 +16,7 @@ struct bh_locks {
     struct bh_lock_request *parked, **parked_tail; /* first come, first served */
     unsigned sleepers; /* threads in a cond wait: no need to signal when there are none */
     uint64_t parked_total;
+    uint64_t visit; /* number of the last search for a deadlock */
 };
 
 void bh_lockset_free(struct bh_lockset *s)
@@ -174,40 +175,36 @@ static enum obstacle find_obstacle(const struct bh_locks *t, const struct bh_loc
     return found;
 }
 
-/* Whether `who` waits, directly or over others, for a lock of `target`. The depth bound is the
- * number of parked requests: longer chains repeat one. */
-static bool waits_for(const struct bh_locks *t, const struct bh_lock_request *who,
-                      struct bh_owner target, unsigned depth)
+static bool waits_for(struct bh_locks *t, struct bh_lock_request *who, struct bh_owner target);
+
+/* Whether the owner of a lock waits, directly or over others, for a lock of `target`. */
+static bool owner_waits_for(struct bh_locks *t, struct bh_owner owner, struct bh_owner target)
 {
-    if (depth == 0)
-        return false;
+    for (struct bh_lock_request *p = t->parked; p; p = p->next)
+        if (p->wait && p->visit != t->visit && bh_owner_equal(p->owner, owner) &&
+            waits_for(t, p, target))
+            return true;
+    return false;
+}
+
+/* A request is looked at once in a search. */
+static bool waits_for(struct bh_locks *t, struct bh_lock_request *who, struct bh_owner target)
+{
+    who->visit = t->visit;
     for (size_t i = 0; i < who->set->count; i++) {
         const struct bh_lock *l = &who->set->locks[i];
         if (!conflicts(l, who) || l->owner.internal)
             continue;
-        if (bh_owner_equal(l->owner, target))
+        if (bh_owner_equal(l->owner, target) || owner_waits_for(t, l->owner, target))
             return true;
-        for (struct bh_lock_request *p = t->parked; p; p = p->next)
-            if (p->wait && bh_owner_equal(p->owner, l->owner) && waits_for(t, p, target, depth - 1))
-                return true;
     }
     return false;
 }
 
-static bool would_deadlock(const struct bh_locks *t, const struct bh_lock_request *r)
+static bool would_deadlock(struct bh_locks *t, struct bh_lock_request *r)
 {
-    unsigned parked = 0;
-    for (struct bh_lock_request *p = t->parked; p; p = p->next)
-        parked++;
-    for (size_t i = 0; i < r->set->count; i++) {
-        const struct bh_lock *l = &r->set->locks[i];
-        if (!conflicts(l, r) || l->owner.internal)
-            continue;
-        for (struct bh_lock_request *p = t->parked; p; p = p->next)
-            if (p->wait && bh_owner_equal(p->owner, l->owner) && waits_for(t, p, r->owner, parked))
-                return true;
-    }
-    return false;
+    t->visit++;
+    return waits_for(t, r, r->owner);
 }
 
 /* --- parking --- */

@@ -65,6 +65,7 @@ struct bh_lock_request {
     struct bh_lock_request **prev;
     bool parked;
     int result;
+    uint64_t visit;
 };
 
 /* gated: the file whose first lock the gate holds back, the database itself. NULL on no memory. */

@@ -31,6 +31,8 @@ struct job {
 
 struct bh_sql {
     struct bh_store *store;
+    struct bh_vfs *vfs;
+    char *set_up; /* NULL: done */
     struct bh_locks *locks;
     sqlite3 *db;
     int64_t busy_ms, window_ms;
@@ -64,19 +66,39 @@ static int busy(struct bh_sql *q, struct bh_error *err)
 
 static int exec(struct bh_sql *q, const char *sql, struct bh_error *err, const char *what)
 {
-    int rc = sqlite3_exec(q->db, sql, NULL, NULL, NULL);
-    return rc == SQLITE_OK ? 0 : bh_sqlite_fail(q->db, err, what);
+    char reason[BH_ERROR_TEXT_MAX];
+    if (sqlite3_exec(q->db, sql, NULL, NULL, NULL) == SQLITE_OK)
+        return 0;
+    int rc = bh_sqlite_fail(q->db, err, what);
+    return bh_vfs_take_reason(q->vfs, reason) ? bh_fail(err, rc, "%s", reason) : rc;
 }
 
-/* Closes the gate, waits for the clients inside and runs `sql` (which takes the lock); tries again until the busy
- * time is over. On success the gate is still closed. */
-static int enter(struct bh_sql *q, enum bh_gate_need need, const char *sql, struct bh_error *err)
+/* sql takes the lock. Before the first, the connection is set up: not earlier, as that reads the database. */
+static int exec_first(struct bh_sql *q, const char *sql, struct bh_error *err)
+{
+    static const char what[] = "the live database cannot be opened";
+    if (q->set_up) {
+        int rc = exec(q, q->set_up, err, what);
+        if (rc)
+            return rc;
+        free(q->set_up);
+        q->set_up = NULL;
+    }
+    return exec(q, sql, err, what);
+}
+
+/* Closes the gate, waits for the clients inside, runs `sql` (which takes the lock) and, if not NULL, `also`; tries again
+ * until the busy time is over. On success the gate is still closed. */
+static int enter(struct bh_sql *q, enum bh_gate_need need, const char *sql,
+                 int (*also)(struct bh_sql *q, struct bh_error *err), struct bh_error *err)
 {
     int64_t deadline = bh_mono_ms() + q->busy_ms, pause = BACKOFF_MS;
     for (;;) {
         bh_gate_close(q->locks);
         if (bh_gate_drain(q->locks, need, DRAIN_MS)) {
-            int rc = exec(q, sql, err, "the live database cannot be opened");
+            int rc = exec_first(q, sql, err);
+            if (rc == 0 && also)
+                rc = also(q, err);
             if (rc != EBUSY)
                 return rc;
             if (!sqlite3_get_autocommit(q->db)) /* BEGIN went well, the lock did not */
@@ -147,7 +169,7 @@ static void run_writers(struct bh_sql *q, struct job *first)
 {
     struct job *batch = NULL, **end = &batch;
     struct bh_error err = {0};
-    int rc = enter(q, BH_GATE_NO_CLIENTS, "BEGIN EXCLUSIVE", &err);
+    int rc = enter(q, BH_GATE_NO_CLIENTS, "BEGIN EXCLUSIVE", NULL, &err);
     int64_t since = bh_mono_ms();
     for (struct job *j = first; j; j = rc ? NULL : take_writer(q, since)) {
         j->next = NULL;
@@ -176,7 +198,7 @@ static void run_writers(struct bh_sql *q, struct job *first)
 
 static int run_reader(struct bh_sql *q, struct job *j)
 {
-    int rc = enter(q, BH_GATE_NO_WRITERS, "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1", &j->err);
+    int rc = enter(q, BH_GATE_NO_WRITERS, "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1", NULL, &j->err);
     if (rc == 0) {
         bh_gate_open(q->locks); /* our SHARED lock holds writers back as long as it must */
         rc = j->fn(q->db, j->arg, &j->err);
@@ -195,19 +217,17 @@ static int lock_for_swap(struct bh_sql *q, struct bh_error *err)
                                 .type = BH_LOCK_WRITE,
                                 .start = BH_PENDING_BYTE,
                                 .end = BH_SHARED_FIRST + BH_SHARED_SIZE - 1};
-    int64_t deadline = bh_mono_ms() + q->busy_ms;
-    int rc;
-    while ((rc = bh_locks_request(q->locks, &r)) == EAGAIN && bh_mono_ms() < deadline)
-        bh_locks_wait(q->locks, BACKOFF_MAX_MS); /* for a connection of bh_connect */
-    return rc == EAGAIN ? busy(q, err) : rc ? bh_fail(err, rc, "the live database cannot be locked") : 0;
+    int rc = bh_locks_request(q->locks, &r);
+    if (rc == EAGAIN) /* a connection of bh_connect */
+        return bh_fail(err, EBUSY, BH_DB_NAME " is in use");
+    return rc ? bh_fail(err, rc, "the live database cannot be locked: %s", strerror(rc)) : 0;
 }
 
 static int run_swap(struct bh_sql *q, struct job *j)
 {
     /* The read rolls a hot journal back, or fails with the reason why it cannot. */
-    int rc = enter(q, BH_GATE_NO_CLIENTS, "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1; COMMIT", &j->err);
-    if (rc == 0)
-        rc = lock_for_swap(q, &j->err);
+    int rc = enter(q, BH_GATE_NO_CLIENTS, "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1; COMMIT",
+                   lock_for_swap, &j->err);
     if (rc == 0)
         rc = j->fn(q->db, j->arg, &j->err);
     bh_locks_drop_owner(q->locks, &bh_store_db(q->store)->locks, swap_owner);
@@ -297,20 +317,15 @@ int bh_sql_post(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *ar
 
 /* --- start and stop --- */
 
-static int set_up(struct bh_sql *q, struct bh_error *err)
-{
-    sqlite3_busy_timeout(q->db, 0); /* the gate waits, not SQLite */
-    sqlite3_db_config(q->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
-    return exec(q, "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000", err, "the live database cannot be set up");
-}
-
-int bh_sql_start(struct bh_sql **out, struct bh_vfs *v, struct bh_store *s, int64_t busy_ms,
-                 int64_t window_ms, struct bh_error *err)
+int bh_sql_start(struct bh_sql **out, struct bh_vfs *v, struct bh_store *s, const char *set_up,
+                 int64_t busy_ms, int64_t window_ms, struct bh_error *err)
 {
     struct bh_sql *q = calloc(1, sizeof *q);
     if (!q)
         return bh_fail(err, ENOMEM, "out of memory while starting the SQL thread");
     q->store = s;
+    q->vfs = v;
+    q->set_up = strdup(set_up);
     q->locks = bh_store_locks(s);
     q->busy_ms = busy_ms;
     q->window_ms = window_ms;
@@ -318,16 +333,17 @@ int bh_sql_start(struct bh_sql **out, struct bh_vfs *v, struct bh_store *s, int6
     pthread_mutex_init(&q->mutex, NULL);
     pthread_cond_init(&q->wake, NULL);
     pthread_cond_init(&q->done, NULL);
-    int rc = bh_vfs_connect(v, &q->db, err);
-    if (rc == 0)
-        rc = set_up(q, err);
+    int rc = q->set_up ? bh_vfs_connect(v, &q->db, err) : bh_fail(err, ENOMEM, "out of memory");
     if (rc == 0) {
+        sqlite3_busy_timeout(q->db, 0); /* the gate waits, not SQLite */
+        sqlite3_db_config(q->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
         rc = pthread_create(&q->thread, NULL, thread_main, q);
         if (rc)
             bh_fail(err, rc, "the SQL thread cannot be started: %s", strerror(rc));
     }
     if (rc) {
         sqlite3_close(q->db);
+        free(q->set_up);
         free(q);
         return rc;
     }
@@ -345,6 +361,7 @@ void bh_sql_stop(struct bh_sql *q)
     pthread_mutex_unlock(&q->mutex);
     pthread_join(q->thread, NULL);
     sqlite3_close_v2(q->db);
+    free(q->set_up);
     pthread_cond_destroy(&q->wake);
     pthread_cond_destroy(&q->done);
     pthread_mutex_destroy(&q->mutex);

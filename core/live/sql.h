@@ -20,10 +20,10 @@ enum bh_sql_kind {
                    * handle must not be used, as it would meet that lock */
 };
 
-/* Opens the connection (which recovers nothing yet) and starts the thread. busy_ms: how long to wait for
- * clients; window_ms: see above. */
-int bh_sql_start(struct bh_sql **out, struct bh_vfs *v, struct bh_store *s, int64_t busy_ms,
-                 int64_t window_ms, struct bh_error *err);
+/* Opens the connection (which recovers nothing yet) and starts the thread. set_up: SQL that the connection runs once, as
+ * soon as it can read the database. busy_ms: how long to wait for clients; window_ms: see above. */
+int bh_sql_start(struct bh_sql **out, struct bh_vfs *v, struct bh_store *s, const char *set_up,
+                 int64_t busy_ms, int64_t window_ms, struct bh_error *err);
 /* Runs what is queued, then ends. */
 void bh_sql_stop(struct bh_sql *q);
 

@@ -156,16 +156,37 @@ static const struct field {
 #undef FIELD
 };
 
+/* A mount point's name may hold a newline: "\n" and "\\" in the file. */
+static void print_text(const char *name, const char *text, struct bh_strbuf *out)
+{
+    bh_strbuf_addf(out, "%s ", name);
+    for (const char *c = text; *c; c++) {
+        if (*c == '\n' || *c == '\\')
+            bh_strbuf_addf(out, "\\%c", *c == '\n' ? 'n' : '\\');
+        else
+            bh_strbuf_add(out, c, 1);
+    }
+    bh_strbuf_add(out, "\n", 1);
+}
+
+static void unescape(char *text)
+{
+    char *to = text;
+    for (const char *c = text; *c; c++)
+        *to++ = *c != '\\' || !c[1] ? *c : *++c == 'n' ? '\n' : *c;
+    *to = '\0';
+}
+
 static void print_field(const struct field *f, const struct bh_state *st, struct bh_strbuf *out)
 {
     const char *at = (const char *)st + f->offset;
     switch (f->type) {
     case FIELD_STRING:
-        bh_strbuf_addf(out, "%s %s\n", f->name, at);
+        print_text(f->name, at, out);
         break;
     case FIELD_ALLOCATED: {
         const char *text = *(char *const *)(const void *)at;
-        bh_strbuf_addf(out, "%s %s\n", f->name, text ? text : "");
+        print_text(f->name, text ? text : "", out);
         break;
     }
     case FIELD_U64:
@@ -180,10 +201,11 @@ static void print_field(const struct field *f, const struct bh_state *st, struct
     }
 }
 
-static bool parse_field(const struct field *f, struct bh_state *st, const char *value)
+static bool parse_field(const struct field *f, struct bh_state *st, char *value)
 {
     char *at = (char *)st + f->offset, *end;
     errno = 0;
+    unescape(value);
     if (f->type == FIELD_STRING) {
         if (strlen(value) >= f->size)
             return false;
@@ -206,9 +228,9 @@ static bool parse_field(const struct field *f, struct bh_state *st, const char *
     return true;
 }
 
-static bool parse_line(struct bh_state *st, const char *line, unsigned *seen)
+static bool parse_line(struct bh_state *st, char *line, unsigned *seen)
 {
-    const char *space = strchr(line, ' ');
+    char *space = strchr(line, ' ');
     size_t len = space ? (size_t)(space - line) : 0;
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (len == strlen(fields[i].name) && !strncmp(line, fields[i].name, len)) {
@@ -269,9 +291,6 @@ static int check_identity(struct bh_statedir *sd, const struct bh_config *cfg, s
     BH_FREE char *identity = bh_config_identity(cfg);
     if (!identity)
         return bh_fail(err, ENOMEM, "out of memory while opening the state directory");
-    for (char *c = identity; *c; c++) /* the state file has a line for it */
-        if (*c == '\n')
-            *c = ' ';
     if (sd->state.identity && strcmp(sd->state.identity, identity))
         return bh_fail(
             err, ESTALE,

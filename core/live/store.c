@@ -206,7 +206,11 @@ int db_truncate_locked(struct bh_store *s, uint64_t size)
         return rc;
     uint64_t keep = (size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
     uint64_t had = (old + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
-    return bh_map_set(&s->map, keep, had - keep, BH_BLOCK_ZERO);
+    rc = bh_map_set(&s->map, keep, had - keep, BH_BLOCK_ZERO);
+    /* Being shorter is a change, too: the block that was cut shows it, or the header's where none was. */
+    if (rc == 0 && size > 0)
+        rc = bh_map_set(&s->map, size % BH_SUBBLOCK ? size / BH_SUBBLOCK : 0, 1, BH_BLOCK_DIRTY);
+    return rc;
 }
 
 /* A client that writes to the database without a journal beside it has nothing to roll back from
@@ -283,11 +287,20 @@ static int sync_map(struct bh_store *s)
     return rc;
 }
 
-int bh_file_sync(struct bh_file *f)
+static int sync_db(struct bh_file *f)
 {
-    int rc = f->kind == BH_FILE_DB ? sync_map(f->store) : 0;
+    struct bh_store *s = f->store;
+    pthread_rwlock_rdlock(&s->generation_lock);
+    int rc = sync_map(s);
     if (rc == 0)
         rc = bh_dfile_sync(&f->disk);
+    pthread_rwlock_unlock(&s->generation_lock);
+    return rc;
+}
+
+int bh_file_sync(struct bh_file *f)
+{
+    int rc = f->kind == BH_FILE_DB ? sync_db(f) : bh_dfile_sync(&f->disk);
     if (rc == 0)
         f->synced = true;
     return rc;
@@ -426,6 +439,7 @@ int bh_store_open(struct bh_store **out, struct bh_disk *disk, uint64_t generati
     if (!s)
         return bh_fail(err, ENOMEM, "out of memory while opening the state directory");
     pthread_mutex_init(&s->mutex, NULL);
+    pthread_rwlock_init(&s->generation_lock, NULL);
     s->disk = disk;
     s->generation = generation;
     s->undo.file.fd = -1;
@@ -461,13 +475,14 @@ void bh_store_close(struct bh_store *s)
     }
     bh_file_unref(s->db);
     bh_locks_free(s->locks);
+    pthread_rwlock_destroy(&s->generation_lock);
     pthread_mutex_destroy(&s->mutex);
     free(s);
 }
 
 /* --- swap --- */
 
-int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_error *err)
+static int swap(struct bh_store *s, uint64_t generation, struct bh_error *err)
 {
     struct bh_dfile db;
     struct bh_map map;
@@ -505,4 +520,12 @@ int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_error *err)
                    names[i], strerror(rc));
     }
     return 0;
+}
+
+int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_error *err)
+{
+    pthread_rwlock_wrlock(&s->generation_lock);
+    int rc = swap(s, generation, err);
+    pthread_rwlock_unlock(&s->generation_lock);
+    return rc;
 }

@@ -98,9 +98,14 @@ int bh_store_mark_all_dirty(struct bh_store *s); /* the base is gone */
  * The caller holds a SHARED lock on the database during bh_store_freeze only. One freeze at a time.
  */
 struct bh_frozen;
-/* O(1). patient: a large truncation saves what it cuts off, however long that takes; otherwise it
- * breaks the freeze. */
-int bh_store_freeze(struct bh_store *s, bool patient, struct bh_frozen **out);
+/* What a freeze needs, made ready before the lock is taken. patient: a large truncation saves what it
+ * cuts off, however long that takes; otherwise it breaks the freeze. Ended with bh_store_thaw, also if
+ * it was never begun. */
+int bh_store_freeze_prepare(struct bh_store *s, bool patient, struct bh_frozen **out);
+/* The freeze itself: O(1). ENOMEM. */
+int bh_store_freeze(struct bh_frozen *z);
+/* For the statistics: how long the lock on the database was held for it, in nanoseconds. */
+void bh_store_note_freeze(struct bh_store *s, int64_t ns);
 uint64_t bh_frozen_size(const struct bh_frozen *z);
 /* Any one thread. EAGAIN: the freeze was broken by a truncation; ENOSPC: old content could not be
  * saved. */
@@ -108,7 +113,7 @@ int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset);
 /* Ends the freeze. flushed: what it held is in the base now, so what has not changed since becomes
  * clean. */
 int bh_store_thaw(struct bh_frozen *z, bool flushed);
-/* How long freezes held the store's lock, in nanoseconds, of the last 4096: quantile 0 to 1. count:
+/* How long freezes held their lock on the database, in nanoseconds, of the last 4096: quantile 0 to 1. count:
  * of all time. */
 uint64_t bh_store_freeze_ns(struct bh_store *s, double quantile, uint64_t *count);
 

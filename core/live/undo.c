@@ -151,35 +151,55 @@ static bool next_record(struct undo *u, uint64_t *at, struct record *r,
     return true;
 }
 
-int bh_store_undo_play(struct bh_store *s,
-                       void (*changed)(void *arg, uint64_t offset, uint64_t len), void *arg)
+/* What was put back, as one range: the invalidation skips what the kernel does not hold anyway. */
+struct extent {
+    uint64_t begin, end;
+};
+
+static void extend(struct extent *e, uint64_t begin, uint64_t end)
 {
-    BH_LOCK_SCOPE(&s->mutex);
+    bool empty = e->begin == e->end;
+    e->begin = empty || begin < e->begin ? begin : e->begin;
+    e->end = empty || end > e->end ? end : e->end;
+}
+
+static int play(struct bh_store *s, struct extent *changed)
+{
     unsigned char buf[BH_SUBBLOCK];
     struct record r;
     uint64_t at = 0;
     struct undo *u = &s->undo;
     if (u->end == 0)
         return 0;
-    if (!next_record(u, &at, &r, buf)) { /* torn before anything was overwritten */
+    if (!next_record(u, &at, &r, buf)) /* torn before anything was overwritten */
         return forget(s);
-    }
     uint64_t old_size = r.block;
     int rc = 0;
     while (rc == 0 && next_record(u, &at, &r, buf)) {
         rc = db_write_locked(s, buf, r.len, r.block * BH_SUBBLOCK);
-        if (changed)
-            changed(arg, r.block * BH_SUBBLOCK, r.len);
+        extend(changed, r.block * BH_SUBBLOCK, r.block * BH_SUBBLOCK + r.len);
     }
     uint64_t size = bh_file_size(s->db);
     if (rc == 0 && size != old_size) {
         rc = db_truncate_locked(s, old_size);
-        if (changed && size > old_size)
-            changed(arg, old_size, size - old_size);
+        if (size > old_size)
+            extend(changed, old_size, size);
     }
     if (rc == 0)
         rc = bh_dfile_sync(&s->db->disk);
     return rc ? rc : forget(s);
+}
+
+int bh_store_undo_play(struct bh_store *s, void (*changed)(void *arg, uint64_t offset, uint64_t len),
+                       void *arg)
+{
+    struct extent e = {0};
+    pthread_mutex_lock(&s->mutex);
+    int rc = play(s, &e);
+    pthread_mutex_unlock(&s->mutex);
+    if (changed && e.end > e.begin) /* with EXCLUSIVE still held, but no mutex that a handler wants */
+        changed(arg, e.begin, e.end - e.begin);
+    return rc;
 }
 
 int undo_open_existing(struct bh_store *s, struct bh_error *err)

@@ -1,6 +1,7 @@
 #include "live/vfs.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +28,8 @@ struct bh_vfs {
     char *state_dir, *mountpoint;
     struct bh_live_hooks hooks;
     atomic_uint connections;
+    pthread_mutex_t reason_mutex;
+    char reason[BH_ERROR_TEXT_MAX];
 };
 
 struct range {
@@ -410,13 +413,12 @@ static int access_super(struct bh_vfs *v, const char *path, int flags, int *resu
     if (!dir)
         return SQLITE_NOMEM;
     if (path[0] != '/' || !slash || (*slash = '\0', stat(dir[0] ? dir : "/", &st)) != 0) {
-        bh_log(BH_LOG_ERROR,
-               "a hot journal of " BH_DB_NAME
-               " belongs to a transaction over several databases whose super-journal "
-               "%s cannot be looked up from here: open " BH_DB_NAME
-               " with the program that wrote it, so that "
-               "it recovers both databases",
-               path);
+        BH_LOCK_SCOPE(&v->reason_mutex);
+        snprintf(v->reason, sizeof v->reason,
+                 "a hot journal of " BH_DB_NAME " belongs to a transaction over several databases whose super-journal "
+                 "%.400s cannot be looked up from here: open " BH_DB_NAME " with the program that wrote it, so "
+                 "that it recovers both databases",
+                 path);
         return SQLITE_IOERR_ACCESS;
     }
     return v->os->xAccess(v->os, path, flags, result);
@@ -481,6 +483,7 @@ int bh_vfs_register(struct bh_vfs **out, struct bh_store *s, const char *mountpo
     if (!v)
         return bh_fail(err, ENOMEM, "out of memory while opening the live database");
     v->store = s;
+    pthread_mutex_init(&v->reason_mutex, NULL);
     v->os = sqlite3_vfs_find(NULL);
     v->state_dir = realpath(bh_disk_path(bh_store_disk(s)), NULL);
     v->mountpoint = strdup(mountpoint);
@@ -520,6 +523,7 @@ void bh_vfs_unregister(struct bh_vfs *v)
     if (!v)
         return;
     sqlite3_vfs_unregister(&v->base);
+    pthread_mutex_destroy(&v->reason_mutex);
     free(v->state_dir);
     free(v->mountpoint);
     free(v);
@@ -528,6 +532,16 @@ void bh_vfs_unregister(struct bh_vfs *v)
 void bh_vfs_set_hooks(struct bh_vfs *v, const struct bh_live_hooks *hooks)
 {
     v->hooks = *hooks;
+}
+
+bool bh_vfs_take_reason(struct bh_vfs *v, char *text)
+{
+    BH_LOCK_SCOPE(&v->reason_mutex);
+    if (!v->reason[0])
+        return false;
+    memcpy(text, v->reason, sizeof v->reason);
+    v->reason[0] = '\0';
+    return true;
 }
 
 unsigned bh_vfs_connections(struct bh_vfs *v)

@@ -80,6 +80,15 @@ static inline enum bh_block_state block_state(uint64_t block)
     return bh_map_get(&store->map, block);
 }
 
+/* What bh_live_freeze does under a SHARED lock. */
+static inline struct bh_frozen *freeze_store(bool patient)
+{
+    struct bh_frozen *z;
+    must(bh_store_freeze_prepare(store, patient, &z));
+    must(bh_store_freeze(z));
+    return z;
+}
+
 /* Makes the next writes to a file fail, and work again. Returns what mend_writes needs. */
 static inline int break_writes(int fd)
 {
