@@ -12,7 +12,7 @@
 
 struct bh_config;
 
-#define BH_SNAPSHOT_ID_MAX 32 /* "YYYYMMDDTHHMMSS.mmmZ-8HEX" with NUL: 29 */
+#define BH_SNAPSHOT_ID_MAX 32 /* "YYYYMMDDTHHMMSS.mmmZ-8HEX" 29 bytes and a NUL */
 
 /* What survives between mounts, in the file "state". Replaced atomically and durably as a whole. */
 struct bh_state {

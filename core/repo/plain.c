@@ -118,15 +118,15 @@ static int hash_image(struct image *img, const struct bh_call *call, struct bh_e
     return rc;
 }
 
-int plain_take_image(struct bh_plain *p, struct image *img, const struct bh_call *call,
-                     struct bh_error *err)
+int plain_take_image(struct bh_plain *p, struct image *img, unsigned *tries,
+                     const struct bh_call *call, struct bh_error *err)
 {
-    for (int i = 0;; i++) {
+    for (;;) {
         *img = (struct image){.plain = p};
         plain_phase(p, PHASE_FREEZE, 0);
         int rc = bh_call_check(call, "the flush", err);
         if (rc == 0)
-            rc = bh_live_freeze(p->live, i >= IMPATIENT_TRIES, &img->frozen, err);
+            rc = bh_live_freeze(p->live, (*tries)++ >= IMPATIENT_TRIES, &img->frozen, err);
         if (rc)
             return rc;
         img->size = bh_frozen_size(img->frozen);
@@ -180,7 +180,19 @@ static int foreign(struct bh_plain *p, struct bh_error *err)
 
 bool plain_is_older_pending(const struct bh_state *st, const char *id)
 {
-    return id && id[0] && strstr(st->older_pending, id) != NULL;
+    size_t len = id ? strlen(id) : 0;
+    for (const char *p = st->older_pending; len > 0 && *p; p += strcspn(p, ",") + 1)
+        if (!strncmp(p, id, len) && p[len] == ',')
+            return true;
+    return false;
+}
+
+void plain_adopt_older(struct bh_state *st, const struct bh_object_info *info)
+{
+    memcpy(st->base_etag, info->etag, sizeof st->base_etag);
+    /* What is local is newer than it, so nothing can be equal to it. */
+    st->base_snapshot[0] = st->base_sha256[0] = '\0';
+    st->base_size = 0;
 }
 
 /* What the key holds after an answer that left it open: 0 it is our upload (info filled), EAGAIN it is still the base, or
@@ -199,7 +211,7 @@ static int look(struct bh_plain *p, const char *snapshot, struct bh_object_info 
     if (id && !strcmp(id, snapshot))
         return 0;
     if (plain_is_older_pending(st, id))
-        memcpy(st->base_etag, info->etag, sizeof st->base_etag);
+        plain_adopt_older(st, info);
     return strcmp(info->etag, st->base_etag) ? foreign(p, err) : EAGAIN;
 }
 
@@ -283,9 +295,10 @@ static int announce(struct bh_plain *p, const struct image *img, char id[BH_SNAP
     struct bh_state *st = &p->live->dir.state;
     size_t len = strlen(st->older_pending), more = strlen(st->pending_snapshot);
     if (more > 0) { /* it may still arrive */
-        if (len + more + 2 > sizeof st->older_pending) {
-            memmove(st->older_pending, st->older_pending + len / 2, len - len / 2 + 1);
-            len -= len / 2;
+        if (len + more + 2 > sizeof st->older_pending) { /* the oldest half can hardly arrive any more */
+            size_t cut = len / 2 + strcspn(st->older_pending + len / 2, ",") + 1;
+            memmove(st->older_pending, st->older_pending + cut, len - cut + 1);
+            len -= cut;
         }
         snprintf(st->older_pending + len, sizeof st->older_pending - len, "%s,", st->pending_snapshot);
     }
@@ -344,7 +357,7 @@ static int resolve_pending(struct bh_plain *p, const struct bh_call *call, struc
         return rc == ENOENT ? foreign(p, err) : rc;
     const char *id = bh_meta_get(&info.meta, META_SNAPSHOT);
     if (plain_is_older_pending(st, id))
-        memcpy(st->base_etag, info.etag, sizeof st->base_etag);
+        plain_adopt_older(st, &info);
     if (!id || strcmp(id, st->pending_snapshot))
         return 0;
     struct image img = {.size = st->pending_size};
@@ -359,8 +372,8 @@ static int flush_image(struct bh_plain *p, struct bh_flush_result *result, const
 {
     struct bh_state *st = &p->live->dir.state;
     struct image img;
-    for (int i = 0;; i++) {
-        int rc = plain_take_image(p, &img, call, err);
+    for (unsigned tries = 0;;) {
+        int rc = plain_take_image(p, &img, &tries, call, err);
         if (rc)
             return rc;
         bool same = st->base_etag[0] && !strcmp(img.sha256, st->base_sha256);
@@ -369,7 +382,7 @@ static int flush_image(struct bh_plain *p, struct bh_flush_result *result, const
         int thawed = bh_store_thaw(img.frozen, rc == 0);
         if (thawed) /* harmless: what stays marked is compared by hash next time */
             bh_log(BH_LOG_WARNING, "the block map cannot be written: %s", strerror(thawed));
-        if (rc == 0 || img.broken != EAGAIN || i >= IMPATIENT_TRIES)
+        if (rc == 0 || img.broken != EAGAIN)
             return rc;
     }
 }

@@ -174,7 +174,8 @@ static int rescue(struct bh_plain *p, struct bh_load_report *report, const struc
     char name[128];
     BH_FREE char *key = NULL;
     struct image img;
-    int rc = plain_take_image(p, &img, call, err);
+    unsigned tries = 0;
+    int rc = plain_take_image(p, &img, &tries, call, err);
     if (rc == 0) {
         rc = put_rescue(p, &img, name, sizeof name, &key, call, err);
         bh_store_thaw(img.frozen, false);
@@ -249,7 +250,7 @@ static int adopt(struct bh_plain *p, const struct bh_object_info *info, struct b
         st->base_time_ms = info->mtime_ms;
         st->pending_snapshot[0] = st->pending_sha256[0] = st->older_pending[0] = '\0';
     } else if (plain_is_older_pending(st, bh_meta_get(&info->meta, META_SNAPSHOT))) {
-        st->base_sha256[0] = '\0'; /* what is local is newer */
+        plain_adopt_older(st, info);
     }
     memcpy(st->base_etag, info->etag, sizeof st->base_etag);
     return bh_statedir_save(&p->live->dir, err);

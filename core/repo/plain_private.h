@@ -30,9 +30,10 @@ struct image {
     char sha256[BH_SHA256_HEX];
     int broken; /* errno of the freeze, if that was what ended a put */
 };
-/* Freezes and hashes; tries again if a large truncation breaks the freeze. Ended with bh_store_thaw(img->frozen). */
-int plain_take_image(struct bh_plain *p, struct image *img, const struct bh_call *call,
-                     struct bh_error *err);
+/* Freezes and hashes; tries again if a large truncation breaks the freeze, at last with a patient one. *tries counts
+ * freezes, from 0 for one flush. Ended with bh_store_thaw(img->frozen). */
+int plain_take_image(struct bh_plain *p, struct image *img, unsigned *tries,
+                     const struct bh_call *call, struct bh_error *err);
 /* One put of the image with its metadata. */
 int plain_put_image(struct bh_plain *p, struct image *img, const char *key, const char *snapshot,
                     const struct bh_cond *cond, struct bh_object_info *info,
@@ -41,6 +42,8 @@ void plain_new_id(struct bh_plain *p, char id[BH_SNAPSHOT_ID_MAX]);
 
 /* Whether the id is of an upload of this state directory that seemed to have failed. */
 bool plain_is_older_pending(const struct bh_state *st, const char *id);
+/* The object with that ETag, an earlier upload of ours that arrived late, is the base now. */
+void plain_adopt_older(struct bh_state *st, const struct bh_object_info *info);
 
 /* Whether an error may be a passing one (the store is away, slow or broken) rather than a refusal. */
 bool plain_is_passing(int rc);
