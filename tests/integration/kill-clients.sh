@@ -42,10 +42,10 @@ before=$(acked)
 sleep 2
 [ "$(acked)" -gt "$before" ] || fail "after the last death nobody gets on any more (seed $SEED)"
 stop "$survivor"
-echo "$deaths deaths, $(acked) acknowledged transactions, $(metric bhfs_rescues_total) rescues"
+echo "$deaths deaths, $(acked) acknowledged transactions, $(metric bhfs_undone_total) transactions undone"
 check_acks
 assert_eq "$(door query 'PRAGMA integrity_check')" ok "integrity_check by the daemon (seed $SEED)"
-[ "$(metric bhfs_rescues_total)" -gt 0 ] || [ "$deaths" -lt 100 ] || fail 'no client died in mid-commit: this shows little'
+[ "$(metric bhfs_undone_total)" -gt 0 ] || [ "$deaths" -lt 100 ] || fail 'no client died in mid-commit: this shows little'
 kill_daemon # ends the daemon's own load, too
 mount_bh -o snapshot.interval=0
 check_acks

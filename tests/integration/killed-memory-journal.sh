@@ -26,13 +26,13 @@ same() { # WHAT
 for mode in MEMORY OFF; do
     for grow in '' -g; do
         what="$mode${grow:+, growing}"
-        rescues=$(metric bhfs_undone_total)
+        undone=$(metric bhfs_undone_total)
 
         spill -j "$mode" ${grow:+"$grow"}
         kill -KILL "$PID"
         reap 137 "$PID"
         same "$what, client killed"
-        [ "$(metric bhfs_undone_total)" -gt "$rescues" ] || fail "$what: bhfs_undone_total did not rise"
+        [ "$(metric bhfs_undone_total)" -gt "$undone" ] || fail "$what: bhfs_undone_total did not rise"
 
         spill -j "$mode" ${grow:+"$grow"}
         kill -KILL "$PID"

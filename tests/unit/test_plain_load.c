@@ -59,7 +59,6 @@ static void test_the_newest_snapshot_is_loaded(void **state)
     shut();
     forget_state();
     start();
-    must_report(id);
     assert_int_equal(live_has(), 1);
     assert_false(dirty());
     must(flush());
@@ -168,7 +167,6 @@ static void test_anothers_snapshot_is_loaded(void **state)
     shut();
     upload_foreign(KEY, 77, NULL);
     start();
-    must_report("another program");
     assert_int_equal(live_has(), 77);
     assert_false(dirty());
     assert_string_equal(rescue_key(), "");
@@ -287,13 +285,20 @@ static void test_a_refusal_is_no_absence(void **state)
 
 /* --- damage --- */
 
-/* The object's bytes change behind the store's back, its metadata stays. */
+/* The object's bytes are not those that its metadata speaks of. */
 static void damage_object(void)
 {
-    int fd = open(at("bucket/" KEY), O_WRONLY | O_CLOEXEC);
-    assert_true(fd >= 0);
-    must(bh_pwrite_full(fd, "damage", 6, 4096 + 2000));
-    close(fd);
+    size_t size;
+    struct bh_bucket *b;
+    struct bh_object_info info;
+    must(bh_bucket_dir_open(&b, at("bucket"), ERR));
+    must(bh_bucket_head(b, KEY, &info, NULL, ERR));
+    unsigned char *data = get_file("bucket/" KEY, &size);
+    data[4096 + 2000] ^= 1; /* in unused space: no integrity_check sees it */
+    struct bh_source src = {.size = size, .data = data};
+    must(bh_bucket_put(b, KEY, &src, &info.meta, NULL, NULL, NULL, ERR));
+    bh_bucket_close(b);
+    free(data);
 }
 
 static void two_snapshots(void)
