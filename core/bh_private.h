@@ -27,7 +27,8 @@ struct bh {
 
     pthread_mutex_t mutex; /* what follows, and the reloadable keys of cfg */
     pthread_cond_t changed;
-    bool busy; /* somebody flushes or imports */
+    bool running; /* bucket, live and plain are there */
+    bool busy;    /* somebody has the turn: flushes, imports or stops */
     bool stopping;
     bool kick; /* the loop looks at its interval again */
     pthread_t loop;

@@ -77,18 +77,26 @@ void bh_set_read_only(struct bh *b)
 
 /* --- taking turns: one flush or import at a time --- */
 
-static int take_turn(struct bh *b, const struct bh_call *call, struct bh_error *err)
+static int wait_turn(struct bh *b, const struct bh_call *call, struct bh_error *err)
 {
-    pthread_mutex_lock(&b->mutex);
     int rc = 0;
     while (b->busy && rc == 0) {
         struct timespec until = bh_mono_after_ms(TURN_POLL_MS);
         pthread_cond_timedwait(&b->changed, &b->mutex, &until);
         rc = bh_call_check(call, "waiting for the flush under way", err);
     }
+    return rc;
+}
+
+/* Whoever has the turn may use bucket, live and plain: they come and go only under somebody's turn. */
+static int take_turn(struct bh *b, const struct bh_call *call, struct bh_error *err)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    int rc = wait_turn(b, call, err);
+    if (rc == 0 && !b->running)
+        rc = bh_fail(err, EINVAL, "there is no live database: not started, or stopped");
     if (rc == 0)
         b->busy = true;
-    pthread_mutex_unlock(&b->mutex);
     return rc;
 }
 
@@ -161,8 +169,6 @@ int bh_flush_call(struct bh *b, bool force, struct bh_flush_result *result, cons
     struct bh_error local;
     struct bh_flush_result r = {0};
     err = err ? err : &local;
-    if (!b->live)
-        return bh_fail(err, EINVAL, "there is nothing to flush: not started");
     if (b->read_only)
         return bh_fail(err, EROFS, "this is a read-only mount: it writes nothing to the bucket");
     int rc = take_turn(b, call, err);
@@ -288,6 +294,12 @@ static int start_parts(struct bh *b, struct bh_error *err)
     return 0;
 }
 
+static void set_running(struct bh *b, bool running)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    b->running = running;
+}
+
 int bh_start(struct bh *b, struct bh_error *err)
 {
     struct bh_error local;
@@ -300,6 +312,7 @@ int bh_start(struct bh *b, struct bh_error *err)
         tear_down(b);
         return rc;
     }
+    set_running(b, true);
     b->started = true;
     b->stopped = false;
     return 0;
@@ -324,13 +337,14 @@ static void stop_loop(struct bh *b)
     b->loop_runs = false;
 }
 
-/* Tries until it works, the time is over, or the error is none that passes. */
+/* Tries until it works, the time is over, or the error is none that passes. With the turn taken. */
 static int last_flush(struct bh *b, struct bh_error *err)
 {
+    struct bh_flush_result result;
     int64_t deadline = bh_mono_ms() + b->cfg->snapshot.stop_timeout_ms, pause = RETRY_MIN_MS;
     struct bh_call call = {.deadline_ms = deadline};
     for (;;) {
-        int rc = bh_flush_call(b, true, NULL, &call, err);
+        int rc = flush_now(b, &result, &call, err);
         bool passing = rc == ETIMEDOUT || rc == EIO || rc == EAGAIN || rc == EBUSY;
         if (!passing || bh_mono_ms() + pause >= deadline)
             return rc;
@@ -355,12 +369,17 @@ int bh_stop(struct bh *b, struct bh_error *err)
     bh_remove_signal_handlers(b);
     bh_statedir_closing(&b->live->dir);
     stop_loop(b);
-    int rc = b->read_only ? 0 : last_flush(b, err);
+    int rc = take_turn(b, NULL, err);
+    if (rc)
+        return rc;
+    rc = b->read_only ? 0 : last_flush(b, err);
     if (rc)
         bh_log(BH_LOG_ERROR,
                "THE LAST FLUSH FAILED (%s). Unflushed changes stay in %s; the next mount goes on with them.",
                err->text, b->live->dir.path);
     tear_down(b);
+    set_running(b, false);
+    end_turn(b);
     b->stopped = true;
     return rc;
 }
@@ -432,8 +451,6 @@ int bh_import_call(struct bh *b, const char *path, const struct bh_call *call, s
 {
     struct bh_error local;
     err = err ? err : &local;
-    if (!b->live)
-        return bh_fail(err, EINVAL, "nothing can be imported: not started");
     if (b->read_only)
         return bh_fail(err, EROFS, "this is a read-only mount: nothing can be imported");
     if (path[0] != '/')

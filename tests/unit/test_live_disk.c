@@ -375,6 +375,7 @@ static void step(unsigned i, bool reopen, bool deletions)
     if (!files[i].exists) {
         create(name, &files[i].f);
         files[i].exists = true;
+        memset(files[i].data, 0, SIZE);
         files[i].size = 0;
         model_sync(i);
     } else if (dice < 6) {
