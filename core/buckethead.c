@@ -75,6 +75,11 @@ void bh_set_read_only(struct bh *b)
     b->read_only = true;
 }
 
+void bh_set_start_cancel(struct bh *b, const atomic_bool *cancel)
+{
+    b->start_cancel = cancel;
+}
+
 /* --- taking turns: one flush or import at a time --- */
 
 static int wait_turn(struct bh *b, const struct bh_call *call, struct bh_error *err)
@@ -146,7 +151,10 @@ static int flush_now(struct bh *b, struct bh_flush_result *r, const struct bh_ca
 {
     if (b->callbacks.on_flush_start)
         b->callbacks.on_flush_start(b->callbacks.arg);
-    int rc = bh_plain_flush(b->plain, r, call, err);
+    pthread_mutex_lock(&b->mutex);
+    bool keep = b->cfg->snapshot.keep_previous; /* a reload may change it */
+    pthread_mutex_unlock(&b->mutex);
+    int rc = bh_plain_flush(b->plain, keep, r, call, err);
     note_result(b, rc, r, err);
     bh_profile_flush(b->profile, rc, r, err);
     if (rc) {
@@ -268,6 +276,7 @@ static void tear_down(struct bh *b)
 
 static int start_parts(struct bh *b, struct bh_error *err)
 {
+    struct bh_call call = {.cancel = b->start_cancel};
     int rc = bh_bucket_open(&b->bucket, b->cfg, err);
     if (rc == 0)
         rc = bh_profile_open(&b->profile, b->cfg, err);
@@ -276,7 +285,7 @@ static int start_parts(struct bh *b, struct bh_error *err)
     if (rc == 0)
         rc = bh_plain_new(&b->plain, b->cfg, b->bucket, b->live, b->read_only, err);
     if (rc == 0)
-        rc = bh_plain_load(b->plain, &b->recovered, NULL, err);
+        rc = bh_plain_load(b->plain, &b->recovered, &call, err);
     if (rc == 0)
         rc = bh_vfs_connect(b->live->vfs, &b->connection, err);
     if (rc)
@@ -527,6 +536,12 @@ void bh_flush_counts(struct bh *b, uint64_t counts[4])
 {
     BH_LOCK_SCOPE(&b->mutex);
     memcpy(counts, b->outcomes, sizeof b->outcomes);
+}
+
+char *bh_config_string(struct bh *b, char *const *field)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    return strdup(*field ? *field : "");
 }
 
 void bh_config_text(struct bh *b, struct bh_strbuf *out)

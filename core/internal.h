@@ -13,6 +13,8 @@
 int bh_set_mountpoint(struct bh *b, const char *mountpoint);
 /* Before bh_start: nothing is ever written to the bucket. */
 void bh_set_read_only(struct bh *b);
+/* Before bh_start, which then ends with ECANCELED soon after *cancel became true. */
+void bh_set_start_cancel(struct bh *b, const atomic_bool *cancel);
 struct bh_live *bh_live_of(struct bh *b); /* between start and stop */
 const struct bh_config *bh_config_of(struct bh *b);
 const char *bh_snapshot_key(struct bh *b); /* between start and stop */
@@ -21,6 +23,8 @@ struct bh_progress *bh_progress_of(struct bh *b);
 uint64_t bh_rescues_of(struct bh *b);
 /* Flushes by outcome: unchanged, uploaded, debounced, failed. */
 void bh_flush_counts(struct bh *b, uint64_t counts[4]);
+/* A copy of a reloadable string of the configuration, freed by the caller; NULL: no memory. */
+char *bh_config_string(struct bh *b, char *const *field);
 void bh_config_text(struct bh *b, struct bh_strbuf *out);
 /* Takes over what may change while running; frees fresh. changes gets a line for each difference. */
 int bh_reload(struct bh *b, struct bh_config *fresh, struct bh_strbuf *changes, struct bh_error *err);

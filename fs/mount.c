@@ -39,10 +39,17 @@ static const char usage[] =
 
 /* --- flush callbacks --- */
 
+static void run_hook(struct daemon *d, char *const *field, const char *const variables[], size_t count_)
+{
+    BH_FREE char *command = bh_config_string(d->bh, field);
+    if (command)
+        hook_run(command, variables, count_);
+}
+
 static void on_start(void *arg)
 {
     struct daemon *d = arg;
-    hook_run(bh_config_of(d->bh)->hooks.on_flush_start, NULL, 0);
+    run_hook(d, &bh_config_of(d->bh)->hooks.on_flush_start, NULL, 0);
 }
 
 static void on_complete(void *arg, double seconds, uint64_t bytes)
@@ -52,7 +59,7 @@ static void on_complete(void *arg, double seconds, uint64_t bytes)
     const char *const variables[] = {s, b};
     snprintf(s, sizeof s, "BHFS_SECONDS=%.3f", seconds);
     snprintf(b, sizeof b, "BHFS_BYTES=%llu", (unsigned long long)bytes);
-    hook_run(bh_config_of(d->bh)->hooks.on_flush_complete, variables, 2);
+    run_hook(d, &bh_config_of(d->bh)->hooks.on_flush_complete, variables, 2);
     ctl_event();
 }
 
@@ -62,7 +69,7 @@ static void on_error(void *arg, const struct bh_error *err)
     char text[BH_ERROR_TEXT_MAX + 32];
     const char *const variables[] = {text};
     snprintf(text, sizeof text, "BHFS_ERROR=%s", err->text);
-    hook_run(bh_config_of(d->bh)->hooks.on_flush_error, variables, 1);
+    run_hook(d, &bh_config_of(d->bh)->hooks.on_flush_error, variables, 1);
     ctl_event();
 }
 
@@ -102,7 +109,47 @@ static int load_config(struct daemon *d, const struct options *o, struct bh_conf
     return d->display_url ? 0 : bh_fail(err, ENOMEM, "out of memory");
 }
 
-static int start_core(struct daemon *d, struct bh_config *cfg, struct bh_error *err)
+/* A load from the bucket may take long: SIGTERM and SIGINT end it. */
+struct watcher {
+    int signals, done;
+    atomic_bool cancel;
+    pthread_t thread;
+    bool runs;
+};
+
+static void *watch_start(void *arg)
+{
+    struct watcher *w = arg;
+    struct pollfd fds[2] = {{.fd = w->done, .events = POLLIN}, {.fd = w->signals, .events = POLLIN}};
+    struct signalfd_siginfo info;
+    while (poll(fds, 2, -1) < 0 || !fds[0].revents)
+        if (fds[1].revents && read(w->signals, &info, sizeof info) == sizeof info &&
+            info.ssi_signo != SIGHUP)
+            atomic_store(&w->cancel, true);
+    return NULL;
+}
+
+static int start_watched(struct daemon *d, int signals, struct bh_error *err)
+{
+    struct watcher w = {.signals = signals, .done = eventfd(0, EFD_CLOEXEC)};
+    w.runs = w.done >= 0 && pthread_create(&w.thread, NULL, watch_start, &w) == 0;
+    bh_set_start_cancel(d->bh, &w.cancel);
+    int rc = bh_start(d->bh, err);
+    bh_set_start_cancel(d->bh, NULL);
+    if (w.runs) {
+        uint64_t one = 1;
+        ssize_t n = write(w.done, &one, sizeof one);
+        (void)n;
+        pthread_join(w.thread, NULL);
+    }
+    if (w.done >= 0)
+        close(w.done);
+    if (rc == 0 && atomic_load(&w.cancel)) /* it came too late for the load, but it was said */
+        rc = bh_fail(err, ECANCELED, "the mount was interrupted");
+    return rc;
+}
+
+static int start_core(struct daemon *d, struct bh_config *cfg, int signals, struct bh_error *err)
 {
     struct bh_callbacks callbacks = {
         .arg = d, .on_flush_start = on_start, .on_flush_complete = on_complete, .on_flush_error = on_error};
@@ -116,7 +163,7 @@ static int start_core(struct daemon *d, struct bh_config *cfg, struct bh_error *
     if (d->read_only)
         bh_set_read_only(d->bh);
     bh_set_callbacks(d->bh, &callbacks);
-    rc = bh_start(d->bh, err);
+    rc = start_watched(d, signals, err);
     if (rc)
         return rc;
     d->live = bh_live_of(d->bh);
@@ -326,7 +373,7 @@ static int finish(struct daemon *d, const struct bhfs_extension *ext)
 
 /* --- main --- */
 
-static int prepare(struct daemon *d, const struct options *o, struct bh_error *err)
+static int prepare(struct daemon *d, const struct options *o, int signals, struct bh_error *err)
 {
     struct bh_config *cfg = NULL;
     pthread_mutex_init(&d->status_mutex, NULL);
@@ -352,7 +399,7 @@ static int prepare(struct daemon *d, const struct options *o, struct bh_error *e
         bh_config_free(cfg);
         return rc;
     }
-    return start_core(d, cfg, err);
+    return start_core(d, cfg, signals, err);
 }
 
 static int start_serving(struct daemon *d, struct server *s, const struct options *o,
@@ -403,7 +450,7 @@ static int run(const struct options *o, const struct bhfs_extension *ext, int re
     BH_FD int signals = block_signals();
     int rc = d && signals >= 0 ? 0 : bh_fail(&err, ENOMEM, "no signals can be taken: %s", strerror(errno));
     if (rc == 0)
-        rc = prepare(d, o, &err);
+        rc = prepare(d, o, signals, &err);
     if (rc == 0)
         rc = start_serving(d, &server, o, ext, &err);
     if (rc) {
@@ -418,6 +465,7 @@ static int run(const struct options *o, const struct bhfs_extension *ext, int re
         fprintf(stderr, "bhfs: %s\n", info.recovered);
     bh_log(BH_LOG_INFO, "mounted %s on %s", d->display_url, d->mountpoint);
     if (ready >= 0) {
+        setsid(); /* not before: Ctrl-C must reach a long start */
         if (chdir("/") != 0)
             bh_log(BH_LOG_WARNING, "chdir to / failed: %s", strerror(errno));
         int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -450,7 +498,6 @@ static int run_in_background(const struct options *o, const struct bhfs_extensio
     }
     if (pid == 0) {
         close(ready[0]);
-        setsid();
         return run(o, ext, ready[1]);
     }
     close(ready[1]);

@@ -275,7 +275,7 @@ int bh_mirror_file_open(struct bh_mirror *m, int fd, const char *name, struct bh
     f->mirror = m;
     f->inode = st.st_ino;
     f->opened = 1;
-    f->cut = UINT64_MAX;
+    f->cut = (uint64_t)st.st_size; /* a truncation may have been forgotten at the last close */
     if (!is_known(m, inode, name)) /* left over from a deleted file whose number came back */
         unlinkat(m->dirfd, inode, 0);
     f->fd = openat(m->dirfd, inode, O_RDWR | O_CLOEXEC);

@@ -276,7 +276,7 @@ static int upload(struct bh_plain *p, struct image *img, const char *snapshot,
 static int keep_previous(struct bh_plain *p, const struct bh_call *call, struct bh_error *err)
 {
     const struct bh_state *st = &p->live->dir.state;
-    if (!p->cfg->snapshot.keep_previous || !st->base_etag[0] || !strcmp(st->base_etag, st->damaged_etag))
+    if (!p->keep_previous || !st->base_etag[0] || !strcmp(st->base_etag, st->damaged_etag))
         return 0;
     bool checked = (bh_bucket_caps(p->bucket) & BH_CAP_COPY_IF_MATCH) != 0;
     plain_phase(p, PHASE_PREVIOUS, 0);
@@ -387,12 +387,13 @@ static int flush_image(struct bh_plain *p, struct bh_flush_result *result, const
     }
 }
 
-int bh_plain_flush(struct bh_plain *p, struct bh_flush_result *result, const struct bh_call *call,
-                   struct bh_error *err)
+int bh_plain_flush(struct bh_plain *p, bool keep_previous_, struct bh_flush_result *result,
+                   const struct bh_call *call, struct bh_error *err)
 {
     struct bh_state *st = &p->live->dir.state;
     int64_t begin = bh_mono_ns();
     int rc = 0;
+    p->keep_previous = keep_previous_;
     *result = (struct bh_flush_result){.outcome = BH_FLUSH_UNCHANGED};
     if (bh_store_is_dirty(p->live->store)) {
         rc = resolve_pending(p, call, err);

@@ -56,8 +56,8 @@ int bh_plain_load(struct bh_plain *p, struct bh_load_report *report, const struc
 
 /* Uploads the live database if it has changed. No request to the bucket if nothing was written since the last flush.
  * When it returns 0 everything committed before the call is in the bucket. ESTALE: another writer replaced the
- * snapshot. One thread at a time. */
-int bh_plain_flush(struct bh_plain *p, struct bh_flush_result *result, const struct bh_call *call,
-                   struct bh_error *err);
+ * snapshot. keep_previous: KEY is copied to KEY.prev before it is replaced. One thread at a time. */
+int bh_plain_flush(struct bh_plain *p, bool keep_previous, struct bh_flush_result *result,
+                   const struct bh_call *call, struct bh_error *err);
 
 #endif

@@ -13,6 +13,7 @@ struct bh_plain {
     struct bh_bucket *bucket;
     struct bh_live *live;
     bool read_only;
+    bool keep_previous; /* of the flush under way */
     char *key, *key_prev;
     struct bh_progress progress;
     uint64_t rescues;   /* branches made for unflushed changes */

@@ -194,7 +194,7 @@ static inline int plain_teardown(void **state)
 
 static inline int flush(void)
 {
-    return bh_plain_flush(plain, &result, NULL, ERR);
+    return bh_plain_flush(plain, cfg->snapshot.keep_previous, &result, NULL, ERR);
 }
 
 /* A row of t with this number, in a transaction of its own. */

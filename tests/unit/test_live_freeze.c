@@ -155,6 +155,20 @@ static void test_flushed_makes_clean_what_was_not_touched(void **state)
     assert_int_equal(bh_store_dirty_bytes(store), 2 * BLOCK);
 }
 
+/* The truncation is news to the bucket, wherever the cut is. */
+static void test_a_truncation_meanwhile_stays_a_change(void **state)
+{
+    static const uint64_t sizes[] = {7 * BLOCK, 7 * BLOCK + 1, 7 * BLOCK - 1, BLOCK};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        fill_db(12, 0);
+        freeze(false);
+        must(bh_file_truncate(db, BH_DOOR_INTERNAL, sizes[i]));
+        thaw(true);
+        if (!bh_store_is_dirty(store))
+            fail_msg("cut to %llu bytes during a flush, and clean after it", (unsigned long long)sizes[i]);
+    }
+}
+
 static void test_a_failed_flush_leaves_everything_dirty(void **state)
 {
     fill_db(12, 0);
@@ -371,6 +385,7 @@ int main(void)
         TEST(test_a_large_truncation_waits_for_a_patient_freeze),
         TEST(test_old_content_that_cannot_be_saved_breaks_the_freeze_only),
         TEST(test_flushed_makes_clean_what_was_not_touched),
+        TEST(test_a_truncation_meanwhile_stays_a_change),
         TEST(test_a_failed_flush_leaves_everything_dirty),
         TEST(test_a_swap_leaves_the_frozen_image),
         TEST(test_one_after_the_other),

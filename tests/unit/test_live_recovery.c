@@ -148,6 +148,21 @@ static void test_the_daemon_is_set_up_once_a_client_has_recovered(void **state)
     assert_int_equal(synchronous, 3); /* EXTRA, as for any other start */
 }
 
+/* A reason is for the failure that it explains, not for the next one. */
+static void test_the_reason_is_not_given_for_other_errors(void **state)
+{
+    open_unresolvable();
+    sqlite3 *c = connect_live();
+    assert_int_equal(number(c, "SELECT count(*) FROM t"), -1); /* another connection met the journal */
+    sqlite3_close(c);
+    must(bh_store_unlink(live->store, BH_JOURNAL_NAME));
+    must(on_sql_thread(BH_SQL_ALONE, "PRAGMA foreign_keys=ON"));
+    must(on_sql_thread(BH_SQL_WRITE, "CREATE TABLE p(a PRIMARY KEY); "
+                                     "CREATE TABLE f(a REFERENCES p DEFERRABLE INITIALLY DEFERRED)"));
+    assert_int_not_equal(on_sql_thread(BH_SQL_WRITE, "INSERT INTO f VALUES(1)"), 0); /* the commit fails */
+    must_say("FOREIGN KEY");
+}
+
 /* --- clients without a journal --- */
 
 static struct bh_owner dying = {.id = 42};
@@ -263,6 +278,7 @@ int main(void)
         TEST(test_an_unresolvable_one_refuses_flushes_and_says_which),
         TEST(test_clients_are_let_in_to_recover),
         TEST(test_the_daemon_is_set_up_once_a_client_has_recovered),
+        TEST(test_the_reason_is_not_given_for_other_errors),
         TEST(test_a_dead_clients_half_is_undone),
         TEST(test_nobody_reads_between_death_and_undo),
         TEST(test_who_wrote_nothing_dies_as_usual),

@@ -23,6 +23,41 @@ static void test_a_second_user_is_refused_with_the_firsts_pid(void **state)
     open_live(NULL);
 }
 
+static int pipe_ends[2];
+
+/* Has the directory, and says after a while that it is about to leave. */
+static int leave_slowly(void)
+{
+    child_check(bh_live_open(&live, cfg, NULL, ERR) == 0);
+    child_check(on_sql_thread(BH_SQL_WRITE, "CREATE TABLE t(a); INSERT INTO t VALUES(8)") == 0);
+    bh_statedir_closing(&live->dir);
+    child_check(write(pipe_ends[1], "x", 1) == 1);
+    usleep(2000000); /* its last flush: longer than a start waits for a process that was killed */
+    bh_live_close(live);
+    return 0;
+}
+
+static void test_a_start_waits_for_one_that_is_leaving(void **state)
+{
+    char byte;
+    int status;
+    assert_int_equal(pipe(pipe_ends), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0)
+        _exit(leave_slowly());
+    assert_int_equal(read(pipe_ends[0], &byte, 1), 1);
+    open_live(NULL);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    sqlite3 *c = connect_live();
+    assert_int_equal(number(c, "SELECT a FROM t"), 8);
+    sqlite3_close(c);
+    close(pipe_ends[0]);
+    close(pipe_ends[1]);
+}
+
 static void test_another_buckets_directory_is_refused(void **state)
 {
     open_live(NULL);
@@ -176,6 +211,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_made_private_and_empty),
         TEST(test_a_second_user_is_refused_with_the_firsts_pid),
+        TEST(test_a_start_waits_for_one_that_is_leaving),
         TEST(test_another_buckets_directory_is_refused),
         TEST(test_others_must_not_be_able_to_write),
         TEST(test_a_damaged_state_is_refused_and_kept),

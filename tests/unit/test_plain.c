@@ -128,9 +128,9 @@ static void test_cancel_and_deadline(void **state)
     start();
     insert(1);
     struct bh_call call = {.cancel = &cancel};
-    must_fail(bh_plain_flush(plain, &result, &call, ERR), ECANCELED);
+    must_fail(bh_plain_flush(plain, cfg->snapshot.keep_previous, &result, &call, ERR), ECANCELED);
     call = (struct bh_call){.deadline_ms = bh_mono_ms() - 1};
-    must_fail(bh_plain_flush(plain, &result, &call, ERR), ETIMEDOUT);
+    must_fail(bh_plain_flush(plain, cfg->snapshot.keep_previous, &result, &call, ERR), ETIMEDOUT);
     assert_true(dirty());
     assert_int_equal(atomic_load(&bh_plain_progress(plain)->phase), 0);
     must(flush());

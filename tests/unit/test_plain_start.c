@@ -441,6 +441,37 @@ static void *flush_some(void *arg)
     return arg;
 }
 
+static void *flush_once(void *arg)
+{
+    struct bh_error err;
+    *(int *)arg = bh_force_flush(b, &err);
+    return NULL;
+}
+
+/* A flush that hangs must not make a stop longer than snapshot.stop_timeout says; nothing is lost. */
+static void test_a_hanging_flush_does_not_hold_a_stop_up(void **state)
+{
+    pthread_t thread;
+    int rc = 0;
+    rules_are("put:delay=7s");
+    start_with((const char *[]){rules_option(), "snapshot.stop_timeout=500ms", NULL});
+    insert(1);
+    must(pthread_create(&thread, NULL, flush_once, &rc));
+    usleep(200000);
+    int64_t begin = bh_mono_ms();
+    int stopped = bh_stop(b, ERR);
+    int64_t took = bh_mono_ms() - begin;
+    must(pthread_join(thread, NULL));
+    if (took > 4000)
+        fail_msg("the stop took %lld ms", (long long)took);
+    rules_are("");
+    must(bh_start(b, ERR));
+    assert_int_equal(live_has(), 1);
+    must(bh_stop(b, ERR));
+    assert_int_equal(object_has(), 1);
+    (void)stopped;
+}
+
 /* What was committed before a force_flush is in the bucket when it returns, whoever flushes besides. */
 static void test_flushes_from_many_threads(void **state)
 {
@@ -484,6 +515,7 @@ int main(void)
         TEST(test_import_replaces_the_content),
         TEST(test_import_refuses_what_is_no_database),
         TEST(test_flush_beside_stop),
+        TEST(test_a_hanging_flush_does_not_hold_a_stop_up),
         TEST(test_flushes_from_many_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
