@@ -146,9 +146,11 @@ static void note_result(struct bh *b, int rc, const struct bh_flush_result *r, c
     b->flush_index += r->outcome == BH_FLUSH_UPLOADED;
 }
 
-static int flush_now(struct bh *b, struct bh_flush_result *r, const struct bh_call *call,
+static int flush_now(struct bh *b, struct bh_flush_result *r, const struct bh_call *limits,
                      struct bh_error *err)
 {
+    struct bh_call own = limits ? *limits : (struct bh_call){0}, *call = &own;
+    own.stop = &b->cancel;
     if (b->callbacks.on_flush_start)
         b->callbacks.on_flush_start(b->callbacks.arg);
     pthread_mutex_lock(&b->mutex);
@@ -249,9 +251,8 @@ static void *loop_main(void *arg)
             return NULL;
         if (bh_mono_ms() - begin < wait || !wait || b->read_only || !bh_store_is_dirty(b->live->store))
             continue;
-        struct bh_call call = {.cancel = &b->cancel};
         struct bh_error err;
-        if (bh_flush_call(b, true, NULL, &call, &err) == 0)
+        if (bh_flush_call(b, true, NULL, NULL, &err) == 0)
             retry = 0;
         else
             retry = !retry ? RETRY_MIN_MS : retry * 2 < RETRY_MAX_MS ? retry * 2 : RETRY_MAX_MS;
@@ -327,30 +328,28 @@ int bh_start(struct bh *b, struct bh_error *err)
     return 0;
 }
 
-static void stop_loop(struct bh *b)
+/* Ends the loop and takes the turn from whoever flushes: that flush goes on as the last one, unless it takes too long. */
+static int stop_others(struct bh *b, int64_t deadline, struct bh_error *err)
 {
+    struct bh_call patience = {.deadline_ms = deadline};
     pthread_mutex_lock(&b->mutex);
     b->stopping = true;
     pthread_cond_broadcast(&b->changed);
     pthread_mutex_unlock(&b->mutex);
-    if (!b->loop_runs)
-        return;
-    /* A flush of the loop goes on as the last one, unless it takes too long. */
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += b->cfg->snapshot.stop_timeout_ms / 1000 + 1;
-    if (pthread_timedjoin_np(b->loop, NULL, &until) != 0) {
+    int rc = take_turn(b, &patience, err);
+    if (rc == ETIMEDOUT) {
         atomic_store(&b->cancel, true);
-        pthread_join(b->loop, NULL);
+        rc = take_turn(b, NULL, err);
+        atomic_store(&b->cancel, false);
     }
-    b->loop_runs = false;
+    return rc;
 }
 
 /* Tries until it works, the time is over, or the error is none that passes. With the turn taken. */
-static int last_flush(struct bh *b, struct bh_error *err)
+static int last_flush(struct bh *b, int64_t deadline, struct bh_error *err)
 {
     struct bh_flush_result result;
-    int64_t deadline = bh_mono_ms() + b->cfg->snapshot.stop_timeout_ms, pause = RETRY_MIN_MS;
+    int64_t pause = RETRY_MIN_MS;
     struct bh_call call = {.deadline_ms = deadline};
     for (;;) {
         int rc = flush_now(b, &result, &call, err);
@@ -377,18 +376,21 @@ int bh_stop(struct bh *b, struct bh_error *err)
                        open - 2);
     bh_remove_signal_handlers(b);
     bh_statedir_closing(&b->live->dir);
-    stop_loop(b);
-    int rc = take_turn(b, NULL, err);
+    int64_t deadline = bh_mono_ms() + b->cfg->snapshot.stop_timeout_ms;
+    int rc = stop_others(b, deadline, err);
     if (rc)
         return rc;
-    rc = b->read_only ? 0 : last_flush(b, err);
+    rc = b->read_only ? 0 : last_flush(b, deadline, err);
     if (rc)
         bh_log(BH_LOG_ERROR,
                "THE LAST FLUSH FAILED (%s). Unflushed changes stay in %s; the next mount goes on with them.",
                err->text, b->live->dir.path);
-    tear_down(b);
-    set_running(b, false);
+    set_running(b, false); /* who waits for the turn, the loop among them, finds that there is nothing to flush */
     end_turn(b);
+    if (b->loop_runs)
+        pthread_join(b->loop, NULL);
+    b->loop_runs = false;
+    tear_down(b);
     b->stopped = true;
     return rc;
 }

@@ -88,7 +88,7 @@ int bh_call_check(const struct bh_call *call, const char *what, struct bh_error 
 {
     if (!call)
         return 0;
-    if (call->cancel && atomic_load(call->cancel))
+    if ((call->cancel && atomic_load(call->cancel)) || (call->stop && atomic_load(call->stop)))
         return bh_fail(err, ECANCELED, "%s was cancelled", what);
     if (call->deadline_ms && bh_mono_ms() >= call->deadline_ms)
         return bh_fail(err, ETIMEDOUT, "%s did not end in time", what);

@@ -58,6 +58,7 @@ struct bh_object_info {
 /* Limits of one call. */
 struct bh_call {
     const atomic_bool *cancel; /* NULL, or: the call ends with ECANCELED soon after this becomes true */
+    const atomic_bool *stop;   /* the same, for a second party: the program ends */
     int64_t deadline_ms;       /* 0, or: bh_mono_ms() after which the call ends with ETIMEDOUT */
 };
 

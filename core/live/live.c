@@ -270,7 +270,7 @@ static uint32_t max3(uint32_t a, uint32_t b, uint32_t c)
 static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
 {
     enum { COUNTER = 24, COOKIE = 40, VALID_FOR = 92 };
-    unsigned char old[100], new[100]; /* zeros where there is nothing */
+    unsigned char old[100] = {0}, new[100] = {0};
     struct bh_state *st = &l->dir.state;
     int rc = bh_file_read(bh_store_db(l->store), old, sizeof old, 0, NULL);
     if (rc == 0)

@@ -67,6 +67,7 @@ static int busy(struct bh_sql *q, struct bh_error *err)
 static int exec(struct bh_sql *q, const char *sql, struct bh_error *err, const char *what)
 {
     char reason[BH_ERROR_TEXT_MAX];
+    bh_vfs_take_reason(q->vfs, reason); /* somebody else's */
     if (sqlite3_exec(q->db, sql, NULL, NULL, NULL) == SQLITE_OK)
         return 0;
     int rc = bh_sqlite_fail(q->db, err, what);

@@ -1,5 +1,5 @@
-/* A live database for a test: SCRATCH/state on the bucket SCRATCH/bucket, SQL in one line, files as a crash leaves
- * them. */
+/* A live database for a test: SCRATCH/state on the bucket SCRATCH/bucket, SQL in one line, files as
+ * a crash leaves them. */
 #ifndef LIVE_DB_H
 #define LIVE_DB_H
 
@@ -17,8 +17,12 @@ static struct bh_live *live;
 static inline struct bh_config *configured(const char *const *more)
 {
     char bucket[100], state[100];
-    const char *settings[16] = {bucket, state, "snapshot.interval=0", "bucket.attempts=1",
-                                "live.busy_timeout=300ms", "snapshot.stop_timeout=1s"};
+    const char *settings[16] = {bucket,
+                                state,
+                                "snapshot.interval=0",
+                                "bucket.attempts=1",
+                                "live.busy_timeout=300ms",
+                                "snapshot.stop_timeout=1s"};
     size_t count = 6;
     while (more && *more)
         settings[count++] = *more++;
@@ -86,7 +90,8 @@ static inline void must_sql_(sqlite3 *c, const char *text, const char *file, int
 }
 #define must_sql(c, text) must_sql_((c), (text), __FILE__, __LINE__)
 
-/* The first column of the first row: a number, or -1 for an error, -2 for no row. Usable on any thread. */
+/* The first column of the first row: a number, or -1 for an error, -2 for no row. Usable on any
+ * thread. */
 static inline int64_t number(sqlite3 *c, const char *query)
 {
     sqlite3_stmt *st;
@@ -100,7 +105,8 @@ static inline int64_t number(sqlite3 *c, const char *query)
 
 static inline void must_be_whole(sqlite3 *c)
 {
-    assert_int_equal(number(c, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check='ok'"), 1);
+    assert_int_equal(
+        number(c, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check='ok'"), 1);
 }
 
 static inline sqlite3 *connect_live(void)
@@ -118,13 +124,15 @@ static inline sqlite3 *stock(const char *name)
     return c;
 }
 
-/* SCRATCH/name: a database of SQLite's own with rows 1 to `rows` of a table `name_table`(n, fill). */
+/* SCRATCH/name: a database of SQLite's own with rows 1 to `rows` of a table `name_table`(n, fill).
+ */
 static inline void make_stock(const char *name, const char *table, int rows)
 {
     char text[300];
     sqlite3 *c = stock(name);
     snprintf(text, sizeof text,
-             "CREATE TABLE %s(n INTEGER PRIMARY KEY, fill BLOB); WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n+1 "
+             "CREATE TABLE %s(n INTEGER PRIMARY KEY, fill BLOB); WITH RECURSIVE i(n) AS (SELECT 1 "
+             "UNION ALL SELECT n+1 "
              "FROM i WHERE n<%d) INSERT INTO %s SELECT n, zeroblob(500) FROM i",
              table, rows, table);
     must_sql(c, text);
@@ -144,18 +152,21 @@ static inline int on_sql_thread(enum bh_sql_kind kind, const char *text)
 
 /* --- crashes --- */
 
-/* A state directory whose client died just before it deleted its journal: table t had 50 rows with v=1, the transaction
- * set v=2. super: the name of its super-journal, or NULL. */
+/* A state directory whose client died just before it deleted its journal: table t had 50 rows with
+ * v=1, the transaction set v=2. super: the name of its super-journal, or NULL. */
 static inline void leave_hot_journal(const char *super)
 {
     sqlite3 *c = stock("crash.db");
-    must_sql(c, "PRAGMA synchronous=OFF; CREATE TABLE t(n INTEGER PRIMARY KEY, v INT, fill BLOB); WITH RECURSIVE i(n) "
-                "AS (SELECT 1 UNION ALL SELECT n+1 FROM i WHERE n<50) INSERT INTO t SELECT n, 1, zeroblob(900) FROM i");
+    must_sql(c, "PRAGMA synchronous=OFF; CREATE TABLE t(n INTEGER PRIMARY KEY, v INT, fill BLOB); "
+                "WITH RECURSIVE i(n) "
+                "AS (SELECT 1 UNION ALL SELECT n+1 FROM i WHERE n<50) INSERT INTO t SELECT n, 1, "
+                "zeroblob(900) FROM i");
     must_sql(c, "BEGIN; UPDATE t SET v=2");
     copy_file("crash.db-journal", "crash.journal");
     must_sql(c, "COMMIT");
     sqlite3_close(c);
-    if (super) { /* SQLite file format, "The Rollback Journal": the page of the lock byte, name, length, sum, magic */
+    if (super) { /* SQLite file format, "The Rollback Journal": the page of the lock byte, name,
+                    length, sum, magic */
         unsigned char tail[20] = {0, 0x04, 0, 1};
         static const unsigned char magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
         size_t len = strlen(super);

@@ -1,5 +1,6 @@
-/* For tests of core/live and core/repo: a directory of their own, random numbers, errors asserted with their sentence.
- * Assertions belong to the main thread: cmocka leaves a failed test by longjmp. */
+/* For tests of core/live and core/repo: a directory of their own, random numbers, errors asserted
+ * with their sentence. Assertions belong to the main thread: cmocka leaves a failed test by
+ * longjmp. */
 #ifndef LIVE_FIXTURE_H
 #define LIVE_FIXTURE_H
 
@@ -150,8 +151,8 @@ static inline void fill_random(void *buf, size_t len)
         ((unsigned char *)buf)[i] = (unsigned char)any(256);
 }
 
-/* Runs body() in a child process: what may crash, or changes limits of the process. Its exit code must be 0;
- * 77 skips the test. body returns the code and asserts nothing. */
+/* Runs body() in a child process: what may crash, or changes limits of the process. Its exit code
+ * must be 0; 77 skips the test. body returns the code and asserts nothing. */
 static inline void in_child(int (*body)(void))
 {
     int status;

@@ -45,7 +45,8 @@ static inline struct bh_owner client(uint64_t id)
     return (struct bh_owner){.id = id};
 }
 
-static inline struct bh_owner daemon_(uint64_t id) /* the same number as a client is another owner */
+static inline struct bh_owner
+daemon_(uint64_t id) /* the same number as a client is another owner */
 {
     return (struct bh_owner){.id = id, .internal = true};
 }
@@ -88,7 +89,8 @@ static inline void waiter_done(struct bh_lock_request *r, int rc)
         abort();
 }
 
-static inline struct waiter *new_waiter(struct bh_owner o, unsigned type, uint64_t start, uint64_t end)
+static inline struct waiter *new_waiter(struct bh_owner o, unsigned type, uint64_t start,
+                                        uint64_t end)
 {
     assert_true(waiter_count < sizeof waiters / sizeof *waiters);
     struct waiter *w = &waiters[waiter_count++];
@@ -106,7 +108,8 @@ static inline struct waiter *setlk(struct bh_owner o, unsigned type, uint64_t st
 }
 
 /* F_SETLKW that must park. */
-static inline struct waiter *wait_lock(struct bh_owner o, unsigned type, uint64_t start, uint64_t end)
+static inline struct waiter *wait_lock(struct bh_owner o, unsigned type, uint64_t start,
+                                       uint64_t end)
 {
     struct waiter *w = new_waiter(o, type, start, end);
     w->r.wait = true;

@@ -1,5 +1,5 @@
-/* The plain layer for a test: SCRATCH/bucket as a bucket, a spy over it that counts, holds uploads back or lets something
- * happen before them, and the fault layer where rules are given. */
+/* The plain layer for a test: SCRATCH/bucket as a bucket, a spy over it that counts, holds uploads
+ * back or lets something happen before them, and the fault layer where rules are given. */
 #ifndef LIVE_PLAIN_H
 #define LIVE_PLAIN_H
 
@@ -15,11 +15,11 @@
 struct spy {
     struct bh_bucket base;
     struct bh_bucket *inner;
-    unsigned caps_taken;          /* capabilities that this store has not */
+    unsigned caps_taken; /* capabilities that this store has not */
     unsigned puts, requests;
     void (*before_put)(const char *key);
     void (*before_copy)(void);
-    bool hold;                    /* the next put arrives late, after its answer was lost */
+    bool hold; /* the next put arrives late, after its answer was lost */
     struct held {
         char key[200], *data;
         size_t size;
@@ -66,8 +66,9 @@ static inline int spy_head(struct bh_bucket *b, const char *key, struct bh_objec
     return bh_bucket_head(s->inner, key, info, call, err);
 }
 
-static inline int spy_copy(struct bh_bucket *b, const char *from, const char *to, const char *if_match,
-                           struct bh_object_info *info, const struct bh_call *call, struct bh_error *err)
+static inline int spy_copy(struct bh_bucket *b, const char *from, const char *to,
+                           const char *if_match, struct bh_object_info *info,
+                           const struct bh_call *call, struct bh_error *err)
 {
     struct spy *s = (struct spy *)(void *)b;
     s->requests++;
@@ -77,7 +78,8 @@ static inline int spy_copy(struct bh_bucket *b, const char *from, const char *to
 }
 
 static inline int hold_put(struct spy *s, const char *key, const struct bh_source *src,
-                           const struct bh_meta *meta, const struct bh_cond *cond, struct bh_error *err)
+                           const struct bh_meta *meta, const struct bh_cond *cond,
+                           struct bh_error *err)
 {
     struct held *h = &s->held;
     s->hold = false;
@@ -97,7 +99,8 @@ static inline int hold_put(struct spy *s, const char *key, const struct bh_sourc
 
 static inline int spy_put(struct bh_bucket *b, const char *key, const struct bh_source *src,
                           const struct bh_meta *meta, const struct bh_cond *cond,
-                          struct bh_object_info *info, const struct bh_call *call, struct bh_error *err)
+                          struct bh_object_info *info, const struct bh_call *call,
+                          struct bh_error *err)
 {
     struct spy *s = (struct spy *)(void *)b;
     s->requests++;
@@ -201,7 +204,8 @@ static inline int flush(void)
 static inline void insert(int n)
 {
     char text[160];
-    snprintf(text, sizeof text, "CREATE TABLE IF NOT EXISTS t(n INTEGER PRIMARY KEY); INSERT INTO t VALUES(%d)", n);
+    snprintf(text, sizeof text,
+             "CREATE TABLE IF NOT EXISTS t(n INTEGER PRIMARY KEY); INSERT INTO t VALUES(%d)", n);
     must(on_sql_thread(BH_SQL_WRITE, text));
 }
 
@@ -242,7 +246,8 @@ static inline bool dirty(void)
     return bh_store_is_dirty(live->store);
 }
 
-/* Another program's upload: a database whose t holds n, with an id of its own or (NULL) no metadata. */
+/* Another program's upload: a database whose t holds n, with an id of its own or (NULL) no
+ * metadata. */
 static inline void upload_foreign(const char *key, int n, const char *id)
 {
     char text[100];
@@ -251,7 +256,8 @@ static inline void upload_foreign(const char *key, int n, const char *id)
     struct bh_meta meta = {0};
     unlink(at("foreign.db"));
     sqlite3 *c = stock("foreign.db");
-    snprintf(text, sizeof text, "CREATE TABLE t(n INTEGER PRIMARY KEY); INSERT INTO t VALUES(%d)", n);
+    snprintf(text, sizeof text, "CREATE TABLE t(n INTEGER PRIMARY KEY); INSERT INTO t VALUES(%d)",
+             n);
     must_sql(c, text);
     sqlite3_close(c);
     unsigned char *data = get_file("foreign.db", &size);

@@ -1,4 +1,5 @@
-/* The disk layer and its imitation of a power cut: the mirror is what a machine finds when it comes back. */
+/* The disk layer and its imitation of a power cut: the mirror is what a machine finds when it comes
+ * back. */
 #include "live_fixture.h"
 
 #include "live/disk.h"
@@ -267,8 +268,8 @@ static ino_t number_of(const struct bh_dfile *f)
     return st.st_ino;
 }
 
-/* Makes a file, deletes it and makes "f"; true if that got the number of the deleted one, as on ext4 it mostly does.
- * It must be in the mirror as any other then. */
+/* Makes a file, deletes it and makes "f"; true if that got the number of the deleted one, as on
+ * ext4 it mostly does. It must be in the mirror as any other then. */
 static bool made_again(uint64_t seed, const char *first, bool sync_first_name)
 {
     open_disk(seed);
@@ -319,10 +320,10 @@ enum { FILES = 3, SIZE = 48 };
 
 static struct {
     struct bh_dfile f;
-    bool exists, named;             /* now; and its name was synced since */
-    unsigned char data[SIZE];       /* now */
-    size_t size, least, most;       /* now; and what the disk may have */
-    unsigned char may[SIZE][32];    /* one bit a value that the disk may have there */
+    bool exists, named;          /* now; and its name was synced since */
+    unsigned char data[SIZE];    /* now */
+    size_t size, least, most;    /* now; and what the disk may have */
+    unsigned char may[SIZE][32]; /* one bit a value that the disk may have there */
 } files[FILES];
 
 static void allow(unsigned i, size_t at_byte, unsigned char value)

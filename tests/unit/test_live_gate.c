@@ -144,17 +144,19 @@ static void test_wait_ends_with_a_change(void **state)
 
 static bool gate_closed;
 
-static bool clash(const struct bh_lock *l, struct bh_owner o, bool write, uint64_t start, uint64_t end)
+static bool clash(const struct bh_lock *l, struct bh_owner o, bool write, uint64_t start,
+                  uint64_t end)
 {
-    return !bh_owner_equal(l->owner, o) && l->start <= end && start <= l->end && (l->write || write);
+    return !bh_owner_equal(l->owner, o) && l->start <= end && start <= l->end &&
+           (l->write || write);
 }
 
 static void check_locks_agree(void)
 {
     for (size_t i = 0; i < db.count; i++)
         for (size_t j = 0; j < i; j++)
-            assert_false(clash(&db.locks[i], db.locks[j].owner, db.locks[j].write, db.locks[j].start,
-                               db.locks[j].end));
+            assert_false(clash(&db.locks[i], db.locks[j].owner, db.locks[j].write,
+                               db.locks[j].start, db.locks[j].end));
 }
 
 /* Nobody waits without a reason, and a F_SETLK for the daemon only. */

@@ -1,4 +1,5 @@
-/* The lock table: POSIX semantics against a model of single bytes, parking, deadlocks. The gate is in test_live_gate.c. */
+/* The lock table: POSIX semantics against a model of single bytes, parking, deadlocks. The gate is
+ * in test_live_gate.c. */
 #include "live_locks.h"
 
 /* --- POSIX, by hand --- */
@@ -219,7 +220,8 @@ static void test_grants_come_in_order(void **state)
     must(ended(w[3]));
 }
 
-/* A grant can make way for one that came earlier: a request that turns its owner's WRITE into a READ. */
+/* A grant can make way for one that came earlier: a request that turns its owner's WRITE into a
+ * READ. */
 static void test_a_grant_that_downgrades_lets_earlier_ones_in(void **state)
 {
     must(lock(client(1), WRITE, 0, 0));
@@ -354,7 +356,8 @@ static void test_drop_owner_takes_its_locks_and_its_requests(void **state)
 {
     must(lock(client(1), WRITE, 0, 9));
     must(lock(client(2), WRITE, 20, 29));
-    struct waiter *own = wait_lock(client(1), READ, 20, 20), *other = wait_lock(client(3), READ, 5, 5);
+    struct waiter *own = wait_lock(client(1), READ, 20, 20),
+                  *other = wait_lock(client(3), READ, 5, 5);
     bh_locks_drop_owner(table, &db, client(1));
     must_fail(ended(own), EINTR);
     must(ended(other));

@@ -1,4 +1,5 @@
-/* Power cuts in the middle of SQLite's transactions and of a replacement: what the mirror has is what a machine finds. */
+/* Power cuts in the middle of SQLite's transactions and of a replacement: what the mirror has is
+ * what a machine finds. */
 #include "live_db.h"
 
 static unsigned cuts;
@@ -52,8 +53,10 @@ static sqlite3 *writer(const char *mode)
 {
     char text[200];
     sqlite3 *c = connect_live();
-    assert_int_equal(sqlite3_create_function(c, "cut", 0, SQLITE_UTF8, NULL, cut_function, NULL, NULL), 0);
-    snprintf(text, sizeof text, "PRAGMA synchronous=EXTRA; PRAGMA cache_size=3; PRAGMA journal_mode=%s", mode);
+    assert_int_equal(
+        sqlite3_create_function(c, "cut", 0, SQLITE_UTF8, NULL, cut_function, NULL, NULL), 0);
+    snprintf(text, sizeof text,
+             "PRAGMA synchronous=EXTRA; PRAGMA cache_size=3; PRAGMA journal_mode=%s", mode);
     must_sql(c, text);
     return c;
 }
@@ -62,13 +65,16 @@ static void cut_in_the_middle(const char *mode)
 {
     for (int seed = 0; seed < 6; seed++) {
         open_mirrored(seed);
-        must(on_sql_thread(BH_SQL_WRITE,
-                           "DROP TABLE IF EXISTS t; CREATE TABLE t(n INTEGER PRIMARY KEY, v INT, fill BLOB); WITH "
-                           "RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM i WHERE n<40) INSERT INTO t SELECT n, "
-                           "1, zeroblob(1500) FROM i"));
+        must(on_sql_thread(
+            BH_SQL_WRITE,
+            "DROP TABLE IF EXISTS t; CREATE TABLE t(n INTEGER PRIMARY KEY, v INT, fill BLOB); WITH "
+            "RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM i WHERE n<40) INSERT INTO t "
+            "SELECT n, "
+            "1, zeroblob(1500) FROM i"));
         sqlite3 *c = writer(mode);
         must_sql(c, "UPDATE t SET v=2");
-        must_sql(c, "BEGIN; UPDATE t SET v=3, fill=randomblob(1600)"); /* the small cache spills into the database */
+        must_sql(c, "BEGIN; UPDATE t SET v=3, fill=randomblob(1600)"); /* the small cache spills
+                                                                          into the database */
         must_sql(c, "SELECT cut(); COMMIT");
         sqlite3_close(c);
         open_found();
@@ -145,12 +151,9 @@ static void test_a_half_made_replacement_is_forgotten(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_cut_in_the_middle_with_delete),
-        TEST(test_cut_in_the_middle_with_truncate),
-        TEST(test_cut_in_the_middle_with_persist),
-        TEST(test_what_was_committed_is_there),
-        TEST(test_a_replacement_is_whole),
-        TEST(test_a_half_made_replacement_is_forgotten),
+        TEST(test_cut_in_the_middle_with_delete),  TEST(test_cut_in_the_middle_with_truncate),
+        TEST(test_cut_in_the_middle_with_persist), TEST(test_what_was_committed_is_there),
+        TEST(test_a_replacement_is_whole),         TEST(test_a_half_made_replacement_is_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

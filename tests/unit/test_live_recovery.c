@@ -1,4 +1,5 @@
-/* What bh_live_open finds after a crash: hot journals, super-journals, clients without a journal. */
+/* What bh_live_open finds after a crash: hot journals, super-journals, clients without a journal.
+ */
 #include "live_db.h"
 
 static int64_t sum_of_v(void)
@@ -153,13 +154,16 @@ static void test_the_reason_is_not_given_for_other_errors(void **state)
 {
     open_unresolvable();
     sqlite3 *c = connect_live();
-    assert_int_equal(number(c, "SELECT count(*) FROM t"), -1); /* another connection met the journal */
+    assert_int_equal(number(c, "SELECT count(*) FROM t"),
+                     -1); /* another connection met the journal */
     sqlite3_close(c);
     must(bh_store_unlink(live->store, BH_JOURNAL_NAME));
     must(on_sql_thread(BH_SQL_ALONE, "PRAGMA foreign_keys=ON"));
-    must(on_sql_thread(BH_SQL_WRITE, "CREATE TABLE p(a PRIMARY KEY); "
-                                     "CREATE TABLE f(a REFERENCES p DEFERRABLE INITIALLY DEFERRED)"));
-    assert_int_not_equal(on_sql_thread(BH_SQL_WRITE, "INSERT INTO f VALUES(1)"), 0); /* the commit fails */
+    must(on_sql_thread(BH_SQL_WRITE,
+                       "CREATE TABLE p(a PRIMARY KEY); "
+                       "CREATE TABLE f(a REFERENCES p DEFERRABLE INITIALLY DEFERRED)"));
+    assert_int_not_equal(on_sql_thread(BH_SQL_WRITE, "INSERT INTO f VALUES(1)"),
+                         0); /* the commit fails */
     must_say("FOREIGN KEY");
 }
 
@@ -182,7 +186,8 @@ static struct bh_lock_request exclusive_of(struct bh_owner o)
 static void write_half(void)
 {
     sqlite3 *c = connect_live();
-    must_sql(c, "CREATE TABLE t(n INTEGER PRIMARY KEY, fill BLOB); WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT "
+    must_sql(c, "CREATE TABLE t(n INTEGER PRIMARY KEY, fill BLOB); WITH RECURSIVE i(n) AS (SELECT "
+                "1 UNION ALL SELECT "
                 "n+1 FROM i WHERE n<50) INSERT INTO t SELECT n, zeroblob(500) FROM i");
     sqlite3_close(c);
     char junk[5000];
@@ -207,7 +212,8 @@ static void test_a_dead_clients_half_is_undone(void **state)
     write_half();
     assert_true(bh_live_owner_died(live, dying));
     must_be_as_before(); /* the connection waits for the daemon's lock to go */
-    assert_int_equal(bh_locks_summary(bh_store_locks(live->store), &bh_store_db(live->store)->locks).clients, 0);
+    assert_int_equal(
+        bh_locks_summary(bh_store_locks(live->store), &bh_store_db(live->store)->locks).clients, 0);
 }
 
 static void test_nobody_reads_between_death_and_undo(void **state)

@@ -129,7 +129,8 @@ static void test_dirt_follows_the_base(void **state)
 {
     begin_with_rows();
     prepare("u", 30, 1, 1);
-    struct bh_base base = {.is_base = true, .etag = "E1", .snapshot = "ID1", .sha256 = "S1", .size = 77};
+    struct bh_base base = {
+        .is_base = true, .etag = "E1", .snapshot = "ID1", .sha256 = "S1", .size = 77};
     must(bh_live_replace(live, "incoming.db", &base, ERR));
     assert_false(bh_store_is_dirty(live->store));
     assert_string_equal(live->dir.state.base_etag, "E1");
@@ -176,8 +177,12 @@ static void test_a_clients_transaction_holds_it_up(void **state)
 {
     begin_with_rows();
     prepare("u", 3, 1, 1);
-    struct bh_lock_request r = {.set = &bh_store_db(live->store)->locks, .owner = {.id = 1}, .pid = getpid(),
-                                .type = BH_LOCK_READ, .start = BH_SHARED_FIRST, .end = BH_SHARED_FIRST};
+    struct bh_lock_request r = {.set = &bh_store_db(live->store)->locks,
+                                .owner = {.id = 1},
+                                .pid = getpid(),
+                                .type = BH_LOCK_READ,
+                                .start = BH_SHARED_FIRST,
+                                .end = BH_SHARED_FIRST};
     must(bh_locks_request(bh_store_locks(live->store), &r));
     must_fail(bh_live_replace(live, "incoming.db", &a_change, ERR), EBUSY);
     must_say("unit-live-repla"); /* the program's name, as the kernel cuts it */
@@ -257,7 +262,9 @@ static void test_check_turns_wal_back(void **state)
 static void test_copy_is_one_snapshot(void **state)
 {
     sqlite3 *writer = stock("w.db");
-    must_sql(writer, "PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES(1)"); /* in its -wal */
+    must_sql(
+        writer,
+        "PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES(1)"); /* in its -wal */
     must(bh_database_copy(at("w.db"), at("copy.db"), ERR));
     sqlite3_close(writer);
     sqlite3 *c = stock("copy.db");

@@ -1,5 +1,5 @@
-/* Full disks: real ones (a small tmpfs in a mount namespace of the child's own) and limits on the size of files. Nothing
- * committed may be lost, and work goes on when there is space again. */
+/* Full disks: real ones (a small tmpfs in a mount namespace of the child's own) and limits on the
+ * size of files. Nothing committed may be lost, and work goes on when there is space again. */
 #include "live_db.h"
 
 #include <sched.h>
@@ -33,7 +33,8 @@ static int fill_until_error(sqlite3 *c, int64_t *committed)
 static void check_committed(sqlite3 *c, int64_t committed)
 {
     child_check(number(c, "SELECT count(*) FROM t") == committed);
-    child_check(number(c, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check='ok'") == 1);
+    child_check(
+        number(c, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check='ok'") == 1);
 }
 
 static sqlite3 *child_connect(void)
@@ -57,7 +58,8 @@ static int full_disk(void)
     child_check(fill_until_error(c, &committed) == SQLITE_FULL);
     child_check(committed > 20);
     check_committed(c, committed);
-    child_check(on_sql_thread(BH_SQL_WRITE, "INSERT INTO t(fill) VALUES(zeroblob(400000))") == ENOSPC);
+    child_check(on_sql_thread(BH_SQL_WRITE, "INSERT INTO t(fill) VALUES(zeroblob(400000))") ==
+                ENOSPC);
     check_committed(c, committed);
     child_check(mount("small", at("state"), "tmpfs", MS_REMOUNT, "size=4m,mode=700") == 0);
     child_check(on_sql_thread(BH_SQL_WRITE, "INSERT INTO t(fill) VALUES(zeroblob(400000))") == 0);
@@ -128,7 +130,8 @@ static int full_disk_freeze(void)
         return 77;
     child_check(bh_live_open(&live, cfg, NULL, ERR) == 0);
     sqlite3 *c = child_connect();
-    child_check(sql(c, "PRAGMA journal_mode=MEMORY") == 0); /* so that only the freeze needs space */
+    child_check(sql(c, "PRAGMA journal_mode=MEMORY") ==
+                0); /* so that only the freeze needs space */
     child_check(sql(c, make_table) == 0);
     while (bh_file_size(bh_store_db(live->store)) < 600000)
         child_check(sql(c, "INSERT INTO t(fill) VALUES(zeroblob(3000))") == 0 && ++committed);
@@ -148,7 +151,8 @@ static void test_a_full_disk_breaks_a_freeze_not_its_writers(void **state)
     in_child(full_disk_freeze);
 }
 
-/* A client without a journal: its write is refused before anything is overwritten that could not be put back. */
+/* A client without a journal: its write is refused before anything is overwritten that could not be
+ * put back. */
 static int full_disk_undo(void)
 {
     int64_t committed = 0;

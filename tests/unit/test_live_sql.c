@@ -1,6 +1,6 @@
-/* The SQLite VFS and the SQL thread: many connections at once, group commit, waiting for clients, a full disk. */
+/* The SQLite VFS and the SQL thread: many connections at once, group commit, waiting for clients, a
+ * full disk. */
 #include "live_db.h"
-
 
 /* --- many at once --- */
 
@@ -127,7 +127,8 @@ static void test_a_transaction_over_two_databases(void **state)
     sqlite3 *c = connect_live();
     snprintf(text, sizeof text, "ATTACH '%s' AS other", at("other.db"));
     must_sql(c, text);
-    must_sql(c, "BEGIN; CREATE TABLE t(a); INSERT INTO t VALUES(1); CREATE TABLE other.u(a); COMMIT");
+    must_sql(c,
+             "BEGIN; CREATE TABLE t(a); INSERT INTO t VALUES(1); CREATE TABLE other.u(a); COMMIT");
     sqlite3_close(c);
     c = connect_live();
     assert_int_equal(number(c, "SELECT a FROM t"), 1);
@@ -326,8 +327,11 @@ static void on_data(void *arg, struct bh_file *f, uint64_t offset, uint64_t len)
     told_data++;
     bool locked = false; /* by the daemon, against clients */
     struct bh_lock held;
-    struct bh_lock_request r = {.set = &f->locks, .owner = {.id = 1}, .type = BH_LOCK_READ,
-                                .start = BH_SHARED_FIRST, .end = BH_SHARED_FIRST};
+    struct bh_lock_request r = {.set = &f->locks,
+                                .owner = {.id = 1},
+                                .type = BH_LOCK_READ,
+                                .start = BH_SHARED_FIRST,
+                                .end = BH_SHARED_FIRST};
     locked = bh_locks_test(bh_store_locks(f->store), &r, &held);
     told_unlocked += !locked;
 }
@@ -342,11 +346,13 @@ static void test_changes_are_told_before_the_lock_goes(void **state)
 {
     open_live(NULL);
     told_data = told_names = told_unlocked = 0;
-    bh_live_set_hooks(live, &(struct bh_live_hooks){.data_changed = on_data, .name_changed = on_name});
+    bh_live_set_hooks(live,
+                      &(struct bh_live_hooks){.data_changed = on_data, .name_changed = on_name});
     must(on_sql_thread(BH_SQL_WRITE, "CREATE TABLE t(a)"));
     assert_true(told_data > 0);
     assert_int_equal(told_unlocked, 0);
-    assert_int_equal(told_names, 0); /* a journal made and deleted in between is nobody's business */
+    assert_int_equal(told_names,
+                     0); /* a journal made and deleted in between is nobody's business */
     unsigned before = told_data;
     must(on_sql_thread(BH_SQL_READ, "SELECT * FROM t"));
     assert_int_equal(told_data, before);

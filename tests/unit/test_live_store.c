@@ -8,9 +8,17 @@ static void test_kinds_of_names(void **state)
     assert_int_equal(bh_file_kind_of("live.db"), BH_FILE_DB);
     assert_int_equal(bh_file_kind_of("live.db-journal"), BH_FILE_JOURNAL);
     assert_int_equal(bh_file_kind_of("live.db-mj0A1B2C9FF"), BH_FILE_SUPER);
-    static const char *const others[] = {"",           "live.db-",     "live.db-mj",   "live.db-mjXYZ",
-                                         "live.db-wal", "live.db-shm", "live.db-mj12/", "db.1",
-                                         "LIVE.DB",     "undo",        "live.db-mj12345678901234567"};
+    static const char *const others[] = {"",
+                                         "live.db-",
+                                         "live.db-mj",
+                                         "live.db-mjXYZ",
+                                         "live.db-wal",
+                                         "live.db-shm",
+                                         "live.db-mj12/",
+                                         "db.1",
+                                         "LIVE.DB",
+                                         "undo",
+                                         "live.db-mj12345678901234567"};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         assert_int_equal(bh_file_kind_of(others[i]), BH_FILE_OTHER);
 }
@@ -73,10 +81,12 @@ static void test_each_begins_with_the_database_and_can_be_ended(void **state)
 
 static void test_leftovers_are_removed_at_open(void **state)
 {
-    static const char *const gone[] = {"state/db.2", "state/map.2", "state/db.0", "state/incoming.db",
-                                       "state/incoming.import", "state/state.new"};
-    static const char *const kept[] = {"state/db.1", "state/map.1", "state/live.db-journal",
-                                       "state/live.db-mj123456789", "state/state", "state/lock"};
+    static const char *const gone[] = {
+        "state/db.2",        "state/map.2",           "state/db.0",
+        "state/incoming.db", "state/incoming.import", "state/state.new"};
+    static const char *const kept[] = {
+        "state/db.1",  "state/map.1", "state/live.db-journal", "state/live.db-mj123456789",
+        "state/state", "state/lock"};
     for (size_t i = 0; i < sizeof gone / sizeof *gone; i++)
         put_file(gone[i], "x", 1);
     for (size_t i = 2; i < sizeof kept / sizeof *kept; i++)
@@ -111,7 +121,7 @@ static void test_a_journal_begins_with_its_magic(void **state)
     must(bh_file_write(j, BH_DOOR_CLIENT, magic + 4, 4, 4));
     assert_true(j->has_magic);
     must(bh_file_write(j, BH_DOOR_CLIENT, magic, 8, 512)); /* elsewhere it means nothing */
-    must(bh_file_write(j, BH_DOOR_CLIENT, "\0", 1, 7));     /* PERSIST's end of a transaction */
+    must(bh_file_write(j, BH_DOOR_CLIENT, "\0", 1, 7));    /* PERSIST's end of a transaction */
     assert_false(j->has_magic);
     bh_file_unref(j);
 }
@@ -172,7 +182,8 @@ static void test_writes_dirty_their_blocks(void **state)
     write_blocks(BH_DOOR_INTERNAL, 0, 10, 'a');
     assert_int_equal(bh_store_dirty_bytes(store), 10 * BLOCK);
     all_clean();
-    write_db(BH_DOOR_INTERNAL, "xy", 2, 3 * BLOCK - 1); /* the last byte of block 2, the first of 3 */
+    write_db(BH_DOOR_INTERNAL, "xy", 2,
+             3 * BLOCK - 1); /* the last byte of block 2, the first of 3 */
     assert_int_equal(bh_store_dirty_bytes(store), 2 * BLOCK);
     assert_int_equal(block_state(2), BH_BLOCK_DIRTY);
     assert_int_equal(block_state(3), BH_BLOCK_DIRTY);

@@ -161,7 +161,8 @@ static void test_a_torn_tail_is_passed_over(void **state)
     write_blocks(BH_DOOR_CLIENT, 3, 2, 'x');
     size_t size;
     unsigned char *log = get_file("state/undo", &size);
-    write_blocks(BH_DOOR_CLIENT, 5, 1, 'y'); /* its record is torn, so give its old content back by hand */
+    write_blocks(BH_DOOR_CLIENT, 5, 1,
+                 'y'); /* its record is torn, so give its old content back by hand */
     bh_store_close(store);
     int fd = open(at("state/db.1"), O_WRONLY | O_CLOEXEC);
     must(bh_pwrite_full(fd, old + 5 * BLOCK, BLOCK, 5 * BLOCK));

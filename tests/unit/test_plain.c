@@ -1,4 +1,5 @@
-/* The flush of the plain snapshot: what is sent and when, and answers that say neither yes nor no. Load: test_plain_load.c. */
+/* The flush of the plain snapshot: what is sent and when, and answers that say neither yes nor no.
+ * Load: test_plain_load.c. */
 #include "live_plain.h"
 
 static void must_be_uploaded(int n)
@@ -235,14 +236,13 @@ static void test_a_refusal_is_not_repeated(void **state)
     static const struct {
         const char *rule;
         int code;
-    } refusals[] = {{"put:eacces", EACCES}, {"put:enospc", ENOSPC}};
+    } refusals[] = {{"put:eacces:first=1", EACCES},
+                    {"put:enospc:first=1", ENOSPC}}; /* a second try would succeed */
     start();
     for (int i = 0; i < 2; i++) {
         insert(i);
         rules_are(refusals[i].rule);
-        int64_t begin = bh_mono_ms();
         must_fail(flush(), refusals[i].code);
-        assert_true(bh_mono_ms() - begin < 2000);
         assert_true(dirty());
     }
     assert_int_equal(spy->puts, 0);

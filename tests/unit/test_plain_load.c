@@ -1,4 +1,5 @@
-/* What a start does with the snapshot in the bucket and the state directory: bh_plain_load's decisions. */
+/* What a start does with the snapshot in the bucket and the state directory: bh_plain_load's
+ * decisions. */
 #include "live_plain.h"
 
 #define must_report(what)                                                                          \
@@ -12,7 +13,8 @@ static const char *rescue_key(void)
 {
     static char key[200];
     char line[200];
-    snprintf(line, sizeof line, "cd %s/bucket && ls -d %s.branch.rescue-* 2>/dev/null", scratch, KEY);
+    snprintf(line, sizeof line, "cd %s/bucket && ls -d %s.branch.rescue-* 2>/dev/null", scratch,
+             KEY);
     FILE *f = popen(line, "r");
     assert_non_null(f);
     if (!fgets(key, sizeof key, f))
@@ -110,7 +112,8 @@ static void test_the_same_snapshot_stored_anew_is_the_base(void **state)
     head(KEY, &info);
     unsigned char *data = get_file("bucket/" KEY, &size);
     struct bh_source src = {.size = size, .data = data};
-    must(bh_bucket_put(spy->inner, KEY, &src, &info.meta, NULL, NULL, NULL, ERR)); /* another ETag */
+    must(
+        bh_bucket_put(spy->inner, KEY, &src, &info.meta, NULL, NULL, NULL, ERR)); /* another ETag */
     free(data);
     restart();
     assert_int_equal(live_has(), 2);

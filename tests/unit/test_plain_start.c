@@ -32,7 +32,8 @@ static void insert(int n)
     char text[160];
     sqlite3 *c;
     must(bh_connect(b, &c, ERR));
-    snprintf(text, sizeof text, "CREATE TABLE IF NOT EXISTS t(n INTEGER PRIMARY KEY); INSERT INTO t VALUES(%d)", n);
+    snprintf(text, sizeof text,
+             "CREATE TABLE IF NOT EXISTS t(n INTEGER PRIMARY KEY); INSERT INTO t VALUES(%d)", n);
     must_sql(c, text);
     sqlite3_close(c);
 }
@@ -213,7 +214,7 @@ static void test_flush_is_debounced_by_the_last_success(void **state)
 {
     struct bh_flush_result r;
     rules_are("put:eacces");
-    start_with((const char *[]){rules_option(), "snapshot.min_interval=400ms", NULL});
+    start_with((const char *[]){rules_option(), "snapshot.min_interval=1500ms", NULL});
     insert(1);
     must_fail(bh_flush(b, ERR), EACCES); /* a failure debounces nothing */
     rules_are("");
@@ -223,7 +224,7 @@ static void test_flush_is_debounced_by_the_last_success(void **state)
     must(bh_flush_call(b, false, &r, NULL, ERR));
     assert_int_equal(r.outcome, BH_FLUSH_DEBOUNCED);
     assert_int_equal(object_has(), 1);
-    usleep(450000);
+    usleep(1550000);
     must(bh_flush_call(b, false, &r, NULL, ERR));
     assert_int_equal(r.outcome, BH_FLUSH_UPLOADED);
     assert_int_equal(object_has(), 2);
@@ -295,8 +296,10 @@ static void test_callbacks(void **state)
     struct calls calls = {0};
     rules_are("");
     create((const char *[]){rules_option(), "snapshot.min_interval=1h", NULL});
-    bh_set_callbacks(b, &(struct bh_callbacks){.arg = &calls, .on_flush_start = on_start,
-                                               .on_flush_complete = on_complete, .on_flush_error = on_error});
+    bh_set_callbacks(b, &(struct bh_callbacks){.arg = &calls,
+                                               .on_flush_start = on_start,
+                                               .on_flush_complete = on_complete,
+                                               .on_flush_error = on_error});
     must(bh_start(b, ERR));
     insert(1);
     must(bh_force_flush(b, ERR));
@@ -405,7 +408,8 @@ static void *flush_all_the_time(void *arg)
     return arg;
 }
 
-/* "Every function may be called from any thread": a flush beside a stop ends with success or "not started". */
+/* "Every function may be called from any thread": a flush beside a stop ends with success or "not
+ * started". */
 static int flush_beside_stop(void)
 {
     pthread_t threads[3];
@@ -416,7 +420,8 @@ static int flush_beside_stop(void)
         child_check(pthread_create(&threads[i], NULL, flush_all_the_time, NULL) == 0);
     for (int i = 0; i < 40; i++) {
         child_check(bh_start(b, ERR) == 0);
-        child_check(sql(bh_connection(b), "CREATE TABLE IF NOT EXISTS t(n); INSERT INTO t VALUES(1)") == 0);
+        child_check(
+            sql(bh_connection(b), "CREATE TABLE IF NOT EXISTS t(n); INSERT INTO t VALUES(1)") == 0);
         usleep(1000 * (unsigned)(i % 4));
         child_check(bh_stop(b, ERR) == 0);
     }
@@ -448,31 +453,32 @@ static void *flush_once(void *arg)
     return NULL;
 }
 
-/* A flush that hangs must not make a stop longer than snapshot.stop_timeout says; nothing is lost. */
+/* A flush that hangs must not make a stop longer than snapshot.stop_timeout says; nothing is lost.
+ */
 static void test_a_hanging_flush_does_not_hold_a_stop_up(void **state)
 {
     pthread_t thread;
     int rc = 0;
-    rules_are("put:delay=7s");
+    rules_are("put:delay=3s");
     start_with((const char *[]){rules_option(), "snapshot.stop_timeout=500ms", NULL});
     insert(1);
     must(pthread_create(&thread, NULL, flush_once, &rc));
     usleep(200000);
     int64_t begin = bh_mono_ms();
-    int stopped = bh_stop(b, ERR);
+    bh_stop(b, ERR); /* with or without success */
     int64_t took = bh_mono_ms() - begin;
     must(pthread_join(thread, NULL));
-    if (took > 4000)
+    if (took > 2000)
         fail_msg("the stop took %lld ms", (long long)took);
     rules_are("");
     must(bh_start(b, ERR));
     assert_int_equal(live_has(), 1);
     must(bh_stop(b, ERR));
     assert_int_equal(object_has(), 1);
-    (void)stopped;
 }
 
-/* What was committed before a force_flush is in the bucket when it returns, whoever flushes besides. */
+/* What was committed before a force_flush is in the bucket when it returns, whoever flushes
+ * besides. */
 static void test_flushes_from_many_threads(void **state)
 {
     pthread_t threads[3];
