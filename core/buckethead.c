@@ -278,6 +278,7 @@ static void tear_down(struct bh *b)
 static int start_parts(struct bh *b, struct bh_error *err)
 {
     struct bh_call call = {.cancel = b->start_cancel};
+    struct bh_load_report report = {0};
     int rc = bh_bucket_open(&b->bucket, b->cfg, err);
     if (rc == 0)
         rc = bh_profile_open(&b->profile, b->cfg, err);
@@ -286,16 +287,19 @@ static int start_parts(struct bh *b, struct bh_error *err)
     if (rc == 0)
         rc = bh_plain_new(&b->plain, b->cfg, b->bucket, b->live, b->read_only, err);
     if (rc == 0)
-        rc = bh_plain_load(b->plain, &b->recovered, &call, err);
+        rc = bh_plain_load(b->plain, &report, &call, err);
     if (rc == 0)
         rc = bh_vfs_connect(b->live->vfs, &b->connection, err);
     if (rc)
         return rc;
     sqlite3_busy_timeout(b->connection, (int)b->cfg->live.busy_timeout_ms);
+    if (report.text[0])
+        bh_log(BH_LOG_INFO, "%s", report.text);
+    pthread_mutex_lock(&b->mutex);
     copy_head(b);
-    if (b->recovered.text[0])
-        bh_log(BH_LOG_INFO, "%s", b->recovered.text);
+    b->recovered = report;
     b->stopping = false;
+    pthread_mutex_unlock(&b->mutex);
     atomic_store(&b->cancel, false);
     rc = pthread_create(&b->loop, NULL, loop_main, b);
     if (rc)

@@ -105,7 +105,8 @@ static int apply_names(struct bh_mirror *m, size_t count)
         if (rc)
             return rc;
     }
-    memmove(m->names, m->names + count, (m->name_count - count) * sizeof *m->names);
+    if (m->name_count > count)
+        memmove(m->names, m->names + count, (m->name_count - count) * sizeof *m->names);
     m->name_count -= count;
     return 0;
 }
