@@ -1,7 +1,14 @@
-/* Where the loop thread runs decides what a request costs: 5 µs where the client itself runs, as the two then take
- * turns, more than ten times that where a sleeping CPU must be woken. So a sampler looks now and then on which CPU the
- * client of the most recent requests runs, and keeps the loop thread there. With several busy clients on
- * different CPUs there is no such place, and the scheduler decides.
+/* Where the loop thread runs decides what a request costs: 4 µs where the client itself runs, as the two then take
+ * turns, more than ten times that where a sleeping CPU must be woken. So a sampler looks every 2 ms on which CPU the
+ * client of most of the recent requests runs, and keeps the loop thread there. With several busy clients on different
+ * CPUs there is no such place, and the scheduler decides.
+ *
+ * Being there is not enough: a client that the loop thread wakes is moved to an idle CPU by the scheduler, because its own
+ * is busy with the loop thread, and the two hunt each other. Not if the loop thread has the policy SCHED_IDLE: its
+ * CPU then counts as idle, and the client stays. The price is that anything else on that CPU goes first, so the
+ * sampler looks how long the loop thread waited for its CPU, and gives the ordinary policy back at once where somebody
+ * computes there, or where requests become few. Needs the right to come back from SCHED_IDLE (CAP_SYS_NICE or
+ * RLIMIT_NICE); without it the policy stays what it is.
  *
  * Only this thread reads /proc, never a loop thread: should that ever block, no request waits for it. */
 #include <errno.h>
@@ -23,12 +30,19 @@
 #define SAMPLE_NS     2000000
 #define IDLE_SAMPLES  25   /* without requests, then the sampler sleeps until there are some */
 #define BUSY_REQUESTS 16   /* in a sample: fewer are no reason to move */
+#define WAIT_PERCENT  75   /* of a sample in which the loop thread waited: somebody else computes there */
+#define AVOID_MIN_MS  100  /* how long SCHED_IDLE is left alone then; doubled each time */
+#define AVOID_MAX_MS  5000
 
 struct follower {
     bool automatic;
     int fixed_cpu; /* -1: none */
     cpu_set_t all;
     pid_t loop_tid;
+    bool can_idle;    /* may go to SCHED_IDLE, and back */
+    bool is_idle;     /* the loop thread has it */
+    int64_t avoid_until, avoid_ms;
+    int64_t waited_ns, looked_ns; /* of the last look at its waiting */
     atomic_int recent[RECENT];
     atomic_uint noted;
     atomic_bool asleep;
@@ -45,6 +59,69 @@ static void set_cpus(struct follower *f, const cpu_set_t *set)
     if (sched_setaffinity(f->loop_tid, sizeof *set, set) != 0 && errno != ESRCH && errno != EINVAL)
         bh_log(BH_LOG_DEBUG, "the loop thread cannot be placed: %s", strerror(errno));
 }
+
+/* --- the policy --- */
+
+static void *probe_idle(void *arg)
+{
+    struct sched_param none = {0};
+    *(bool *)arg = sched_setscheduler(0, SCHED_IDLE, &none) == 0 && sched_setscheduler(0, SCHED_OTHER, &none) == 0;
+    return NULL;
+}
+
+/* A thread that cannot come back ends with the question. */
+static bool may_idle(void)
+{
+    pthread_t thread;
+    bool may = false;
+    if (pthread_create(&thread, NULL, probe_idle, &may) == 0)
+        pthread_join(thread, NULL);
+    return may;
+}
+
+static void set_idle(struct follower *f, bool idle)
+{
+    struct sched_param none = {0};
+    if (idle == f->is_idle)
+        return;
+    if (sched_setscheduler(f->loop_tid, idle ? SCHED_IDLE : SCHED_OTHER, &none) == 0)
+        f->is_idle = idle;
+    else if (errno != ESRCH)
+        bh_log(BH_LOG_DEBUG, "the loop thread's policy cannot be changed: %s", strerror(errno));
+}
+
+/* Nanoseconds that the loop thread was ready to run and did not: second field of its schedstat. */
+static int64_t waited(struct follower *f)
+{
+    char path[64], text[128];
+    long long ran, ns;
+    snprintf(path, sizeof path, "/proc/self/task/%d/schedstat", (int)f->loop_tid);
+    BH_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (n <= 0)
+        return 0;
+    text[n] = '\0';
+    return sscanf(text, "%lld %lld", &ran, &ns) == 2 ? ns : 0;
+}
+
+/* Decides the policy for the next sample; `wanted`: a busy client is followed. */
+static void choose_policy(struct follower *f, bool wanted)
+{
+    int64_t now = bh_mono_ns(), ns = waited(f);
+    bool crowded = f->is_idle && (ns - f->waited_ns) * 100 > (now - f->looked_ns) * WAIT_PERCENT;
+    f->waited_ns = ns;
+    f->looked_ns = now;
+    if (crowded) {
+        f->avoid_ms = f->avoid_ms ? f->avoid_ms * 2 : AVOID_MIN_MS;
+        f->avoid_ms = f->avoid_ms < AVOID_MAX_MS ? f->avoid_ms : AVOID_MAX_MS;
+        f->avoid_until = now / 1000000 + f->avoid_ms;
+    } else if (now / 1000000 > f->avoid_until + AVOID_MAX_MS) {
+        f->avoid_ms = 0;
+    }
+    set_idle(f, wanted && f->can_idle && !crowded && now / 1000000 >= f->avoid_until);
+}
+
+/* --- the place --- */
 
 /* The client of most of the recent requests, 0 if none has three quarters of them. */
 static pid_t busiest(struct follower *f)
@@ -112,10 +189,13 @@ static void *sampler(void *arg)
         unsigned fresh = noted - last;
         last = noted;
         idle = fresh ? 0 : idle + 1;
-        if (fresh < BUSY_REQUESTS && idle < IDLE_SAMPLES)
+        if (fresh < BUSY_REQUESTS && idle < IDLE_SAMPLES) {
+            set_idle(f, false);
             continue;
+        }
         pid_t tid = idle ? 0 : busiest(f);
         int cpu = tid ? cpu_of(tid) : -1;
+        choose_policy(f, cpu >= 0);
         if (cpu == now)
             continue;
         now = cpu;
@@ -179,6 +259,7 @@ void follower_attach(struct follower *f)
         CPU_SET(f->fixed_cpu, &one);
         set_cpus(f, &one);
     }
+    f->can_idle = f->automatic && may_idle();
     if (f->automatic && CPU_COUNT(&f->all) > 1)
         f->running = pthread_create(&f->thread, NULL, sampler, f) == 0;
 }
