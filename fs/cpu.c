@@ -26,11 +26,14 @@
 #include "util/clock.h"
 #include "util/log.h"
 
-#define RECENT        64   /* requests remembered; a power of two */
-#define SAMPLE_NS     2000000
-#define IDLE_SAMPLES  25   /* without requests, then the sampler sleeps until there are some */
-#define BUSY_REQUESTS 16   /* in a sample: fewer are no reason to move */
+#define RECENT        32   /* requests remembered; a power of two */
+#define SAMPLE_NS     1000000
+#define HURRY_NS      250000 /* a sample's length while the right place is being looked for ... */
+#define HURRY_SAMPLES 16   /* ... for so many samples after a start or a move */
+#define IDLE_SAMPLES  50   /* without requests, then the sampler sleeps until there are some */
+#define BUSY_RATE     8000 /* requests a second: fewer are no reason to move */
 #define WAIT_PERCENT  75   /* of a sample in which the loop thread waited: somebody else computes there */
+#define CROWD_NS      3000000
 #define AVOID_MIN_MS  100  /* how long SCHED_IDLE is left alone then; doubled each time */
 #define AVOID_MAX_MS  5000
 
@@ -53,8 +56,14 @@ struct follower {
     bool running;
 };
 
-static void set_cpus(struct follower *f, const cpu_set_t *set)
+/* cpu -1: wherever it may run */
+static void place(struct follower *f, int cpu)
 {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    if (cpu >= 0)
+        CPU_SET(cpu, &one);
+    const cpu_set_t *set = cpu >= 0 ? &one : &f->all;
     /* ESRCH at the end of the mount; a cpuset that shrank meanwhile leaves the choice to the scheduler. */
     if (sched_setaffinity(f->loop_tid, sizeof *set, set) != 0 && errno != ESRCH && errno != EINVAL)
         bh_log(BH_LOG_DEBUG, "the loop thread cannot be placed: %s", strerror(errno));
@@ -104,21 +113,32 @@ static int64_t waited(struct follower *f)
     return sscanf(text, "%lld %lld", &ran, &ns) == 2 ? ns : 0;
 }
 
-/* Decides the policy for the next sample; `wanted`: a busy client is followed. */
-static void choose_policy(struct follower *f, bool wanted)
+/* Whether somebody else computed on the loop thread's CPU since the last look, a few samples ago: in a shorter time the
+ * client alone may have kept it waiting. */
+static bool is_crowded(struct follower *f)
 {
-    int64_t now = bh_mono_ns(), ns = waited(f);
+    int64_t now = bh_mono_ns();
+    if (f->is_idle && now - f->looked_ns < CROWD_NS)
+        return false;
+    int64_t ns = waited(f);
     bool crowded = f->is_idle && (ns - f->waited_ns) * 100 > (now - f->looked_ns) * WAIT_PERCENT;
     f->waited_ns = ns;
     f->looked_ns = now;
-    if (crowded) {
+    return crowded;
+}
+
+/* Decides the policy until the next sample, when a busy client is followed or (wanted false) none is. */
+static void choose_policy(struct follower *f, bool wanted)
+{
+    int64_t now = bh_mono_ms();
+    if (is_crowded(f)) {
         f->avoid_ms = f->avoid_ms ? f->avoid_ms * 2 : AVOID_MIN_MS;
         f->avoid_ms = f->avoid_ms < AVOID_MAX_MS ? f->avoid_ms : AVOID_MAX_MS;
-        f->avoid_until = now / 1000000 + f->avoid_ms;
-    } else if (now / 1000000 > f->avoid_until + AVOID_MAX_MS) {
+        f->avoid_until = now + f->avoid_ms;
+    } else if (now > f->avoid_until + AVOID_MAX_MS) {
         f->avoid_ms = 0;
     }
-    set_idle(f, wanted && f->can_idle && !crowded && now / 1000000 >= f->avoid_until);
+    set_idle(f, wanted && f->can_idle && now >= f->avoid_until);
 }
 
 /* --- the place --- */
@@ -158,9 +178,10 @@ static int cpu_of(pid_t tid)
     return p ? atoi(p + 1) : -1;
 }
 
-static bool sleep_sample(struct follower *f, bool idle)
+static bool sleep_sample(struct follower *f, bool idle, int64_t ns)
 {
-    struct timespec until = bh_mono_after_ms(1);
+    int64_t end = bh_mono_ns() + ns;
+    struct timespec until = {.tv_sec = end / 1000000000, .tv_nsec = end % 1000000000};
     BH_LOCK_SCOPE(&f->mutex);
     if (idle) {
         atomic_store(&f->asleep, true);
@@ -168,44 +189,52 @@ static bool sleep_sample(struct follower *f, bool idle)
             pthread_cond_wait(&f->wake, &f->mutex);
         return !f->stopping;
     }
-    until.tv_nsec += SAMPLE_NS - 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
     if (!f->stopping)
         pthread_cond_timedwait(&f->wake, &f->mutex, &until);
     return !f->stopping;
 }
 
+/* One look. fresh: requests since the last; now: the CPU followed, -1 for none. Returns the new one. */
+static int look(struct follower *f, unsigned fresh, int64_t ns, int now)
+{
+    if ((int64_t)fresh * 1000000000 < BUSY_RATE * ns) { /* whatever it does, it is not us that it waits for */
+        set_idle(f, false);
+        return now;
+    }
+    pid_t tid = busiest(f);
+    int cpu = tid ? cpu_of(tid) : -1;
+    if (cpu >= 0 && !CPU_ISSET(cpu, &f->all))
+        cpu = -1;
+    choose_policy(f, cpu >= 0);
+    if (cpu != now)
+        place(f, cpu);
+    return cpu;
+}
+
 static void *sampler(void *arg)
 {
     struct follower *f = arg;
-    unsigned last = 0, idle = 0;
+    unsigned last = 0, idle = 0, hurry = HURRY_SAMPLES;
     int now = -1;
     pthread_setname_np(pthread_self(), "bhfs-cpu");
-    while (sleep_sample(f, idle >= IDLE_SAMPLES)) {
-        unsigned noted = atomic_load_explicit(&f->noted, memory_order_relaxed);
-        unsigned fresh = noted - last;
+    for (;;) {
+        int64_t ns = hurry ? HURRY_NS : SAMPLE_NS;
+        bool was_idle = idle >= IDLE_SAMPLES;
+        if (was_idle) {
+            set_idle(f, false);
+            place(f, now = -1);
+        }
+        if (!sleep_sample(f, was_idle, ns))
+            return NULL;
+        unsigned noted = atomic_load_explicit(&f->noted, memory_order_relaxed), fresh = noted - last;
         last = noted;
         idle = fresh ? 0 : idle + 1;
-        if (fresh < BUSY_REQUESTS && idle < IDLE_SAMPLES) {
-            set_idle(f, false);
-            continue;
-        }
-        pid_t tid = idle ? 0 : busiest(f);
-        int cpu = tid ? cpu_of(tid) : -1;
-        choose_policy(f, cpu >= 0);
-        if (cpu == now)
-            continue;
-        now = cpu;
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        if (cpu >= 0 && CPU_ISSET(cpu, &f->all))
-            CPU_SET(cpu, &one);
-        set_cpus(f, CPU_COUNT(&one) ? &one : &f->all);
+        hurry = was_idle ? HURRY_SAMPLES : hurry ? hurry - 1 : 0;
+        int before = now;
+        now = was_idle ? now : look(f, fresh, ns, now);
+        if (now != before)
+            hurry = HURRY_SAMPLES;
     }
-    return NULL;
 }
 
 int follower_new(struct follower **out, const char *setting, struct bh_error *err)
@@ -253,12 +282,8 @@ void follower_free(struct follower *f)
 void follower_attach(struct follower *f)
 {
     f->loop_tid = (pid_t)syscall(SYS_gettid);
-    if (f->fixed_cpu >= 0) {
-        cpu_set_t one;
-        CPU_ZERO(&one);
-        CPU_SET(f->fixed_cpu, &one);
-        set_cpus(f, &one);
-    }
+    if (f->fixed_cpu >= 0)
+        place(f, f->fixed_cpu);
     f->can_idle = f->automatic && may_idle();
     if (f->automatic && CPU_COUNT(&f->all) > 1)
         f->running = pthread_create(&f->thread, NULL, sampler, f) == 0;
