@@ -93,7 +93,8 @@ static int wait_turn(struct bh *b, const struct bh_call *call, struct bh_error *
     return rc;
 }
 
-/* Whoever has the turn may use bucket, live and plain: they come and go only under somebody's turn. */
+/* Whoever has the turn may use bucket, live and plain: they come and go only under somebody's turn.
+ */
 static int take_turn(struct bh *b, const struct bh_call *call, struct bh_error *err)
 {
     BH_LOCK_SCOPE(&b->mutex);
@@ -129,7 +130,8 @@ static void copy_head(struct bh *b)
     memcpy(b->sha256, st->base_sha256, sizeof b->sha256);
 }
 
-static void note_result(struct bh *b, int rc, const struct bh_flush_result *r, const struct bh_error *err)
+static void note_result(struct bh *b, int rc, const struct bh_flush_result *r,
+                        const struct bh_error *err)
 {
     BH_LOCK_SCOPE(&b->mutex);
     b->outcomes[rc ? BH_OUTCOME_FAILED : (int)r->outcome]++;
@@ -166,15 +168,15 @@ static int flush_now(struct bh *b, struct bh_flush_result *r, const struct bh_ca
         return rc;
     }
     if (r->outcome == BH_FLUSH_UPLOADED)
-        bh_log(BH_LOG_INFO, "flushed %s: %llu bytes in %.3f s", r->snapshot, (unsigned long long)r->bytes,
-               r->seconds);
+        bh_log(BH_LOG_INFO, "flushed %s: %llu bytes in %.3f s", r->snapshot,
+               (unsigned long long)r->bytes, r->seconds);
     if (b->callbacks.on_flush_complete)
         b->callbacks.on_flush_complete(b->callbacks.arg, r->seconds, r->bytes);
     return 0;
 }
 
-int bh_flush_call(struct bh *b, bool force, struct bh_flush_result *result, const struct bh_call *call,
-                  struct bh_error *err)
+int bh_flush_call(struct bh *b, bool force, struct bh_flush_result *result,
+                  const struct bh_call *call, struct bh_error *err)
 {
     struct bh_error local;
     struct bh_flush_result r = {0};
@@ -249,7 +251,8 @@ static void *loop_main(void *arg)
             wait = jitter(retry);
         if (!loop_sleep(b, wait))
             return NULL;
-        if (bh_mono_ms() - begin < wait || !wait || b->read_only || !bh_store_is_dirty(b->live->store))
+        if (bh_mono_ms() - begin < wait || !wait || b->read_only ||
+            !bh_store_is_dirty(b->live->store))
             continue;
         struct bh_error err;
         if (bh_flush_call(b, true, NULL, NULL, &err) == 0)
@@ -332,7 +335,8 @@ int bh_start(struct bh *b, struct bh_error *err)
     return 0;
 }
 
-/* Ends the loop and takes the turn from whoever flushes: that flush goes on as the last one, unless it takes too long. */
+/* Ends the loop and takes the turn from whoever flushes: that flush goes on as the last one, unless
+ * it takes too long. */
 static int stop_others(struct bh *b, int64_t deadline, struct bh_error *err)
 {
     struct bh_call patience = {.deadline_ms = deadline};
@@ -375,9 +379,10 @@ int bh_stop(struct bh *b, struct bh_error *err)
         return 0;
     unsigned open = bh_vfs_connections(b->live->vfs);
     if (open > 2) /* the SQL thread's and the keep-alive one */
-        return bh_fail(err, EBUSY,
-                       "%u connection(s) to the live database are still open; close them and stop again",
-                       open - 2);
+        return bh_fail(
+            err, EBUSY,
+            "%u connection(s) to the live database are still open; close them and stop again",
+            open - 2);
     bh_remove_signal_handlers(b);
     bh_statedir_closing(&b->live->dir);
     int64_t deadline = bh_mono_ms() + b->cfg->snapshot.stop_timeout_ms;
@@ -387,9 +392,11 @@ int bh_stop(struct bh *b, struct bh_error *err)
     rc = b->read_only ? 0 : last_flush(b, deadline, err);
     if (rc)
         bh_log(BH_LOG_ERROR,
-               "THE LAST FLUSH FAILED (%s). Unflushed changes stay in %s; the next mount goes on with them.",
+               "THE LAST FLUSH FAILED (%s). Unflushed changes stay in %s; the next mount goes on "
+               "with them.",
                err->text, b->live->dir.path);
-    set_running(b, false); /* who waits for the turn, the loop among them, finds that there is nothing to flush */
+    set_running(b, false); /* who waits for the turn, the loop among them, finds that there is
+                              nothing to flush */
     end_turn(b);
     if (b->loop_runs)
         pthread_join(b->loop, NULL);
@@ -405,7 +412,8 @@ void bh_destroy(struct bh *b)
     if (!b)
         return;
     int rc = bh_stop(b, &err);
-    if (rc == EBUSY && b->live) { /* freeing under open connections would be worse than keeping them alive */
+    if (rc == EBUSY &&
+        b->live) { /* freeing under open connections would be worse than keeping them alive */
         bh_log(BH_LOG_ERROR, "not destroyed: %s", err.text);
         return;
     }
@@ -556,7 +564,8 @@ void bh_config_text(struct bh *b, struct bh_strbuf *out)
     bh_config_dump(b->cfg, out);
 }
 
-int bh_reload(struct bh *b, struct bh_config *fresh, struct bh_strbuf *changes, struct bh_error *err)
+int bh_reload(struct bh *b, struct bh_config *fresh, struct bh_strbuf *changes,
+              struct bh_error *err)
 {
     pthread_mutex_lock(&b->mutex);
     int rc = bh_config_apply_reload(b->cfg, fresh, changes, err);

@@ -26,9 +26,12 @@ void bh_flush_counts(struct bh *b, uint64_t counts[4]);
 /* A copy of a reloadable string of the configuration, freed by the caller; NULL: no memory. */
 char *bh_config_string(struct bh *b, char *const *field);
 void bh_config_text(struct bh *b, struct bh_strbuf *out);
-/* Takes over what may change while running; frees fresh. changes gets a line for each difference. */
-int bh_reload(struct bh *b, struct bh_config *fresh, struct bh_strbuf *changes, struct bh_error *err);
+/* Takes over what may change while running; frees fresh. changes gets a line for each difference.
+ */
+int bh_reload(struct bh *b, struct bh_config *fresh, struct bh_strbuf *changes,
+              struct bh_error *err);
 /* Import with limits. */
-int bh_import_call(struct bh *b, const char *path, const struct bh_call *call, struct bh_error *err);
+int bh_import_call(struct bh *b, const char *path, const struct bh_call *call,
+                   struct bh_error *err);
 
 #endif

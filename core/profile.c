@@ -26,7 +26,8 @@ int bh_profile_open(struct bh_profile **out, const struct bh_config *cfg, struct
     if (!cfg->profiling.enabled)
         return 0;
     if (!cfg->profiling.dir[0])
-        return bh_fail(err, EINVAL, "profiling.enabled needs profiling.dir, a directory for its files");
+        return bh_fail(err, EINVAL,
+                       "profiling.enabled needs profiling.dir, a directory for its files");
     int rc = bh_mkdir_p(cfg->profiling.dir, 0755, err);
     if (rc)
         return rc;
@@ -62,12 +63,13 @@ void bh_profile_flush(struct bh_profile *p, int rc, const struct bh_flush_result
         return;
     p->flushes++;
     p->failed += rc != 0;
-    bh_strbuf_addf(&line,
-                   "{\"time\":\"%s\",\"index\":%llu,\"outcome\":\"%s\",\"snapshot\":\"%s\",\"bytes\":%llu,"
-                   "\"seconds\":%.6f",
-                   bh_format_time(bh_real_ms(), when, sizeof when), (unsigned long long)p->flushes,
-                   rc ? "failed" : outcomes[r->outcome], r->snapshot, (unsigned long long)r->bytes,
-                   r->seconds);
+    bh_strbuf_addf(
+        &line,
+        "{\"time\":\"%s\",\"index\":%llu,\"outcome\":\"%s\",\"snapshot\":\"%s\",\"bytes\":%llu,"
+        "\"seconds\":%.6f",
+        bh_format_time(bh_real_ms(), when, sizeof when), (unsigned long long)p->flushes,
+        rc ? "failed" : outcomes[r->outcome], r->snapshot, (unsigned long long)r->bytes,
+        r->seconds);
     if (rc) {
         bh_strbuf_addf(&line, ",\"error\":");
         bh_strbuf_add_json(&line, err->text);
@@ -81,9 +83,10 @@ static void add_operations(struct bh_strbuf *out, const struct bh_bucket_stats *
 {
     bh_strbuf_addf(out, ",\"operations\":{");
     for (int i = 0; i < BH_OP_COUNT; i++)
-        bh_strbuf_addf(out, "%s\"%s\":{\"count\":%llu,\"errors\":%llu,\"seconds\":%.6f}", i ? "," : "",
-                       bh_bucket_op_name((enum bh_bucket_op)i), (unsigned long long)s->requests[i],
-                       (unsigned long long)s->errors[i], (double)s->nanoseconds[i] / 1e9);
+        bh_strbuf_addf(out, "%s\"%s\":{\"count\":%llu,\"errors\":%llu,\"seconds\":%.6f}",
+                       i ? "," : "", bh_bucket_op_name((enum bh_bucket_op)i),
+                       (unsigned long long)s->requests[i], (unsigned long long)s->errors[i],
+                       (double)s->nanoseconds[i] / 1e9);
     bh_strbuf_addf(out, "}");
 }
 

@@ -1,4 +1,5 @@
-/* SIGTERM and SIGINT for programs that use the library: the handler sets a flag and writes one byte to a pipe. */
+/* SIGTERM and SIGINT for programs that use the library: the handler sets a flag and writes one byte
+ * to a pipe. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>

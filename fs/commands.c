@@ -1,4 +1,5 @@
-/* bhfs umount|flush|status|import|export: what a script or a person says to a mount, through its control files. */
+/* bhfs umount|flush|status|import|export: what a script or a person says to a mount, through its
+ * control files. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -28,7 +29,10 @@ static char *ctl_path(const char *mountpoint, const char *name)
 static int complain(const char *mountpoint, int code)
 {
     if (code == ENOTCONN)
-        fprintf(stderr, "bhfs: the daemon of %s died; run: umount %s, then mount again (unflushed changes are kept)\n", mountpoint, mountpoint);
+        fprintf(stderr,
+                "bhfs: the daemon of %s died; run: umount %s, then mount again (unflushed changes "
+                "are kept)\n",
+                mountpoint, mountpoint);
     else if (code == ENOENT || code == ENOTDIR)
         fprintf(stderr, "bhfs: %s is not a mounted bhfs\n", mountpoint);
     else
@@ -106,7 +110,8 @@ static void progress_end(struct progress *p)
 
 /* --- one command --- */
 
-/* Writes arg to a control file, with progress on a terminal. On failure prints the daemon's sentence. */
+/* Writes arg to a control file, with progress on a terminal. On failure prints the daemon's
+ * sentence. */
 static int command(const char *mountpoint, const char *name, const char *arg)
 {
     BH_FREE char *path = ctl_path(mountpoint, name);
@@ -251,8 +256,10 @@ static int unmount(const char *mountpoint)
         if (umount2(mountpoint, UMOUNT_NOFOLLOW) == 0)
             return 0;
         if (errno == EBUSY)
-            fprintf(stderr, "bhfs: %s is in use: close its files (fuser -vm %s shows by whom) and try again\n",
-                    mountpoint, mountpoint);
+            fprintf(
+                stderr,
+                "bhfs: %s is in use: close its files (fuser -vm %s shows by whom) and try again\n",
+                mountpoint, mountpoint);
         else
             fprintf(stderr, "bhfs: %s cannot be unmounted: %s\n", mountpoint, strerror(errno));
         return 1;
@@ -291,8 +298,10 @@ static int report_end(const char *state_dir)
     }
     if (!strcmp(text, "ok\n"))
         return 0;
-    fprintf(stderr, "bhfs: the last flush failed: %sbhfs: unflushed changes stay in %s and go on with the next mount\n", text,
-            state_dir);
+    fprintf(stderr,
+            "bhfs: the last flush failed: %sbhfs: unflushed changes stay in %s and go on with the "
+            "next mount\n",
+            text, state_dir);
     return 1;
 }
 
@@ -315,7 +324,9 @@ int command_umount(int argc, char **argv)
         return complain(mountpoint, EPROTO);
     /* The flush comes first: while it is mounted, its failure can still be mended. */
     if (!strcmp(state, "mounted") && command(mountpoint, "force_flush", "flush\n") && !force) {
-        fprintf(stderr, "bhfs: %s stays mounted; bhfs umount --force leaves its changes in %s for the next mount\n",
+        fprintf(stderr,
+                "bhfs: %s stays mounted; bhfs umount --force leaves its changes in %s for the next "
+                "mount\n",
                 mountpoint, state_dir);
         return 1;
     }

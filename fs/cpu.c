@@ -1,16 +1,19 @@
-/* Where the loop thread runs decides what a request costs: 4 µs where the client itself runs, as the two then take
- * turns, more than ten times that where a sleeping CPU must be woken. So a sampler looks every 2 ms on which CPU the
- * client of most of the recent requests runs, and keeps the loop thread there. With several busy clients on different
- * CPUs there is no such place, and the scheduler decides.
+/* Where the loop thread runs decides what a request costs: 4 µs where the client itself runs, as
+ * the two then take turns, more than ten times that where a sleeping CPU must be woken. So a
+ * sampler looks every 2 ms on which CPU the client of most of the recent requests runs, and keeps
+ * the loop thread there. With several busy clients on different CPUs there is no such place, and
+ * the scheduler decides.
  *
- * Being there is not enough: a client that the loop thread wakes is moved to an idle CPU by the scheduler, because its own
- * is busy with the loop thread, and the two hunt each other. Not if the loop thread has the policy SCHED_IDLE: its
- * CPU then counts as idle, and the client stays. The price is that anything else on that CPU goes first, so the
- * sampler looks how long the loop thread waited for its CPU, and gives the ordinary policy back at once where somebody
- * computes there, or where requests become few. Needs the right to come back from SCHED_IDLE (CAP_SYS_NICE or
+ * Being there is not enough: a client that the loop thread wakes is moved to an idle CPU by the
+ * scheduler, because its own is busy with the loop thread, and the two hunt each other. Not if the
+ * loop thread has the policy SCHED_IDLE: its CPU then counts as idle, and the client stays. The
+ * price is that anything else on that CPU goes first, so the sampler looks how long the loop thread
+ * waited for its CPU, and gives the ordinary policy back at once where somebody computes there, or
+ * where requests become few. Needs the right to come back from SCHED_IDLE (CAP_SYS_NICE or
  * RLIMIT_NICE); without it the policy stays what it is.
  *
- * Only this thread reads /proc, never a loop thread: should that ever block, no request waits for it. */
+ * Only this thread reads /proc, never a loop thread: should that ever block, no request waits for
+ * it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -26,24 +29,25 @@
 #include "util/clock.h"
 #include "util/log.h"
 
-#define RECENT        32   /* requests remembered; a power of two */
+#define RECENT        32 /* requests remembered; a power of two */
 #define SAMPLE_NS     1000000
 #define HURRY_NS      250000 /* a sample's length while the right place is being looked for ... */
-#define HURRY_SAMPLES 16   /* ... for so many samples after a start or a move */
-#define IDLE_SAMPLES  50   /* without requests, then the sampler sleeps until there are some */
-#define BUSY_RATE     8000 /* requests a second: fewer are no reason to move */
-#define WAIT_PERCENT  75   /* of a sample in which the loop thread waited: somebody else computes there */
-#define CROWD_NS      3000000
-#define AVOID_MIN_MS  100  /* how long SCHED_IDLE is left alone then; doubled each time */
-#define AVOID_MAX_MS  5000
+#define HURRY_SAMPLES 16     /* ... for so many samples after a start or a move */
+#define IDLE_SAMPLES  50     /* without requests, then the sampler sleeps until there are some */
+#define BUSY_RATE     8000   /* requests a second: fewer are no reason to move */
+#define WAIT_PERCENT                                                                               \
+    75 /* of a sample in which the loop thread waited: somebody else computes there */
+#define CROWD_NS     3000000
+#define AVOID_MIN_MS 100 /* how long SCHED_IDLE is left alone then; doubled each time */
+#define AVOID_MAX_MS 5000
 
 struct follower {
     bool automatic;
     int fixed_cpu; /* -1: none */
     cpu_set_t all;
     pid_t loop_tid;
-    bool can_idle;    /* may go to SCHED_IDLE, and back */
-    bool is_idle;     /* the loop thread has it */
+    bool can_idle; /* may go to SCHED_IDLE, and back */
+    bool is_idle;  /* the loop thread has it */
     int64_t avoid_until, avoid_ms;
     int64_t waited_ns, looked_ns; /* of the last look at its waiting */
     atomic_int recent[RECENT];
@@ -64,7 +68,8 @@ static void place(struct follower *f, int cpu)
     if (cpu >= 0)
         CPU_SET(cpu, &one);
     const cpu_set_t *set = cpu >= 0 ? &one : &f->all;
-    /* ESRCH at the end of the mount; a cpuset that shrank meanwhile leaves the choice to the scheduler. */
+    /* ESRCH at the end of the mount; a cpuset that shrank meanwhile leaves the choice to the
+     * scheduler. */
     if (sched_setaffinity(f->loop_tid, sizeof *set, set) != 0 && errno != ESRCH && errno != EINVAL)
         bh_log(BH_LOG_DEBUG, "the loop thread cannot be placed: %s", strerror(errno));
 }
@@ -74,7 +79,8 @@ static void place(struct follower *f, int cpu)
 static void *probe_idle(void *arg)
 {
     struct sched_param none = {0};
-    *(bool *)arg = sched_setscheduler(0, SCHED_IDLE, &none) == 0 && sched_setscheduler(0, SCHED_OTHER, &none) == 0;
+    *(bool *)arg = sched_setscheduler(0, SCHED_IDLE, &none) == 0 &&
+                   sched_setscheduler(0, SCHED_OTHER, &none) == 0;
     return NULL;
 }
 
@@ -113,8 +119,8 @@ static int64_t waited(struct follower *f)
     return sscanf(text, "%lld %lld", &ran, &ns) == 2 ? ns : 0;
 }
 
-/* Whether somebody else computed on the loop thread's CPU since the last look, a few samples ago: in a shorter time the
- * client alone may have kept it waiting. */
+/* Whether somebody else computed on the loop thread's CPU since the last look, a few samples ago:
+ * in a shorter time the client alone may have kept it waiting. */
 static bool is_crowded(struct follower *f)
 {
     int64_t now = bh_mono_ns();
@@ -127,7 +133,8 @@ static bool is_crowded(struct follower *f)
     return crowded;
 }
 
-/* Decides the policy until the next sample, when a busy client is followed or (wanted false) none is. */
+/* Decides the policy until the next sample, when a busy client is followed or (wanted false) none
+ * is. */
 static void choose_policy(struct follower *f, bool wanted)
 {
     int64_t now = bh_mono_ms();
@@ -194,10 +201,12 @@ static bool sleep_sample(struct follower *f, bool idle, int64_t ns)
     return !f->stopping;
 }
 
-/* One look. fresh: requests since the last; now: the CPU followed, -1 for none. Returns the new one. */
+/* One look. fresh: requests since the last; now: the CPU followed, -1 for none. Returns the new
+ * one. */
 static int look(struct follower *f, unsigned fresh, int64_t ns, int now)
 {
-    if ((int64_t)fresh * 1000000000 < BUSY_RATE * ns) { /* whatever it does, it is not us that it waits for */
+    if ((int64_t)fresh * 1000000000 <
+        BUSY_RATE * ns) { /* whatever it does, it is not us that it waits for */
         set_idle(f, false);
         return now;
     }
@@ -226,7 +235,8 @@ static void *sampler(void *arg)
         }
         if (!sleep_sample(f, was_idle, ns))
             return NULL;
-        unsigned noted = atomic_load_explicit(&f->noted, memory_order_relaxed), fresh = noted - last;
+        unsigned noted = atomic_load_explicit(&f->noted, memory_order_relaxed),
+                 fresh = noted - last;
         last = noted;
         idle = fresh ? 0 : idle + 1;
         hurry = was_idle ? HURRY_SAMPLES : hurry ? hurry - 1 : 0;
@@ -251,11 +261,14 @@ int follower_new(struct follower **out, const char *setting, struct bh_error *er
     pthread_cond_init(&f->wake, &attr);
     pthread_condattr_destroy(&attr);
     int rc = sched_getaffinity(0, sizeof f->all, &f->all) == 0 ? 0 : errno;
-    if (rc == 0 && f->fixed_cpu >= 0 && (f->fixed_cpu >= CPU_SETSIZE || !CPU_ISSET(f->fixed_cpu, &f->all)))
+    if (rc == 0 && f->fixed_cpu >= 0 &&
+        (f->fixed_cpu >= CPU_SETSIZE || !CPU_ISSET(f->fixed_cpu, &f->all)))
         rc = EINVAL;
     if (rc) {
-        bh_fail(err, rc, "mount.cpu = %s: this process may not run on that CPU; use auto, off or another number",
-                setting);
+        bh_fail(
+            err, rc,
+            "mount.cpu = %s: this process may not run on that CPU; use auto, off or another number",
+            setting);
         follower_free(f);
         return rc;
     }

@@ -1,5 +1,6 @@
-/* The control files: one write is one command, it has happened when the call returns 0, and when it fails the reason is in
- * last_status, in the log, and in what the same open file reads (TREE.md, DECISIONS 18 and 19). */
+/* The control files: one write is one command, it has happened when the call returns 0, and when it
+ * fails the reason is in last_status, in the log, and in what the same open file reads (TREE.md,
+ * DECISIONS 18 and 19). */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -30,9 +31,11 @@ static void text_import(struct daemon *d, struct bh_strbuf *out);
 
 /* --- commands --- */
 
-typedef int run_fn(struct daemon *d, const char *arg, const struct bh_call *call, struct bh_error *err);
+typedef int run_fn(struct daemon *d, const char *arg, const struct bh_call *call,
+                   struct bh_error *err);
 
-static int run_flush(struct daemon *d, const char *arg, const struct bh_call *call, struct bh_error *err)
+static int run_flush(struct daemon *d, const char *arg, const struct bh_call *call,
+                     struct bh_error *err)
 {
     (void)arg;
     return bh_flush_call(d->bh, false, NULL, call, err);
@@ -48,11 +51,14 @@ static int run_force_flush(struct daemon *d, const char *arg, const struct bh_ca
 static pthread_mutex_t import_mutex = PTHREAD_MUTEX_INITIALIZER;
 static char last_import[COMMAND_MAX + 64] = "never\n";
 
-static int run_import(struct daemon *d, const char *arg, const struct bh_call *call, struct bh_error *err)
+static int run_import(struct daemon *d, const char *arg, const struct bh_call *call,
+                      struct bh_error *err)
 {
     char when[32];
     if (!arg[0])
-        return bh_fail(err, EINVAL, "import needs the absolute path of a database file: echo /PATH > .ctl/import");
+        return bh_fail(
+            err, EINVAL,
+            "import needs the absolute path of a database file: echo /PATH > .ctl/import");
     int rc = bh_import_call(d->bh, arg, call, err);
     if (rc)
         return rc;
@@ -116,7 +122,8 @@ void ctl_stat(struct daemon *d, int ctl, struct stat *st)
                         .st_gid = d->gid,
                         .st_blksize = 4096};
     if (!ctl_files[ctl].text)
-        st->st_size = (off_t)bh_log_size(); /* for tail -f; the others are made when they are read */
+        st->st_size =
+            (off_t)bh_log_size(); /* for tail -f; the others are made when they are read */
     st->st_mtim.tv_sec = st->st_ctim.tv_sec = st->st_atim.tv_sec = now / 1000;
     st->st_mtim.tv_nsec = st->st_ctim.tv_nsec = st->st_atim.tv_nsec = now % 1000 * 1000000;
 }
@@ -135,7 +142,8 @@ struct handle {
     struct fuse_pollhandle *poll;
 };
 
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* handles' list and poll, events, running */
+static pthread_mutex_t mutex =
+    PTHREAD_MUTEX_INITIALIZER; /* handles' list and poll, events, running */
 static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
 static struct handle *handles;
 static uint64_t events;
@@ -374,7 +382,8 @@ void ctl_setattr(fuse_req_t req, struct node *n, int to_set, struct fuse_file_in
     }
     bool runs = f->truncation_runs && to_set & (times | FUSE_SET_ATTR_SIZE);
     if (!runs && to_set & times) {
-        fail(req, handle_of(fi), n->ctl, EINVAL, "touch says nothing to this command: it needs an argument, written to it");
+        fail(req, handle_of(fi), n->ctl, EINVAL,
+             "touch says nothing to this command: it needs an argument, written to it");
         return;
     }
     if (!runs) { /* a truncation, which other commands ignore */
@@ -386,7 +395,8 @@ void ctl_setattr(fuse_req_t req, struct node *n, int to_set, struct fuse_file_in
     start(req, ANSWER_SETATTR, handle_of(fi), n->ctl, "", 0, NULL);
 }
 
-void ctl_write(fuse_req_t req, struct node *n, const char *buf, size_t size, struct fuse_file_info *fi)
+void ctl_write(fuse_req_t req, struct node *n, const char *buf, size_t size,
+               struct fuse_file_info *fi)
 {
     struct handle *h = handle_of(fi);
     if (!ctl_files[n->ctl].run) {

@@ -1,4 +1,5 @@
-/* What status, status.json, metrics and flush show. One table of facts serves both forms of status. */
+/* What status, status.json, metrics and flush show. One table of facts serves both forms of status.
+ */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -33,7 +34,8 @@ static void number(struct facts *f, const char *name, uint64_t value)
 
 static void progress(struct facts *f, struct daemon *d)
 {
-    static const char *const phases[] = {"none", "freezing", "hashing", "keeping the previous snapshot", "uploading"};
+    static const char *const phases[] = {"none", "freezing", "hashing",
+                                         "keeping the previous snapshot", "uploading"};
     struct bh_progress *p = bh_progress_of(d->bh);
     int phase = atomic_load(&p->phase);
     text(f, "flush_under_way", phases[phase]);
@@ -48,9 +50,10 @@ static void last_flush(struct facts *f, const struct bh_info *info)
     char when[32];
     text(f, "last_flush",
          info->last_flush_ms ? bh_format_time(info->last_flush_ms, when, sizeof when) : "never");
-    text(f, "last_flush_result", info->last_error[0]      ? info->last_error
-                                 : info->last_flush_ms ? "ok"
-                                                       : "none yet");
+    text(f, "last_flush_result",
+         info->last_error[0]   ? info->last_error
+         : info->last_flush_ms ? "ok"
+                               : "none yet");
 }
 
 static void status(struct daemon *d, struct facts *f)
@@ -69,9 +72,10 @@ static void status(struct daemon *d, struct facts *f)
     number(f, "pid", (uint64_t)getpid());
     text(f, "since", bh_format_time(d->started_ms, when, sizeof when));
     text(f, "state_dir", bh_disk_path(bh_store_disk(d->store)));
-    text(f, "durability", bh_disk_is_memory(bh_store_disk(d->store))
-                              ? "commits survive a killed process, not a power cut (state directory in memory)"
-                              : "commits survive a killed process and a power cut");
+    text(f, "durability",
+         bh_disk_is_memory(bh_store_disk(d->store))
+             ? "commits survive a killed process, not a power cut (state directory in memory)"
+             : "commits survive a killed process and a power cut");
     number(f, "live_bytes", info.live_bytes);
     number(f, "dirty_bytes", info.dirty_bytes);
     text(f, "unflushed", info.dirty_bytes ? "yes" : "no");
@@ -100,11 +104,15 @@ void text_flush(struct daemon *d, struct bh_strbuf *out)
     struct bh_info info;
     char when[32];
     bh_get_info(d->bh, &info);
-    text(&f, "time", info.last_flush_ms ? bh_format_time(info.last_flush_ms, when, sizeof when) : "never");
+    text(&f, "time",
+         info.last_flush_ms ? bh_format_time(info.last_flush_ms, when, sizeof when) : "never");
     text(&f, "snapshot", info.snapshot[0] ? info.snapshot : "none");
     number(&f, "bytes", info.last_flush_bytes);
     bh_strbuf_addf(out, "seconds: %.3f\n", info.last_flush_seconds);
-    text(&f, "result", info.last_error[0] ? info.last_error : info.last_flush_ms ? "ok" : "none yet");
+    text(&f, "result",
+         info.last_error[0]   ? info.last_error
+         : info.last_flush_ms ? "ok"
+                              : "none yet");
 }
 
 /* --- metrics, in Prometheus's text format --- */
@@ -156,8 +164,10 @@ static void flush_metrics(struct daemon *d, struct bh_strbuf *out)
     bh_flush_counts(d->bh, counts);
     metric(out, "bhfs_flushes_total", "counter", "Flushes by result.");
     for (int i = 0; i < 4; i++)
-        bh_strbuf_addf(out, "bhfs_flushes_total{result=\"%s\"} %" PRIu64 "\n", results[i], counts[i]);
-    metric(out, "bhfs_freeze_seconds", "gauge", "How long a freeze held the store's lock, of the last 4096.");
+        bh_strbuf_addf(out, "bhfs_flushes_total{result=\"%s\"} %" PRIu64 "\n", results[i],
+                       counts[i]);
+    metric(out, "bhfs_freeze_seconds", "gauge",
+           "How long a freeze held the store's lock, of the last 4096.");
     for (int i = 0; i < 4; i++)
         bh_strbuf_addf(out, "bhfs_freeze_seconds{quantile=\"%g\"} %.9f\n", quantiles[i],
                        (double)bh_store_freeze_ns(d->store, quantiles[i], &freezes) / 1e9);
@@ -178,10 +188,13 @@ void text_metrics(struct daemon *d, struct bh_strbuf *out)
     gauge(out, "bhfs_live_bytes", "Size of live.db.", info.live_bytes);
     counter(out, "bhfs_sql_transactions_total", "Transactions of the daemon itself.",
             bh_sql_transactions(d->live->sql));
-    counter(out, "bhfs_locks_parked_total", "Lock requests that waited for the daemon or another client.",
+    counter(out, "bhfs_locks_parked_total",
+            "Lock requests that waited for the daemon or another client.",
             bh_locks_parked_total(d->locks));
-    counter(out, "bhfs_invalidations_total", "Calls that made the kernel forget.", notify_total(d->notify));
-    counter(out, "bhfs_undone_total", "Half-made transactions of dead clients without a journal that were undone.",
+    counter(out, "bhfs_invalidations_total", "Calls that made the kernel forget.",
+            notify_total(d->notify));
+    counter(out, "bhfs_undone_total",
+            "Half-made transactions of dead clients without a journal that were undone.",
             atomic_load(&d->live->undone));
     counter(out, "bhfs_rescues_total", "Branches made for unflushed changes when this mount began.",
             bh_rescues_of(d->bh));

@@ -1,5 +1,6 @@
-/* The mount: what the files of fs/ share. A FUSE handler here translates a request into a call of core/ and answers;
- * it never waits for SQL, the network or a disk: what needs these goes to a worker or a command thread. */
+/* The mount: what the files of fs/ share. A FUSE handler here translates a request into a call of
+ * core/ and answers; it never waits for SQL, the network or a disk: what needs these goes to a
+ * worker or a command thread. */
 #ifndef BHFS_DAEMON_H
 #define BHFS_DAEMON_H
 
@@ -21,8 +22,25 @@ struct bhfs_extension {
 
 /* Requests by kind, for metrics. */
 enum op {
-    OP_LOOKUP, OP_GETATTR, OP_SETATTR, OP_OPEN, OP_CREATE, OP_READ, OP_WRITE, OP_SETLK, OP_GETLK, OP_FLUSH,
-    OP_RELEASE, OP_FSYNC, OP_FSYNCDIR, OP_UNLINK, OP_OPENDIR, OP_READDIR, OP_FORGET, OP_STATFS, OP_OTHER,
+    OP_LOOKUP,
+    OP_GETATTR,
+    OP_SETATTR,
+    OP_OPEN,
+    OP_CREATE,
+    OP_READ,
+    OP_WRITE,
+    OP_SETLK,
+    OP_GETLK,
+    OP_FLUSH,
+    OP_RELEASE,
+    OP_FSYNC,
+    OP_FSYNCDIR,
+    OP_UNLINK,
+    OP_OPENDIR,
+    OP_READDIR,
+    OP_FORGET,
+    OP_STATFS,
+    OP_OTHER,
     OP_COUNT
 };
 extern const char *const op_names[OP_COUNT];
@@ -74,9 +92,9 @@ enum node_kind { NODE_ROOT, NODE_CTL_DIR, NODE_FILE, NODE_CTL };
 
 struct node {
     enum node_kind kind;
-    struct bh_file *file; /* NODE_FILE: counted */
-    int ctl;              /* NODE_CTL: which control file */
-    uint64_t lookups;     /* the kernel's references */
+    struct bh_file *file;      /* NODE_FILE: counted */
+    int ctl;                   /* NODE_CTL: which control file */
+    uint64_t lookups;          /* the kernel's references */
     struct node *next, **prev; /* private to nodes.c */
 };
 
@@ -115,8 +133,8 @@ void dbfile_setlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, str
 void explain(struct daemon *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* --- ctl.c: .ctl/ --- */
-int ctl_find(const char *name);         /* -1: no such file */
-const char *ctl_name(int ctl);          /* NULL beyond the last */
+int ctl_find(const char *name); /* -1: no such file */
+const char *ctl_name(int ctl);  /* NULL beyond the last */
 bool ctl_is_command(int ctl);
 void ctl_stat(struct daemon *d, int ctl, struct stat *st);
 void ctl_setattr(fuse_req_t req, struct node *n, int to_set, struct fuse_file_info *fi);
@@ -125,7 +143,8 @@ void ctl_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fus
 void ctl_write(fuse_req_t req, struct node *n, const char *buf, size_t size,
                struct fuse_file_info *fi);
 void ctl_release(fuse_req_t req, struct fuse_file_info *fi);
-void ctl_poll(fuse_req_t req, struct node *n, struct fuse_file_info *fi, struct fuse_pollhandle *ph);
+void ctl_poll(fuse_req_t req, struct node *n, struct fuse_file_info *fi,
+              struct fuse_pollhandle *ph);
 /* Wakes who polls status or log. Any thread. */
 void ctl_event(void);
 /* Commands under way end (cancelled) and are waited for. */
@@ -147,7 +166,8 @@ int workers_run(struct workers *w, void (*fn)(void *arg), void *arg);
 int notify_new(struct notify **out, struct daemon *d);
 void notify_free(struct notify *n);
 struct bh_live_hooks notify_hooks(struct notify *n);
-/* The kernel holds bytes that were refused here (a write through a mapping): makes it forget them, soon. Any thread. */
+/* The kernel holds bytes that were refused here (a write through a mapping): makes it forget them,
+ * soon. Any thread. */
 void notify_refused(struct notify *n, struct bh_file *f, uint64_t offset, uint64_t len);
 /* The kernel is about to hold these bytes of the database. Before the reply. */
 void notify_held(struct notify *n, uint64_t offset, uint64_t len);

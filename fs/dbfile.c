@@ -25,7 +25,8 @@ void explain(struct daemon *d, const char *fmt, ...)
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     pthread_mutex_lock(&d->status_mutex);
-    bool repeated = !strcmp(d->last_status, text); /* a client that tries for ever must not fill the log */
+    bool repeated =
+        !strcmp(d->last_status, text); /* a client that tries for ever must not fill the log */
     memcpy(d->last_status, text, sizeof d->last_status);
     pthread_mutex_unlock(&d->status_mutex);
     if (!repeated)
@@ -48,7 +49,8 @@ void dbfile_stat(struct daemon *d, struct bh_file *f, struct stat *st)
 static void refuse_unlocked(fuse_req_t req, struct daemon *d, const char *what)
 {
     explain(d,
-            BH_DB_NAME " can only be written by SQLite, under its locks: %s by process %d was refused. To replace the "
+            BH_DB_NAME " can only be written by SQLite, under its locks: %s by process %d was "
+                       "refused. To replace the "
                        "content: bhfs import FILE %s",
             what, (int)fuse_req_ctx(req)->pid, d->mountpoint);
     fuse_reply_err(req, EPERM);
@@ -142,7 +144,8 @@ static void set_owner(struct daemon *d, fuse_req_t req, struct bh_file *f, mode_
     if (mode & 022 && fchmod(f->disk.fd, mode & 07777) != 0) /* our umask is not the client's */
         bh_log(BH_LOG_DEBUG, "%s keeps its mode: %s", f->name, strerror(errno));
     if (ctx->uid != d->uid && fchown(f->disk.fd, ctx->uid, ctx->gid) != 0)
-        bh_log(BH_LOG_DEBUG, "%s stays with user %u: %s", f->name, (unsigned)d->uid, strerror(errno));
+        bh_log(BH_LOG_DEBUG, "%s stays with user %u: %s", f->name, (unsigned)d->uid,
+               strerror(errno));
 }
 
 static void refuse_name(fuse_req_t req, const char *name)
@@ -159,7 +162,8 @@ void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_fi
     struct daemon *d = daemon_of(req);
     struct bh_file *f;
     int rc = bh_store_create(d->store, BH_DOOR_CLIENT, name, mode & 07777, &f);
-    if (rc == EEXIST && !(fi->flags & O_EXCL)) { /* the daemon's own, made since the kernel looked */
+    if (rc == EEXIST &&
+        !(fi->flags & O_EXCL)) { /* the daemon's own, made since the kernel looked */
         rc = bh_store_lookup_outside(d->store, name, &f);
         if (rc == 0 && fi->flags & O_TRUNC && (rc = bh_file_truncate(f, BH_DOOR_CLIENT, 0)) != 0)
             bh_file_unref(f);
@@ -235,8 +239,8 @@ void dbfile_unlink(fuse_req_t req, const char *name)
     if (kind == BH_FILE_DB)
         explain(d, BH_DB_NAME " cannot be removed: it is the live database of this mount");
     int rc = kind == BH_FILE_OTHER ? EPERM : bh_store_unlink(d->store, name);
-    /* In DELETE mode this is the commit. If its client syncs at all, the commit it is told of is durable, which
-     * SQLite itself promises only with synchronous=EXTRA. */
+    /* In DELETE mode this is the commit. If its client syncs at all, the commit it is told of is
+     * durable, which SQLite itself promises only with synchronous=EXTRA. */
     bool commit = kind == BH_FILE_SUPER || atomic_exchange(&d->db->synced, false);
     if (rc == 0 && commit && !d->memory)
         sync_and_reply(req, NULL);
@@ -294,7 +298,8 @@ static void read_on_worker(fuse_req_t req, struct bh_file *f, size_t size, uint6
 void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
 {
     struct daemon *d = daemon_of(req);
-    static _Thread_local char buf[READ_MAX]; /* of the loop thread; untouched pages cost nothing elsewhere */
+    static _Thread_local char
+        buf[READ_MAX]; /* of the loop thread; untouched pages cost nothing elsewhere */
     struct iovec iov = {buf, size};
     if (size > sizeof buf) {
         read_on_worker(req, n->file, size, (uint64_t)off);
@@ -314,11 +319,13 @@ void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
 /* A switch to WAL writes 2 to bytes 18 and 19 of page 1. */
 static bool switches_to_wal(const char *buf, size_t size, off_t off)
 {
-    return off == 0 && size >= 100 && !memcmp(buf, "SQLite format 3", 16) && (buf[18] == 2 || buf[19] == 2);
+    return off == 0 && size >= 100 && !memcmp(buf, "SQLite format 3", 16) &&
+           (buf[18] == 2 || buf[19] == 2);
 }
 
 /* The reply comes first: the kernel keeps the page locked until then. */
-static void refuse_write(fuse_req_t req, struct daemon *d, struct bh_file *f, size_t size, off_t off, bool mapped)
+static void refuse_write(fuse_req_t req, struct daemon *d, struct bh_file *f, size_t size,
+                         off_t off, bool mapped)
 {
     refuse_unlocked(req, d, mapped ? "a write through a memory mapping, seen" : "a write");
     notify_refused(d->notify, f, (uint64_t)off, size);
@@ -334,8 +341,10 @@ void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, 
         return;
     }
     if (f->kind == BH_FILE_DB && switches_to_wal(buf, size, off)) {
-        explain(d, "WAL is not supported yet: the switch to journal_mode=WAL by process %d was refused, the database "
-                   "is unchanged; use DELETE, TRUNCATE or PERSIST",
+        explain(d,
+                "WAL is not supported yet: the switch to journal_mode=WAL by process %d was "
+                "refused, the database "
+                "is unchanged; use DELETE, TRUNCATE or PERSIST",
                 (int)fuse_req_ctx(req)->pid);
         fuse_reply_err(req, EPERM);
         return;

@@ -7,7 +7,8 @@
 #include "daemon.h"
 #include "util/log.h"
 
-/* A parked lock request. Its request and, while an interrupt is on its way, a worker refer to it. */
+/* A parked lock request. Its request and, while an interrupt is on its way, a worker refer to it.
+ */
 struct parked {
     struct bh_lock_request lock;
     fuse_req_t req;
@@ -52,8 +53,8 @@ static void on_interrupt(fuse_req_t req, void *arg)
         atomic_fetch_sub(&p->refs, 1); /* it waits on: no memory for a cancellation */
 }
 
-static void fill(struct bh_lock_request *r, struct bh_file *f, fuse_req_t req, struct fuse_file_info *fi,
-                 const struct flock *lock)
+static void fill(struct bh_lock_request *r, struct bh_file *f, fuse_req_t req,
+                 struct fuse_file_info *fi, const struct flock *lock)
 {
     *r = (struct bh_lock_request){
         .set = &f->locks,
@@ -95,11 +96,15 @@ static void note_end_of_commit(struct daemon *d, struct bh_file *f, const struct
         return;
     int rc = bh_store_undo_forget(d->store);
     if (rc)
-        bh_log(BH_LOG_ERROR, "the undo log of a client without a journal cannot be emptied (errno %d): a crash of "
-                             "the next such client would undo this commit, too", rc);
+        bh_log(
+            BH_LOG_ERROR,
+            "the undo log of a client without a journal cannot be emptied (errno %d): a crash of "
+            "the next such client would undo this commit, too",
+            rc);
 }
 
-void dbfile_setlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, struct flock *lock, bool wait)
+void dbfile_setlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, struct flock *lock,
+                  bool wait)
 {
     struct daemon *d = daemon_of(req);
     struct bh_lock_request quick;
@@ -123,7 +128,8 @@ void dbfile_setlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, str
     atomic_init(&p->refs, wait ? 2 : 1); /* this function's, while it may still touch p */
     atomic_init(&p->interrupted, false);
     bh_file_ref(p->file);
-    if (wait) /* a client that waits for the daemon alone is not interrupted: EINTR would become SQLITE_BUSY */
+    if (wait) /* a client that waits for the daemon alone is not interrupted: EINTR would become
+                 SQLITE_BUSY */
         fuse_req_interrupt_func(req, on_interrupt, p);
     int rc = bh_locks_request(d->locks, &p->lock);
     if (rc != EINPROGRESS)

@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-/* Starts `sh -c command` with "NAME=VALUE" variables (at most 4) added to the environment, without credentials.
- * An empty command is none. How it ends is logged. */
+/* Starts `sh -c command` with "NAME=VALUE" variables (at most 4) added to the environment, without
+ * credentials. An empty command is none. How it ends is logged. */
 void hook_run(const char *command, const char *const variables[], size_t count);
 
 #endif

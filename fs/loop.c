@@ -1,5 +1,6 @@
-/* The request loop: our own, as libfuse's would start threads of its choosing. One thread is enough, because no handler
- * waits, and it is best, because it can run on the CPU of the client it serves (cpu.c). */
+/* The request loop: our own, as libfuse's would start threads of its choosing. One thread is
+ * enough, because no handler waits, and it is best, because it can run on the CPU of the client it
+ * serves (cpu.c). */
 #include <errno.h>
 #include <linux/fuse.h>
 #include <stdlib.h>

@@ -29,7 +29,8 @@ static const char usage[] =
     "       bhfs import FILE MOUNTPOINT                replace the live database's content\n"
     "       bhfs export MOUNTPOINT FILE                a consistent copy of the live database\n"
     "\n"
-    "  BUCKET-URL   file:///DIRECTORY, s3://BUCKET/PREFIX?endpoint=...&region=..., or as configured\n"
+    "  BUCKET-URL   file:///DIRECTORY, s3://BUCKET/PREFIX?endpoint=...&region=..., or as "
+    "configured\n"
     "  -c FILE      configuration (else $BUCKETHEAD_CONFIG, ~/.config/buckethead/buckethead.ini,\n"
     "               /etc/buckethead.ini)\n"
     "  -o SECTION.KEY=VALUE   a setting of the configuration, as in -o snapshot.interval=5s\n"
@@ -39,7 +40,8 @@ static const char usage[] =
 
 /* --- flush callbacks --- */
 
-static void run_hook(struct daemon *d, char *const *field, const char *const variables[], size_t count_)
+static void run_hook(struct daemon *d, char *const *field, const char *const variables[],
+                     size_t count_)
 {
     BH_FREE char *command = bh_config_string(d->bh, field);
     if (command)
@@ -85,13 +87,15 @@ static int check_mountpoint(const char *given, char **absolute, struct bh_error 
 {
     struct stat st;
     if (stat(given, &st) != 0)
-        return bh_fail(err, errno, errno == ENOTCONN ? "%s is a mount whose daemon died (%s); run: umount %s"
-                                                     : "the mount point %s cannot be used: %s",
+        return bh_fail(err, errno,
+                       errno == ENOTCONN ? "%s is a mount whose daemon died (%s); run: umount %s"
+                                         : "the mount point %s cannot be used: %s",
                        given, strerror(errno), given);
     if (!S_ISDIR(st.st_mode))
         return bh_fail(err, ENOTDIR, "the mount point %s is not a directory", given);
     *absolute = realpath(given, NULL);
-    return *absolute ? 0 : bh_fail(err, errno, "%s has no absolute path: %s", given, strerror(errno));
+    return *absolute ? 0
+                     : bh_fail(err, errno, "%s has no absolute path: %s", given, strerror(errno));
 }
 
 static int load_config(struct daemon *d, const struct options *o, struct bh_config **cfg,
@@ -120,7 +124,8 @@ struct watcher {
 static void *watch_start(void *arg)
 {
     struct watcher *w = arg;
-    struct pollfd fds[2] = {{.fd = w->done, .events = POLLIN}, {.fd = w->signals, .events = POLLIN}};
+    struct pollfd fds[2] = {{.fd = w->done, .events = POLLIN},
+                            {.fd = w->signals, .events = POLLIN}};
     struct signalfd_siginfo info;
     while (poll(fds, 2, -1) < 0 || !fds[0].revents)
         if (fds[1].revents && read(w->signals, &info, sizeof info) == sizeof info &&
@@ -151,8 +156,10 @@ static int start_watched(struct daemon *d, int signals, struct bh_error *err)
 
 static int start_core(struct daemon *d, struct bh_config *cfg, int signals, struct bh_error *err)
 {
-    struct bh_callbacks callbacks = {
-        .arg = d, .on_flush_start = on_start, .on_flush_complete = on_complete, .on_flush_error = on_error};
+    struct bh_callbacks callbacks = {.arg = d,
+                                     .on_flush_start = on_start,
+                                     .on_flush_complete = on_complete,
+                                     .on_flush_error = on_error};
     if (cfg->bucket.secret_access_key && cfg->bucket.secret_access_key[0])
         setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* it would be in the core */
     int rc = bh_create(&d->bh, cfg, err);
@@ -201,12 +208,18 @@ static int mount_session(struct daemon *d, const struct options *o, struct bh_er
     }
     fuse_opt_free_args(&args);
     if (rc)
-        return bh_fail(err, rc, rc == EINVAL ? "FUSE takes one of the -o options not (see the line above); settings of bhfs "
-                                               "are written SECTION.KEY=VALUE"
-                                             : "out of memory while mounting");
+        return bh_fail(
+            err, rc,
+            rc == EINVAL
+                ? "FUSE takes one of the -o options not (see the line above); settings of bhfs "
+                  "are written SECTION.KEY=VALUE"
+                : "out of memory while mounting");
     if (fuse_session_mount(d->session, d->mountpoint) != 0)
-        return bh_fail(err, EIO, "%s cannot be mounted (see the line above): is FUSE there (/dev/fuse), and may this "
-                                 "user mount?", d->mountpoint);
+        return bh_fail(
+            err, EIO,
+            "%s cannot be mounted (see the line above): is FUSE there (/dev/fuse), and may this "
+            "user mount?",
+            d->mountpoint);
     return 0;
 }
 
@@ -236,7 +249,9 @@ static int check_mounted(struct daemon *d, struct bh_error *err)
         path = NULL;
         return bh_fail(err, ENOMEM, "out of memory");
     }
-    return stat(path, &st) == 0 ? 0 : bh_fail(err, errno, "the new mount %s does not answer: %s", d->mountpoint, strerror(errno));
+    return stat(path, &st) == 0 ? 0
+                                : bh_fail(err, errno, "the new mount %s does not answer: %s",
+                                          d->mountpoint, strerror(errno));
 }
 
 /* --- signals --- */
@@ -448,7 +463,9 @@ static int run(const struct options *o, const struct bhfs_extension *ext, int re
     struct server server;
     struct daemon *d = calloc(1, sizeof *d);
     BH_FD int signals = block_signals();
-    int rc = d && signals >= 0 ? 0 : bh_fail(&err, ENOMEM, "no signals can be taken: %s", strerror(errno));
+    int rc = d && signals >= 0
+                 ? 0
+                 : bh_fail(&err, ENOMEM, "no signals can be taken: %s", strerror(errno));
     if (rc == 0)
         rc = prepare(d, o, signals, &err);
     if (rc == 0)
@@ -483,7 +500,8 @@ static int run(const struct options *o, const struct bhfs_extension *ext, int re
     return rc ? 1 : 0;
 }
 
-/* The parent stays until the mount works, so that its caller sees the error or can go on with the mount. */
+/* The parent stays until the mount works, so that its caller sees the error or can go on with the
+ * mount. */
 static int run_in_background(const struct options *o, const struct bhfs_extension *ext)
 {
     int ready[2];
@@ -522,7 +540,8 @@ int bhfs_mount_main(int argc, char **argv, const struct bhfs_extension *ext)
     if (o.help)
         fputs(usage, stdout);
     else if (o.version)
-        printf("bhfs %s (FUSE library %s, SQLite %s)\n", BHFS_VERSION, fuse_pkgversion(), sqlite3_libversion());
+        printf("bhfs %s (FUSE library %s, SQLite %s)\n", BHFS_VERSION, fuse_pkgversion(),
+               sqlite3_libversion());
     else
         rc = o.foreground ? run(&o, ext, -1) : run_in_background(&o, ext);
     options_free(&o);

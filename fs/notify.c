@@ -1,6 +1,7 @@
-/* What the daemon changes, the kernel must forget before the lock is let go. Called on the SQL thread (or a C program's
- * own thread), never on a loop thread. A map of the pages that the kernel may hold spares the calls that would find
- * nothing: one bit a page, set before a READ or WRITE is answered, cleared before the page is invalidated. */
+/* What the daemon changes, the kernel must forget before the lock is let go. Called on the SQL
+ * thread (or a C program's own thread), never on a loop thread. A map of the pages that the kernel
+ * may hold spares the calls that would find nothing: one bit a page, set before a READ or WRITE is
+ * answered, cleared before the page is invalidated. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,7 +77,7 @@ static bool take_run(struct notify *n, uint64_t *page, uint64_t end, uint64_t *r
         return false;
     *page = i;
     while (i < limit && (n->held[i / 8] >> (i % 8) & 1)) {
-        n->held[i / 8] &= (uint8_t)~(1u << i % 8);
+        n->held[i / 8] &= (uint8_t) ~(1u << i % 8);
         i++;
     }
     *run_end = i;
@@ -103,7 +104,8 @@ static void data_changed(void *arg, struct bh_file *f, uint64_t offset, uint64_t
         return;
     }
     uint64_t page = offset / PAGE, run_end;
-    uint64_t end = len > UINT64_MAX - offset - PAGE ? UINT64_MAX / PAGE : (offset + len + PAGE - 1) / PAGE;
+    uint64_t end =
+        len > UINT64_MAX - offset - PAGE ? UINT64_MAX / PAGE : (offset + len + PAGE - 1) / PAGE;
     bool told = false;
     while (take_run(n, &page, end, &run_end)) {
         uint64_t bytes = (run_end - page) * PAGE;
@@ -142,7 +144,10 @@ void notify_refused(struct notify *n, struct bh_file *f, uint64_t offset, uint64
         bh_file_unref(f);
         free(r);
     }
-    bh_log(BH_LOG_ERROR, "out of memory: the kernel may show bytes of %s that were refused until it is mounted again", f->name);
+    bh_log(BH_LOG_ERROR,
+           "out of memory: the kernel may show bytes of %s that were refused until it is mounted "
+           "again",
+           f->name);
 }
 
 static void name_changed(void *arg, const char *name)
@@ -160,7 +165,8 @@ static void name_changed(void *arg, const char *name)
 
 struct bh_live_hooks notify_hooks(struct notify *n)
 {
-    return (struct bh_live_hooks){.arg = n, .data_changed = data_changed, .name_changed = name_changed};
+    return (struct bh_live_hooks){
+        .arg = n, .data_changed = data_changed, .name_changed = name_changed};
 }
 
 uint64_t notify_total(struct notify *n)

@@ -29,7 +29,8 @@ static bool is_setting(const char *option)
 static int take_option(struct options *o, const char *option, struct bh_error *err)
 {
     /* What fstab and mount(8) say to everybody and FUSE does not know. */
-    static const char *const ignored[] = {"rw", "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail", "defaults"};
+    static const char *const ignored[] = {"rw",    "auto",    "noauto", "user",    "nouser",
+                                          "users", "_netdev", "nofail", "defaults"};
     if (!*option)
         return 0;
     for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
@@ -109,7 +110,8 @@ int options_parse(struct options *o, int argc, char **argv, struct bh_error *err
             rc = take_options(o, optarg, err);
             break;
         case ':':
-            return bh_fail(err, EINVAL, "the option -%c needs an argument; see bhfs --help", optopt);
+            return bh_fail(err, EINVAL, "the option -%c needs an argument; see bhfs --help",
+                           optopt);
         default:
             return bh_fail(err, EINVAL, "there is no option %s; see bhfs --help", argv[optind - 1]);
         }
@@ -120,8 +122,9 @@ int options_parse(struct options *o, int argc, char **argv, struct bh_error *err
         return 0;
     int left = argc - optind;
     if (left < 1 || left > 2)
-        return bh_fail(err, EINVAL, left < 1 ? "no mount point was given; see bhfs --help"
-                                             : "there are too many arguments; see bhfs --help");
+        return bh_fail(err, EINVAL,
+                       left < 1 ? "no mount point was given; see bhfs --help"
+                                : "there are too many arguments; see bhfs --help");
     o->url = left == 2 ? argv[optind] : NULL;
     o->mountpoint = argv[argc - 1];
     return 0;

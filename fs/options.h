@@ -14,7 +14,7 @@ struct options {
     const char *mountpoint; /* as given */
     char **settings;        /* "section.key=value" */
     size_t setting_count;
-    char **fuse;            /* FUSE's own -o options, one each */
+    char **fuse; /* FUSE's own -o options, one each */
     size_t fuse_count;
     bool has_fsname, has_subtype;
 };

@@ -14,18 +14,20 @@
 #define CTL_DIR     ".ctl"
 
 const char *const op_names[OP_COUNT] = {
-    "lookup", "getattr", "setattr",  "open",   "create",  "read",    "write",  "setlk",  "getlk", "flush",
-    "release", "fsync",  "fsyncdir", "unlink", "opendir", "readdir", "forget", "statfs", "other",
+    "lookup",  "getattr", "setattr", "open",    "create", "read",     "write",
+    "setlk",   "getlk",   "flush",   "release", "fsync",  "fsyncdir", "unlink",
+    "opendir", "readdir", "forget",  "statfs",  "other",
 };
 
 static void tree_init(void *userdata, struct fuse_conn_info *conn)
 {
     (void)userdata;
-    conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_SPLICE_READ |
-                              FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
-    conn->want |= conn->capable & (FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_POSIX_LOCKS | FUSE_CAP_ASYNC_READ |
-                                   FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_EXPLICIT_INVAL_DATA |
-                                   FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_CACHE_SYMLINKS);
+    conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_WRITEBACK_CACHE |
+                              FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+    conn->want |=
+        conn->capable & (FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_POSIX_LOCKS | FUSE_CAP_ASYNC_READ |
+                         FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_EXPLICIT_INVAL_DATA |
+                         FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_CACHE_SYMLINKS);
     conn->max_background = 64;
     conn->congestion_threshold = 48;
     conn->time_gran = 1;
@@ -35,10 +37,15 @@ static void tree_init(void *userdata, struct fuse_conn_info *conn)
 
 static void dir_stat(struct daemon *d, ino_t ino, nlink_t links, struct stat *st)
 {
-    *st = (struct stat){
-        .st_ino = ino, .st_mode = S_IFDIR | 0755, .st_nlink = links, .st_uid = d->uid, .st_gid = d->gid, .st_blksize = 4096};
+    *st = (struct stat){.st_ino = ino,
+                        .st_mode = S_IFDIR | 0755,
+                        .st_nlink = links,
+                        .st_uid = d->uid,
+                        .st_gid = d->gid,
+                        .st_blksize = 4096};
     st->st_mtim.tv_sec = st->st_ctim.tv_sec = st->st_atim.tv_sec = d->started_ms / 1000;
-    st->st_mtim.tv_nsec = st->st_ctim.tv_nsec = st->st_atim.tv_nsec = d->started_ms % 1000 * 1000000;
+    st->st_mtim.tv_nsec = st->st_ctim.tv_nsec = st->st_atim.tv_nsec =
+        d->started_ms % 1000 * 1000000;
 }
 
 static double fill_stat(struct daemon *d, const struct node *n, struct stat *st)
@@ -126,7 +133,8 @@ static void lookup_in_ctl(fuse_req_t req, const char *name)
         reply_absent(req, CACHE_SECONDS);
         return;
     }
-    /* A command's node is new each time, so that commands do not queue in the kernel on one inode. */
+    /* A command's node is new each time, so that commands do not queue in the kernel on one inode.
+     */
     struct node *n = node_for_ctl(ctl, ctl_is_command(ctl));
     if (n)
         reply_node(req, n, 0);
@@ -224,8 +232,8 @@ static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fus
 {
     (void)parent, (void)new_parent, (void)flags;
     if (!strcmp(name, BH_DB_NAME) || !strcmp(new_name, BH_DB_NAME))
-        explain(daemon_of(req),
-                BH_DB_NAME " cannot be renamed or replaced: SQLite's locks are on it; use bhfs import");
+        explain(daemon_of(req), BH_DB_NAME
+                " cannot be renamed or replaced: SQLite's locks are on it; use bhfs import");
     refuse(req);
 }
 
@@ -268,7 +276,8 @@ static int add_file(void *arg, struct bh_file *f)
 static void list(struct daemon *d, const struct node *n, struct listing *l)
 {
     bool is_root = n->kind == NODE_ROOT;
-    if (add(l, ".", is_root ? FUSE_ROOT_ID : INO_CTL_DIR, S_IFDIR) || add(l, "..", FUSE_ROOT_ID, S_IFDIR))
+    if (add(l, ".", is_root ? FUSE_ROOT_ID : INO_CTL_DIR, S_IFDIR) ||
+        add(l, "..", FUSE_ROOT_ID, S_IFDIR))
         return;
     if (is_root) {
         if (add(l, CTL_DIR, INO_CTL_DIR, S_IFDIR) == 0)
@@ -283,7 +292,8 @@ static void list(struct daemon *d, const struct node *n, struct listing *l)
     }
 }
 
-static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+                         struct fuse_file_info *fi)
 {
     struct node *n = node_of(ino);
     BH_FREE char *buf = malloc(size);
@@ -326,7 +336,8 @@ static void tree_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         fuse_reply_err(req, EISDIR);
 }
 
-static void tree_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+static void tree_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+                      struct fuse_file_info *fi)
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_READ);
@@ -382,7 +393,8 @@ static void tree_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse
         fuse_reply_err(req, 0);
 }
 
-static void tree_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock)
+static void tree_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi,
+                       struct flock *lock)
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_GETLK);
@@ -392,8 +404,8 @@ static void tree_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
         fuse_reply_err(req, EINVAL); /* never ENOSYS: the kernel would stop asking for all files */
 }
 
-static void tree_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock,
-                       int sleep)
+static void tree_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi,
+                       struct flock *lock, int sleep)
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_SETLK);
@@ -403,7 +415,8 @@ static void tree_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
         fuse_reply_err(req, EINVAL);
 }
 
-static void tree_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph)
+static void tree_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi,
+                      struct fuse_pollhandle *ph)
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_OTHER);

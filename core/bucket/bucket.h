@@ -1,15 +1,17 @@
-/* A bucket: objects under keys, as S3 has them. One table of functions; every backend (file://, s3://)
- * and every layer (fault, retry) implements it, a layer with the bucket below as `inner`.
+/* A bucket: objects under keys, as S3 has them. One table of functions; every backend (file://,
+ * s3://) and every layer (fault, retry) implements it, a layer with the bucket below as `inner`.
  *
  * Contracts that hold for every implementation:
- * - Functions return 0 or a positive errno and fill *err with a sentence. ENOENT: no such key (or upload);
- *   EEXIST: if_none_match met an existing key; ESTALE: if_match did not match; EACCES: the bucket refuses;
- *   ETIMEDOUT: it does not answer; EIO: it answered nonsense, or the body was cut or damaged; ENOTSUP: this
- *   store has no such operation (see caps); ECANCELED: call->cancel was set; EINVAL: a bad argument;
- *   ENAMETOOLONG: key over 1024 bytes; ENOSPC: the store is full; EAGAIN: the store asks to come back later.
- * - A put is atomic: readers see the old object or the whole new one. When it returns 0 the object is durable.
- *   When it fails with ETIMEDOUT, EIO or EAGAIN it may have happened all the same ("ambiguous"): who cares
- *   must look. ESTALE, EEXIST, EACCES, ENOSPC, EINVAL, ENOTSUP and ECANCELED mean that nothing happened.
+ * - Functions return 0 or a positive errno and fill *err with a sentence. ENOENT: no such key (or
+ * upload); EEXIST: if_none_match met an existing key; ESTALE: if_match did not match; EACCES: the
+ * bucket refuses; ETIMEDOUT: it does not answer; EIO: it answered nonsense, or the body was cut or
+ * damaged; ENOTSUP: this store has no such operation (see caps); ECANCELED: call->cancel was set;
+ * EINVAL: a bad argument; ENAMETOOLONG: key over 1024 bytes; ENOSPC: the store is full; EAGAIN: the
+ * store asks to come back later.
+ * - A put is atomic: readers see the old object or the whole new one. When it returns 0 the object
+ * is durable. When it fails with ETIMEDOUT, EIO or EAGAIN it may have happened all the same
+ * ("ambiguous"): who cares must look. ESTALE, EEXIST, EACCES, ENOSPC, EINVAL, ENOTSUP and ECANCELED
+ * mean that nothing happened.
  * - Conditional puts are decided atomically against every other writer, in other processes too.
  * - Every function may be called from any thread, several at once; `call` may be NULL (no limit).
  * - Keys are 1 to 1024 bytes of UTF-8 without NUL; every other byte S3 allows is allowed.
@@ -43,7 +45,8 @@ struct bh_meta {
     } items[BH_META_ITEMS_MAX];
 };
 
-/* 0, EINVAL (name or value not of the allowed form) or E2BIG (no room). Replaces an item of the same name. */
+/* 0, EINVAL (name or value not of the allowed form) or E2BIG (no room). Replaces an item of the
+ * same name. */
 int bh_meta_set(struct bh_meta *m, const char *name, const char *value, struct bh_error *err);
 /* The value, or NULL. */
 const char *bh_meta_get(const struct bh_meta *m, const char *name);
@@ -57,9 +60,10 @@ struct bh_object_info {
 
 /* Limits of one call. */
 struct bh_call {
-    const atomic_bool *cancel; /* NULL, or: the call ends with ECANCELED soon after this becomes true */
-    const atomic_bool *stop;   /* the same, for a second party: the program ends */
-    int64_t deadline_ms;       /* 0, or: bh_mono_ms() after which the call ends with ETIMEDOUT */
+    const atomic_bool
+        *cancel; /* NULL, or: the call ends with ECANCELED soon after this becomes true */
+    const atomic_bool *stop; /* the same, for a second party: the program ends */
+    int64_t deadline_ms;     /* 0, or: bh_mono_ms() after which the call ends with ETIMEDOUT */
 };
 
 /* 0, ECANCELED or ETIMEDOUT (with a sentence that names what). Backends call it between steps. */
@@ -68,8 +72,8 @@ int bh_call_check(const struct bh_call *call, const char *what, struct bh_error 
 /* Takes the next bytes of a body, in order. Returning an errno ends the get with it. */
 typedef int bh_sink_fn(void *arg, const void *data, size_t len, struct bh_error *err);
 
-/* A body to send. read fills exactly len bytes from offset; it must be able to repeat (a retry reads again).
- * data != NULL instead of read: the body is in memory. */
+/* A body to send. read fills exactly len bytes from offset; it must be able to repeat (a retry
+ * reads again). data != NULL instead of read: the body is in memory. */
 struct bh_source {
     uint64_t size;
     const void *data;
@@ -78,7 +82,8 @@ struct bh_source {
 };
 
 struct bh_cond {
-    const char *if_match; /* NULL, or the ETag the key must have now: ESTALE otherwise (also if there is none) */
+    const char *if_match; /* NULL, or the ETag the key must have now: ESTALE otherwise (also if
+                             there is none) */
     bool if_none_match;   /* the key must not exist: EEXIST otherwise */
 };
 
@@ -87,14 +92,15 @@ struct bh_part {
     char etag[BH_ETAG_MAX];
 };
 
-/* One listed object (is_prefix false), or one common prefix (true; only key is set then). The strings live during
- * the call only. Returning an errno ends the listing with it. */
-typedef int bh_list_fn(void *arg, const char *key, bool is_prefix, const struct bh_object_info *info,
-                       struct bh_error *err);
+/* One listed object (is_prefix false), or one common prefix (true; only key is set then). The
+ * strings live during the call only. Returning an errno ends the listing with it. */
+typedef int bh_list_fn(void *arg, const char *key, bool is_prefix,
+                       const struct bh_object_info *info, struct bh_error *err);
 
 struct bh_list_request {
     const char *prefix;      /* "" for all */
-    const char *delimiter;   /* NULL, or one character (commonly "/"): keys that have it after the prefix are rolled up */
+    const char *delimiter;   /* NULL, or one character (commonly "/"): keys that have it after the
+                                prefix are rolled up */
     const char *start_after; /* NULL, or: only keys after this one, in byte order */
     size_t max;              /* 0: everything, in pages; else at most so many entries in all */
 };
@@ -137,31 +143,36 @@ struct bh_bucket_ops {
     const char *name; /* "file", "fault", ... */
     void (*close)(struct bh_bucket *b);
     unsigned (*caps)(struct bh_bucket *b);
-    int (*get)(struct bh_bucket *b, const char *key, uint64_t offset, uint64_t length, bh_sink_fn *sink,
-               void *arg, struct bh_object_info *info, const struct bh_call *call, struct bh_error *err);
-    int (*put)(struct bh_bucket *b, const char *key, const struct bh_source *src, const struct bh_meta *meta,
-               const struct bh_cond *cond, struct bh_object_info *info, const struct bh_call *call,
+    int (*get)(struct bh_bucket *b, const char *key, uint64_t offset, uint64_t length,
+               bh_sink_fn *sink, void *arg, struct bh_object_info *info, const struct bh_call *call,
                struct bh_error *err);
+    int (*put)(struct bh_bucket *b, const char *key, const struct bh_source *src,
+               const struct bh_meta *meta, const struct bh_cond *cond, struct bh_object_info *info,
+               const struct bh_call *call, struct bh_error *err);
     int (*head)(struct bh_bucket *b, const char *key, struct bh_object_info *info,
                 const struct bh_call *call, struct bh_error *err);
     int (*copy)(struct bh_bucket *b, const char *from, const char *to, const char *from_if_match,
                 struct bh_object_info *info, const struct bh_call *call, struct bh_error *err);
-    int (*del)(struct bh_bucket *b, const char *key, const struct bh_call *call, struct bh_error *err);
+    int (*del)(struct bh_bucket *b, const char *key, const struct bh_call *call,
+               struct bh_error *err);
     int (*del_many)(struct bh_bucket *b, const char *const *keys, size_t count, size_t *deleted,
                     const struct bh_call *call, struct bh_error *err);
     int (*list)(struct bh_bucket *b, const struct bh_list_request *req, bh_list_fn *fn, void *arg,
                 const struct bh_call *call, struct bh_error *err);
     int (*mp_begin)(struct bh_bucket *b, const char *key, const struct bh_meta *meta,
-                    char upload_id[BH_UPLOAD_ID_MAX], const struct bh_call *call, struct bh_error *err);
+                    char upload_id[BH_UPLOAD_ID_MAX], const struct bh_call *call,
+                    struct bh_error *err);
     int (*mp_part)(struct bh_bucket *b, const char *key, const char *upload_id, unsigned number,
                    const struct bh_source *src, struct bh_part *out, const struct bh_call *call,
                    struct bh_error *err);
-    int (*mp_part_copy)(struct bh_bucket *b, const char *key, const char *upload_id, unsigned number,
-                        const char *from, uint64_t offset, uint64_t length, const char *from_if_match,
-                        struct bh_part *out, const struct bh_call *call, struct bh_error *err);
+    int (*mp_part_copy)(struct bh_bucket *b, const char *key, const char *upload_id,
+                        unsigned number, const char *from, uint64_t offset, uint64_t length,
+                        const char *from_if_match, struct bh_part *out, const struct bh_call *call,
+                        struct bh_error *err);
     int (*mp_complete)(struct bh_bucket *b, const char *key, const char *upload_id,
                        const struct bh_part *parts, size_t count, const struct bh_cond *cond,
-                       struct bh_object_info *info, const struct bh_call *call, struct bh_error *err);
+                       struct bh_object_info *info, const struct bh_call *call,
+                       struct bh_error *err);
     int (*mp_abort)(struct bh_bucket *b, const char *key, const char *upload_id,
                     const struct bh_call *call, struct bh_error *err);
     int (*mp_list)(struct bh_bucket *b, const char *prefix, bh_upload_fn *fn, void *arg,
@@ -178,52 +189,57 @@ struct bh_bucket {
     /* the implementation's own struct begins with this one */
 };
 
-/* Opens what cfg->bucket says: the backend, the fault layer where bucket.fault has rules, the retry layer on top.
- * EINVAL, ENOENT (the directory or bucket is not there), EACCES, ENOTSUP. Closed with bh_bucket_close. */
+/* Opens what cfg->bucket says: the backend, the fault layer where bucket.fault has rules, the retry
+ * layer on top. EINVAL, ENOENT (the directory or bucket is not there), EACCES, ENOTSUP. Closed with
+ * bh_bucket_close. */
 int bh_bucket_open(struct bh_bucket **out, const struct bh_config *cfg, struct bh_error *err);
 void bh_bucket_close(struct bh_bucket *b); /* NULL is fine; closes the layers below too */
 
 /* --- what callers use; each checks its arguments, then calls the table --- */
 unsigned bh_bucket_caps(struct bh_bucket *b);
 
-/* length UINT64_MAX: to the end. A range beyond the end: EINVAL, except offset 0 of an empty object. info may be
- * NULL; it is filled before the first byte reaches the sink. */
-int bh_bucket_get(struct bh_bucket *b, const char *key, uint64_t offset, uint64_t length, bh_sink_fn *sink,
-                  void *arg, struct bh_object_info *info, const struct bh_call *call,
-                  struct bh_error *err);
-/* The whole object in memory, at most max bytes (EFBIG beyond): a NUL-terminated copy the caller frees. */
+/* length UINT64_MAX: to the end. A range beyond the end: EINVAL, except offset 0 of an empty
+ * object. info may be NULL; it is filled before the first byte reaches the sink. */
+int bh_bucket_get(struct bh_bucket *b, const char *key, uint64_t offset, uint64_t length,
+                  bh_sink_fn *sink, void *arg, struct bh_object_info *info,
+                  const struct bh_call *call, struct bh_error *err);
+/* The whole object in memory, at most max bytes (EFBIG beyond): a NUL-terminated copy the caller
+ * frees. */
 int bh_bucket_get_small(struct bh_bucket *b, const char *key, size_t max, char **data, size_t *len,
-                        struct bh_object_info *info, const struct bh_call *call, struct bh_error *err);
+                        struct bh_object_info *info, const struct bh_call *call,
+                        struct bh_error *err);
 /* meta, cond and info may be NULL; info gets size, ETag and time of what was written. */
 int bh_bucket_put(struct bh_bucket *b, const char *key, const struct bh_source *src,
-                  const struct bh_meta *meta, const struct bh_cond *cond, struct bh_object_info *info,
-                  const struct bh_call *call, struct bh_error *err);
+                  const struct bh_meta *meta, const struct bh_cond *cond,
+                  struct bh_object_info *info, const struct bh_call *call, struct bh_error *err);
 int bh_bucket_head(struct bh_bucket *b, const char *key, struct bh_object_info *info,
                    const struct bh_call *call, struct bh_error *err);
-/* Server-side, with metadata. from_if_match (may be NULL) is honoured where caps say so, else ENOTSUP. */
+/* Server-side, with metadata. from_if_match (may be NULL) is honoured where caps say so, else
+ * ENOTSUP. */
 int bh_bucket_copy(struct bh_bucket *b, const char *from, const char *to, const char *from_if_match,
                    struct bh_object_info *info, const struct bh_call *call, struct bh_error *err);
 /* Deleting what is not there is success. */
 int bh_bucket_delete(struct bh_bucket *b, const char *key, const struct bh_call *call,
                      struct bh_error *err);
 /* *deleted (may be NULL) counts those that are gone, also when the call fails on another. */
-int bh_bucket_delete_many(struct bh_bucket *b, const char *const *keys, size_t count, size_t *deleted,
-                          const struct bh_call *call, struct bh_error *err);
+int bh_bucket_delete_many(struct bh_bucket *b, const char *const *keys, size_t count,
+                          size_t *deleted, const struct bh_call *call, struct bh_error *err);
 /* In byte order of the keys (prefixes among them). */
-int bh_bucket_list(struct bh_bucket *b, const struct bh_list_request *req, bh_list_fn *fn, void *arg,
-                   const struct bh_call *call, struct bh_error *err);
-/* Multipart upload: parts of 5 MiB to 5 GiB (the last may be smaller), in any order, several at once; the object
- * appears when complete returns. Parts must be passed in ascending order of their number, none twice. */
+int bh_bucket_list(struct bh_bucket *b, const struct bh_list_request *req, bh_list_fn *fn,
+                   void *arg, const struct bh_call *call, struct bh_error *err);
+/* Multipart upload: parts of 5 MiB to 5 GiB (the last may be smaller), in any order, several at
+ * once; the object appears when complete returns. Parts must be passed in ascending order of their
+ * number, none twice. */
 int bh_bucket_mp_begin(struct bh_bucket *b, const char *key, const struct bh_meta *meta,
                        char upload_id[BH_UPLOAD_ID_MAX], const struct bh_call *call,
                        struct bh_error *err);
 int bh_bucket_mp_part(struct bh_bucket *b, const char *key, const char *upload_id, unsigned number,
                       const struct bh_source *src, struct bh_part *out, const struct bh_call *call,
                       struct bh_error *err);
-int bh_bucket_mp_part_copy(struct bh_bucket *b, const char *key, const char *upload_id, unsigned number,
-                           const char *from, uint64_t offset, uint64_t length,
-                           const char *from_if_match, struct bh_part *out, const struct bh_call *call,
-                           struct bh_error *err);
+int bh_bucket_mp_part_copy(struct bh_bucket *b, const char *key, const char *upload_id,
+                           unsigned number, const char *from, uint64_t offset, uint64_t length,
+                           const char *from_if_match, struct bh_part *out,
+                           const struct bh_call *call, struct bh_error *err);
 int bh_bucket_mp_complete(struct bh_bucket *b, const char *key, const char *upload_id,
                           const struct bh_part *parts, size_t count, const struct bh_cond *cond,
                           struct bh_object_info *info, const struct bh_call *call,
@@ -241,14 +257,16 @@ int bh_bucket_server_time(struct bh_bucket *b, int64_t *real_ms, const struct bh
 void bh_bucket_stats(struct bh_bucket *b, struct bh_bucket_stats *out);
 
 /* --- constructors of the parts --- */
-/* A directory as a bucket (DECISIONS 27). The directory must exist: a missing one may be an unmounted disk. */
+/* A directory as a bucket (DECISIONS 27). The directory must exist: a missing one may be an
+ * unmounted disk. */
 int bh_bucket_dir_open(struct bh_bucket **out, const char *path, struct bh_error *err);
 /* Injects what rules say; see fault.c's head for the rule language. Takes inner over on success. */
-int bh_bucket_fault_wrap(struct bh_bucket **out, struct bh_bucket *inner, const char *rules, uint64_t seed,
-                         struct bh_error *err);
-/* Repeats what is safe to repeat after EAGAIN, EIO and ETIMEDOUT, up to `attempts` times in all, with exponential
- * back-off from base_ms and full jitter. Never repeats a conditional put or a completion: the caller looks.
- * A get goes on where the sink stopped if the object's ETag is still the same. Takes inner over on success. */
+int bh_bucket_fault_wrap(struct bh_bucket **out, struct bh_bucket *inner, const char *rules,
+                         uint64_t seed, struct bh_error *err);
+/* Repeats what is safe to repeat after EAGAIN, EIO and ETIMEDOUT, up to `attempts` times in all,
+ * with exponential back-off from base_ms and full jitter. Never repeats a conditional put or a
+ * completion: the caller looks. A get goes on where the sink stopped if the object's ETag is still
+ * the same. Takes inner over on success. */
 int bh_bucket_retry_wrap(struct bh_bucket **out, struct bh_bucket *inner, unsigned attempts,
                          int64_t base_ms, struct bh_error *err);
 

@@ -1,5 +1,5 @@
-/* Database files that are not the live one: what is downloaded or imported is checked here before it gets in. SQLite's
- * stock VFS is right for them, as nobody else has them open. */
+/* Database files that are not the live one: what is downloaded or imported is checked here before
+ * it gets in. SQLite's stock VFS is right for them, as nobody else has them open. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -50,13 +50,14 @@ static int check_header(int fd, const char *what, struct bh_error *err)
     uint64_t pages = big_endian(h + 28, 4);
     bool counted = big_endian(h + 24, 4) == big_endian(h + 92, 4) && pages > 0;
     if (size % page || (counted && pages * page > size))
-        return bh_fail(err, EIO, "%s is cut off: it has %llu bytes, its header says %llu pages of %u",
-                       what, (unsigned long long)size, (unsigned long long)pages, page);
+        return bh_fail(err, EIO,
+                       "%s is cut off: it has %llu bytes, its header says %llu pages of %u", what,
+                       (unsigned long long)size, (unsigned long long)pages, page);
     return 0;
 }
 
-/* Bytes 18 and 19 say 2 for WAL. Without its -wal file a WAL database is whole, and is one in rollback mode after
- * this. */
+/* Bytes 18 and 19 say 2 for WAL. Without its -wal file a WAL database is whole, and is one in
+ * rollback mode after this. */
 static int convert_from_wal(int fd, const char *what, struct bh_error *err)
 {
     static const unsigned char rollback[2] = {1, 1};
@@ -67,7 +68,8 @@ static int convert_from_wal(int fd, const char *what, struct bh_error *err)
         if (rc == 0)
             bh_log(BH_LOG_INFO, "%s was in WAL mode and is loaded with a rollback journal", what);
     }
-    return rc ? bh_fail(err, rc, "%s cannot be changed to a rollback journal: %s", what, strerror(rc))
+    return rc ? bh_fail(err, rc, "%s cannot be changed to a rollback journal: %s", what,
+                        strerror(rc))
               : 0;
 }
 
@@ -81,15 +83,16 @@ static int run_integrity_check(sqlite3 *db, const char *what, struct bh_error *e
         const char *text = (const char *)sqlite3_column_text(st, 0);
         if (text && !strcmp(text, "ok"))
             return 0;
-        return bh_fail(err, EIO, "%s is damaged: integrity_check says: %s", what, text ? text : "?");
+        return bh_fail(err, EIO, "%s is damaged: integrity_check says: %s", what,
+                       text ? text : "?");
     }
     if ((rc & 0xFF) == SQLITE_ERROR) {
         /* A schema that needs functions, collations or modules of its program is no damage. */
         bh_log(BH_LOG_WARNING, "%s could not be checked in full: %s", what, sqlite3_errmsg(db));
         return 0;
     }
-    return bh_fail(err, rc == SQLITE_NOMEM ? ENOMEM : EIO, "%s is damaged: integrity_check fails: %s",
-                   what, sqlite3_errmsg(db));
+    return bh_fail(err, rc == SQLITE_NOMEM ? ENOMEM : EIO,
+                   "%s is damaged: integrity_check fails: %s", what, sqlite3_errmsg(db));
 }
 
 int bh_database_check(const char *path, const char *what, struct bh_error *err)
@@ -134,7 +137,8 @@ int bh_database_copy(const char *from, const char *to, struct bh_error *err)
     if (rc == SQLITE_DONE)
         return 0;
     if (rc == SQLITE_NOTADB || rc == SQLITE_CORRUPT)
-        return bh_fail(err, EINVAL, "%s is not a whole SQLite database: %s", from, sqlite3_errstr(rc));
+        return bh_fail(err, EINVAL, "%s is not a whole SQLite database: %s", from,
+                       sqlite3_errstr(rc));
     int code = bh_sqlite_errno(rc);
     return bh_fail(err, code ? code : EIO, "%s cannot be copied: %s", from, sqlite3_errstr(rc));
 }

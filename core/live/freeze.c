@@ -113,7 +113,8 @@ int bh_store_freeze(struct bh_frozen *z)
     z->size = bh_file_size(s->db); /* the caller's SHARED lock keeps it */
     z->blocks = (z->size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
     z->touched_len = z->blocks / 8 + 1;
-    void *bits = mmap(NULL, z->touched_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *bits =
+        mmap(NULL, z->touched_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (bits == MAP_FAILED)
         return ENOMEM;
     z->touched = bits;

@@ -37,10 +37,13 @@ static int play_undo(struct bh_live *l, struct bh_error *err)
         return 0;
     int rc = bh_store_undo_play(l->store, undone, l);
     if (rc)
-        return bh_fail(err, rc, "the half-made transaction of a dead client cannot be undone: %s; "
-                                "free space in the state directory and mount again", strerror(rc));
+        return bh_fail(err, rc,
+                       "the half-made transaction of a dead client cannot be undone: %s; "
+                       "free space in the state directory and mount again",
+                       strerror(rc));
     atomic_fetch_add(&l->undone, 1);
-    bh_log(BH_LOG_WARNING, "a client without a journal died in mid-commit: its transaction was undone");
+    bh_log(BH_LOG_WARNING,
+           "a client without a journal died in mid-commit: its transaction was undone");
     return 0;
 }
 
@@ -64,7 +67,8 @@ static void recover(struct bh_live *l)
     if (rc)
         bh_log(BH_LOG_ERROR, "the live database is not usable by the daemon yet: %s", err.text);
     else if (hot)
-        bh_log(BH_LOG_WARNING, "a transaction that was under way at the last crash was rolled back");
+        bh_log(BH_LOG_WARNING,
+               "a transaction that was under way at the last crash was rolled back");
 }
 
 static int open_content(struct bh_live *l, const char *mountpoint, struct bh_error *err)
@@ -81,7 +85,8 @@ static int open_content(struct bh_live *l, const char *mountpoint, struct bh_err
     int rc = bh_store_open(&l->store, l->dir.disk, st->generation, err);
     if (rc)
         return rc;
-    /* A journal may name its super-journal by the mount point it had: keep that one until it is resolved. */
+    /* A journal may name its super-journal by the mount point it had: keep that one until it is
+     * resolved. */
     struct bh_file *journal;
     bool keep = bh_store_lookup(l->store, BH_JOURNAL_NAME, &journal) == 0;
     if (keep)
@@ -106,10 +111,11 @@ static int start_sql(struct bh_live *l, const struct bh_config *cfg, struct bh_e
     char set_up[160];
     /* EXTRA: the journal's deletion is the commit, and is durable too. */
     snprintf(set_up, sizeof set_up,
-             "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000; PRAGMA synchronous=EXTRA; PRAGMA journal_mode=%s",
+             "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000; PRAGMA synchronous=EXTRA; PRAGMA "
+             "journal_mode=%s",
              modes[cfg->live.journal]);
-    return bh_sql_start(&l->sql, l->vfs, l->store, set_up, cfg->live.busy_timeout_ms, cfg->live.window_ms,
-                        err);
+    return bh_sql_start(&l->sql, l->vfs, l->store, set_up, cfg->live.busy_timeout_ms,
+                        cfg->live.window_ms, err);
 }
 
 int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *mountpoint,
@@ -167,11 +173,13 @@ static int freeze_job(sqlite3 *db, void *arg, struct bh_error *err)
     struct bh_frozen *frozen = ((void **)arg)[1];
     int64_t begin = bh_mono_ns();
     int rc = bh_store_freeze(frozen);
-    /* The lock goes here, not a few instructions later, so that the time it was held can be told. */
+    /* The lock goes here, not a few instructions later, so that the time it was held can be told.
+     */
     if (sqlite3_exec(db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK && rc == 0)
         return bh_sqlite_fail(db, err, "the live database cannot be frozen for a flush");
     bh_store_note_freeze(l->store, bh_mono_ns() - begin);
-    return rc ? bh_fail(err, rc, "the live database cannot be frozen for a flush: %s", strerror(rc)) : 0;
+    return rc ? bh_fail(err, rc, "the live database cannot be frozen for a flush: %s", strerror(rc))
+              : 0;
 }
 
 int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, struct bh_error *err)
@@ -179,7 +187,8 @@ int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, stru
     struct bh_frozen *frozen;
     int rc = bh_store_freeze_prepare(l->store, patient, &frozen);
     if (rc)
-        return bh_fail(err, rc, "%s cannot take what a flush must keep aside: %s", l->dir.path, strerror(rc));
+        return bh_fail(err, rc, "%s cannot take what a flush must keep aside: %s", l->dir.path,
+                       strerror(rc));
     rc = bh_sql_run(l->sql, BH_SQL_READ, freeze_job, (void *[]){l, frozen}, err);
     if (rc)
         bh_store_thaw(frozen, false);
@@ -217,7 +226,7 @@ bool bh_live_owner_died(struct bh_live *l, struct bh_owner owner)
         !bh_store_undo_pending(l->store))
         return false;
     bh_locks_transfer(t, set, owner, undo_owner);
-    int rc = bh_sql_post(l->sql, BH_SQL_ALONE, undo_job, l, undo_done);
+    int rc = bh_sql_post(l->sql, BH_SQL_URGENT, undo_job, l, undo_done);
     if (rc)
         bh_log(BH_LOG_ERROR, "a dead client's transaction will be undone by the next mount: %s",
                strerror(rc));
@@ -232,7 +241,7 @@ void bh_live_clients_gone(struct bh_live *l)
     struct bh_error err;
     if (sum.client_exclusive && bh_store_undo_pending(l->store)) {
         bh_locks_transfer(t, set, sum.exclusive_owner, undo_owner);
-        if (bh_sql_run(l->sql, BH_SQL_ALONE, undo_job, l, &err))
+        if (bh_sql_run(l->sql, BH_SQL_URGENT, undo_job, l, &err))
             bh_log(BH_LOG_ERROR, "%s", err.text);
     }
     bh_locks_drop_clients(t, set);
@@ -265,8 +274,9 @@ static uint32_t max3(uint32_t a, uint32_t b, uint32_t c)
     return m > c ? m : c;
 }
 
-/* Gives the new page 1 a change counter and a schema cookie that no client has seen with other content: a client that
- * remembers the same pair would go on with the schema it knows, in the wrong tables (DECISIONS 1). */
+/* Gives the new page 1 a change counter and a schema cookie that no client has seen with other
+ * content: a client that remembers the same pair would go on with the schema it knows, in the wrong
+ * tables (DECISIONS 1). */
 static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
 {
     enum { COUNTER = 24, COOKIE = 40, VALID_FOR = 92 };
@@ -290,7 +300,8 @@ static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
 
 #define INCOMING_MAP "incoming.map"
 
-/* What takes time, before clients are kept waiting: the new content and its map are durable when it returns. */
+/* What takes time, before clients are kept waiting: the new content and its map are durable when it
+ * returns. */
 static int prepare_generation(struct replace_job *j, struct bh_error *err)
 {
     struct bh_disk *disk = j->live->dir.disk;

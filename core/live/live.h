@@ -1,4 +1,5 @@
-/* The live database of one branch: state directory, byte store, lock table, SQLite VFS and SQL thread together. */
+/* The live database of one branch: state directory, byte store, lock table, SQLite VFS and SQL
+ * thread together. */
 #ifndef BH_LIVE_LIVE_H
 #define BH_LIVE_LIVE_H
 
@@ -18,10 +19,11 @@ struct bh_live {
     atomic_uint_fast64_t undone; /* dead clients' half-made transactions that were undone */
 };
 
-/* Opens (or makes) the state directory and everything on it, and recovers: a journal-less client's half-made commit is
- * put back, a hot journal is rolled back. What cannot be recovered (a super-journal that cannot be looked up) is
- * logged, and SQL and flushes are refused with the reason until a client recovers it.
- * mountpoint: where clients will see the database, NULL if nowhere. */
+/* Opens (or makes) the state directory and everything on it, and recovers: a journal-less client's
+ * half-made commit is put back, a hot journal is rolled back. What cannot be recovered (a
+ * super-journal that cannot be looked up) is logged, and SQL and flushes are refused with the
+ * reason until a client recovers it. mountpoint: where clients will see the database, NULL if
+ * nowhere. */
 int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *mountpoint,
                  struct bh_error *err);
 /* No connection of bh_vfs_connect may be open. */
@@ -46,28 +48,30 @@ struct bh_base {
     int64_t time_ms;
 };
 
-/* Replaces the content by the file `incoming` (a name in the state directory, checked with bh_database_check; it is
- * consumed), as one transaction of somebody else in the eyes of every client (DECISIONS 1). Not on the SQL thread. */
+/* Replaces the content by the file `incoming` (a name in the state directory, checked with
+ * bh_database_check; it is consumed), as one transaction of somebody else in the eyes of every
+ * client (DECISIONS 1). Not on the SQL thread. */
 int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_base *base,
                     struct bh_error *err);
 
-/* A client died (or closed) while it held EXCLUSIVE without a journal: its locks on the database are kept by the daemon
- * until the old content is back. Called on a FUSE loop thread: returns at once. False: nothing to undo, the
- * caller drops the locks as usual. */
+/* A client died (or closed) while it held EXCLUSIVE without a journal: its locks on the database
+ * are kept by the daemon until the old content is back. Called on a FUSE loop thread: returns at
+ * once. False: nothing to undo, the caller drops the locks as usual. */
 bool bh_live_owner_died(struct bh_live *l, struct bh_owner owner);
 
-/* The mount is gone: its clients' locks go, and what one of them left half-made without a journal is undone. A hot journal
- * is rolled back by the next transaction. */
+/* The mount is gone: its clients' locks go, and what one of them left half-made without a journal
+ * is undone. A hot journal is rolled back by the next transaction. */
 void bh_live_clients_gone(struct bh_live *l);
 
 /* --- database files beside the live one (check.c) --- */
 
-/* Checks a database file that nobody has open: header, size, integrity_check; a header that says WAL is
- * changed to say rollback journal. EIO: damaged, the sentence says how. what: names it in the sentence. */
+/* Checks a database file that nobody has open: header, size, integrity_check; a header that says
+ * WAL is changed to say rollback journal. EIO: damaged, the sentence says how. what: names it in
+ * the sentence. */
 int bh_database_check(const char *path, const char *what, struct bh_error *err);
 
-/* Copies the database at `from` as one consistent snapshot to the new file `to` (SQLite's backup: WAL and hot
- * journals of `from` are honoured). */
+/* Copies the database at `from` as one consistent snapshot to the new file `to` (SQLite's backup:
+ * WAL and hot journals of `from` are honoured). */
 int bh_database_copy(const char *from, const char *to, struct bh_error *err);
 
 #endif

@@ -235,8 +235,9 @@ static void unpark(struct bh_locks *t, struct bh_lock_request *r, int rc,
     *ended = r;
 }
 
-/* Ends the parked requests that can be ended now. A grant may itself let others in (a WRITE that becomes READ) or
- * put a client in the way of one that must not wait for clients, so it goes on until a pass ends none. */
+/* Ends the parked requests that can be ended now. A grant may itself let others in (a WRITE that
+ * becomes READ) or put a client in the way of one that must not wait for clients, so it goes on
+ * until a pass ends none. */
 static void rescan(struct bh_locks *t, struct bh_lock_request **ended)
 {
     for (bool again = true; again;) {

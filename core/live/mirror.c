@@ -317,8 +317,8 @@ void bh_mirror_file_close(struct bh_mirror_file *f)
     free(f);
 }
 
-/* The file lost its name: its data goes out of the way of the next file with its number. What is still open, or still
- * to be linked, goes on under the new name. */
+/* The file lost its name: its data goes out of the way of the next file with its number. What is
+ * still open, or still to be linked, goes on under the new name. */
 static int set_aside(struct bh_mirror *m, ino_t gone)
 {
     char inode[64], aside[64];

@@ -40,6 +40,7 @@ struct bh_sql {
     pthread_mutex_t mutex;
     pthread_cond_t wake, done;
     struct job *head, **tail;
+    struct job *urgent; /* newest first: there is hardly ever more than one */
     bool stopping;
     atomic_uint_fast64_t transactions;
 };
@@ -53,7 +54,8 @@ static int busy(struct bh_sql *q, struct bh_error *err)
     if (sum.pid <= 0)
         return bh_fail(err, EBUSY, BH_DB_NAME " was busy for %lld ms; try again",
                        (long long)q->busy_ms);
-    /* comm needs none of the process's own locks, unlike cmdline, which can hang on a process that waits for us */
+    /* comm needs none of the process's own locks, unlike cmdline, which can hang on a process that
+     * waits for us */
     snprintf(path, sizeof path, "/proc/%d/comm", (int)sum.pid);
     BH_FILE FILE *f = fopen(path, "re");
     if (f && fgets(name, sizeof name, f))
@@ -74,7 +76,8 @@ static int exec(struct bh_sql *q, const char *sql, struct bh_error *err, const c
     return bh_vfs_take_reason(q->vfs, reason) ? bh_fail(err, rc, "%s", reason) : rc;
 }
 
-/* sql takes the lock. Before the first, the connection is set up: not earlier, as that reads the database. */
+/* sql takes the lock. Before the first, the connection is set up: not earlier, as that reads the
+ * database. */
 static int exec_first(struct bh_sql *q, const char *sql, struct bh_error *err)
 {
     static const char what[] = "the live database cannot be opened";
@@ -88,13 +91,31 @@ static int exec_first(struct bh_sql *q, const char *sql, struct bh_error *err)
     return exec(q, sql, err, what);
 }
 
-/* Closes the gate, waits for the clients inside, runs `sql` (which takes the lock) and, if not NULL, `also`; tries again
- * until the busy time is over. On success the gate is still closed. */
+static void finish(struct bh_sql *q, struct job *j);
+
+static void run_urgent(struct bh_sql *q)
+{
+    for (;;) {
+        pthread_mutex_lock(&q->mutex);
+        struct job *j = q->urgent;
+        if (j)
+            q->urgent = j->next;
+        pthread_mutex_unlock(&q->mutex);
+        if (!j)
+            return;
+        j->rc = j->fn(q->db, j->arg, &j->err);
+        finish(q, j);
+    }
+}
+
+/* Closes the gate, waits for the clients inside, runs `sql` (which takes the lock) and, if not
+ * NULL, `also`; tries again until the busy time is over. On success the gate is still closed. */
 static int enter(struct bh_sql *q, enum bh_gate_need need, const char *sql,
                  int (*also)(struct bh_sql *q, struct bh_error *err), struct bh_error *err)
 {
     int64_t deadline = bh_mono_ms() + q->busy_ms, pause = BACKOFF_MS;
     for (;;) {
+        run_urgent(q);
         bh_gate_close(q->locks);
         if (bh_gate_drain(q->locks, need, DRAIN_MS)) {
             int rc = exec_first(q, sql, err);
@@ -143,7 +164,8 @@ static void run_savepoint(struct bh_sql *q, struct job *j)
     if (j->rc)
         return;
     j->rc = j->fn(q->db, j->arg, &j->err);
-    if (sqlite3_get_autocommit(q->db)) { /* SQLite rolled everything back (disk full, out of memory) */
+    if (sqlite3_get_autocommit(
+            q->db)) { /* SQLite rolled everything back (disk full, out of memory) */
         if (j->rc == 0)
             j->rc = bh_fail(&j->err, EIO, "the transaction was rolled back");
         return;
@@ -199,7 +221,8 @@ static void run_writers(struct bh_sql *q, struct job *first)
 
 static int run_reader(struct bh_sql *q, struct job *j)
 {
-    int rc = enter(q, BH_GATE_NO_WRITERS, "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1", NULL, &j->err);
+    int rc =
+        enter(q, BH_GATE_NO_WRITERS, "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1", NULL, &j->err);
     if (rc == 0) {
         bh_gate_open(q->locks); /* our SHARED lock holds writers back as long as it must */
         rc = j->fn(q->db, j->arg, &j->err);
@@ -208,7 +231,8 @@ static int run_reader(struct bh_sql *q, struct job *j)
     return rc;
 }
 
-/* EXCLUSIVE for the daemon as such, not for its connection, whose idea of the content is about to become wrong. */
+/* EXCLUSIVE for the daemon as such, not for its connection, whose idea of the content is about to
+ * become wrong. */
 static const struct bh_owner swap_owner = {.id = UINT64_MAX - 1, .internal = true};
 
 static int lock_for_swap(struct bh_sql *q, struct bh_error *err)
@@ -254,8 +278,14 @@ static void *thread_main(void *arg)
     pthread_setname_np(pthread_self(), "bhfs-sql");
     pthread_mutex_lock(&q->mutex);
     for (;;) {
-        while (!q->head && !q->stopping)
+        while (!q->head && !q->urgent && !q->stopping)
             pthread_cond_wait(&q->wake, &q->mutex);
+        if (q->urgent) {
+            pthread_mutex_unlock(&q->mutex);
+            run_urgent(q);
+            pthread_mutex_lock(&q->mutex);
+            continue;
+        }
         struct job *j = q->head;
         if (!j)
             break;
@@ -275,8 +305,13 @@ static int push(struct bh_sql *q, struct job *j)
     if (q->stopping)
         return ESHUTDOWN;
     j->next = NULL;
-    *q->tail = j;
-    q->tail = &j->next;
+    if (j->kind == BH_SQL_URGENT) {
+        j->next = q->urgent;
+        q->urgent = j;
+    } else {
+        *q->tail = j;
+        q->tail = &j->next;
+    }
     pthread_cond_signal(&q->wake);
     return 0;
 }

@@ -1,7 +1,8 @@
-/* The SQL thread: the one owner of the daemon's read-write connection to the live database. It takes jobs from a queue,
- * runs queued writing jobs as one transaction (a savepoint each) and commits when the queue is empty or the
- * window ends. Its transactions enter through the gate, so that no client sees SQLITE_BUSY because of them; for a
- * client's transaction it waits a bounded time, then fails with EBUSY and the client's pid and program. */
+/* The SQL thread: the one owner of the daemon's read-write connection to the live database. It
+ * takes jobs from a queue, runs queued writing jobs as one transaction (a savepoint each) and
+ * commits when the queue is empty or the window ends. Its transactions enter through the gate, so
+ * that no client sees SQLITE_BUSY because of them; for a client's transaction it waits a bounded
+ * time, then fails with EBUSY and the client's pid and program. */
 #ifndef BH_LIVE_SQL_H
 #define BH_LIVE_SQL_H
 
@@ -13,31 +14,39 @@ struct bh_sql;
 typedef int bh_sql_fn(sqlite3 *db, void *arg, struct bh_error *err);
 
 enum bh_sql_kind {
-    BH_SQL_WRITE, /* in a transaction, with others; the call returns when it is committed and durable */
-    BH_SQL_READ,  /* in a read transaction of its own */
-    BH_SQL_ALONE, /* with no transaction and no lock; clients may be in the database */
-    BH_SQL_SWAP,  /* no transaction, hot journals rolled back, EXCLUSIVE held against everybody: the db
-                   * handle must not be used, as it would meet that lock */
+    BH_SQL_WRITE,  /* in a transaction, with others; the call returns when it is committed and
+                      durable */
+    BH_SQL_READ,   /* in a read transaction of its own */
+    BH_SQL_URGENT, /* like ALONE, before everything that is queued, even while a transaction waits
+                    * to begin: for what that transaction may be waiting for. Must not use the db
+                    * handle */
+    BH_SQL_ALONE,  /* with no transaction and no lock; clients may be in the database */
+    BH_SQL_SWAP, /* no transaction, hot journals rolled back, EXCLUSIVE held against everybody: the
+                  * db handle must not be used, as it would meet that lock */
 };
 
-/* Opens the connection (which recovers nothing yet) and starts the thread. set_up: SQL that the connection runs once, as
- * soon as it can read the database. busy_ms: how long to wait for clients; window_ms: see above. */
+/* Opens the connection (which recovers nothing yet) and starts the thread. set_up: SQL that the
+ * connection runs once, as soon as it can read the database. busy_ms: how long to wait for clients;
+ * window_ms: see above. */
 int bh_sql_start(struct bh_sql **out, struct bh_vfs *v, struct bh_store *s, const char *set_up,
                  int64_t busy_ms, int64_t window_ms, struct bh_error *err);
 /* Runs what is queued, then ends. */
 void bh_sql_stop(struct bh_sql *q);
 
-/* Runs fn on the SQL thread and waits for it. Any thread but the SQL thread and a FUSE loop thread. ESHUTDOWN after stop. */
+/* Runs fn on the SQL thread and waits for it. Any thread but the SQL thread and a FUSE loop thread.
+ * ESHUTDOWN after stop. */
 int bh_sql_run(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *arg,
                struct bh_error *err);
-/* Queues it and returns at once: for threads that must not wait. done (may be NULL) is called on the SQL thread. */
+/* Queues it and returns at once: for threads that must not wait. done (may be NULL) is called on
+ * the SQL thread. */
 int bh_sql_post(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *arg,
                 void (*done)(void *arg, int rc, const struct bh_error *err));
 
 /* Transactions that were committed, for metrics. */
 uint64_t bh_sql_transactions(struct bh_sql *q);
 
-/* The connection, for callers that synchronise with the SQL thread themselves (see bh_connection). */
+/* The connection, for callers that synchronise with the SQL thread themselves (see bh_connection).
+ */
 sqlite3 *bh_sql_connection(struct bh_sql *q);
 
 #endif

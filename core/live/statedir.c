@@ -80,7 +80,8 @@ static int check_owner(const char *path, struct bh_error *err)
     return 0;
 }
 
-/* How long a start waits for a process that was just killed, and for one that is doing its last flush. */
+/* How long a start waits for a process that was just killed, and for one that is doing its last
+ * flush. */
 #define DYING_MS   1500
 #define CLOSING_MS 60000
 #define CLOSING    "closing"
@@ -89,7 +90,8 @@ static int write_lock_text(struct bh_statedir *sd, const char *more, struct bh_e
 {
     char text[64];
     int n = snprintf(text, sizeof text, "%d\n%s", (int)getpid(), more);
-    int rc = ftruncate(sd->lock_fd, 0) != 0 ? errno : bh_pwrite_full(sd->lock_fd, text, (size_t)n, 0);
+    int rc =
+        ftruncate(sd->lock_fd, 0) != 0 ? errno : bh_pwrite_full(sd->lock_fd, text, (size_t)n, 0);
     if (rc)
         return bh_fail(err, rc, "%s/" LOCK_NAME " cannot be written: %s", sd->path, strerror(rc));
     return 0;
@@ -115,9 +117,11 @@ static int take_lock(struct bh_statedir *sd, struct bh_error *err)
         bool closing = strstr(text, CLOSING) != NULL;
         if (bh_mono_ms() - begin > (closing ? CLOSING_MS : DYING_MS))
             return bh_fail(err, EBUSY,
-                           closing ? "the state directory %s is in use by process %d, which is still doing its last "
+                           closing ? "the state directory %s is in use by process %d, which is "
+                                     "still doing its last "
                                      "flush; wait for its end and try again"
-                                   : "the state directory %s is in use by process %d; unmount that mount first, or use "
+                                   : "the state directory %s is in use by process %d; unmount that "
+                                     "mount first, or use "
                                      "another live.dir",
                            sd->path, atoi(text));
         nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);

@@ -31,8 +31,10 @@ struct bh_state {
     char pending_snapshot[BH_SNAPSHOT_ID_MAX];
     char pending_sha256[BH_SHA256_HEX];
     uint64_t pending_size;
-    char older_pending[16 * BH_SNAPSHOT_ID_MAX]; /* uploads before it that may still arrive: "ID,ID," */
-    /* A damaged snapshot that snapshot.recover stepped over: never copied to KEY.prev. "" if none. */
+    char older_pending[16 *
+                       BH_SNAPSHOT_ID_MAX]; /* uploads before it that may still arrive: "ID,ID," */
+    /* A damaged snapshot that snapshot.recover stepped over: never copied to KEY.prev. "" if none.
+     */
     char damaged_etag[128];
     /* Largest file change counter and schema cookie that any content had when it was swapped out
      * (DECISIONS 1). */
@@ -52,7 +54,8 @@ struct bh_statedir {
  * another bucket. */
 int bh_statedir_open(struct bh_statedir *sd, const struct bh_config *cfg, struct bh_error *err);
 void bh_statedir_close(struct bh_statedir *sd);
-/* Tells the next start that this one is about to let go, so that it waits for the last flush rather than refuse. */
+/* Tells the next start that this one is about to let go, so that it waits for the last flush rather
+ * than refuse. */
 void bh_statedir_closing(struct bh_statedir *sd);
 
 /* Makes sd->state durable. One thread at a time. */

@@ -207,10 +207,12 @@ int db_truncate_locked(struct bh_store *s, uint64_t size)
     uint64_t keep = (size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
     uint64_t had = (old + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
     rc = bh_map_set(&s->map, keep, had - keep, BH_BLOCK_ZERO);
-    /* Being shorter is a change, too: the block that was cut shows it, or the header's where none was. */
+    /* Being shorter is a change, too: the block that was cut shows it, or the header's where none
+     * was. */
     uint64_t shown = size % BH_SUBBLOCK ? size / BH_SUBBLOCK : 0;
     if (rc == 0 && size > 0 && s->frozen)
-        freeze_before_write(s, shown * BH_SUBBLOCK, 1); /* or the end of this flush would make it clean */
+        freeze_before_write(s, shown * BH_SUBBLOCK,
+                            1); /* or the end of this flush would make it clean */
     if (rc == 0 && size > 0)
         rc = bh_map_set(&s->map, shown, 1, BH_BLOCK_DIRTY);
     return rc;

@@ -98,9 +98,9 @@ int bh_store_mark_all_dirty(struct bh_store *s); /* the base is gone */
  * The caller holds a SHARED lock on the database during bh_store_freeze only. One freeze at a time.
  */
 struct bh_frozen;
-/* What a freeze needs, made ready before the lock is taken. patient: a large truncation saves what it
- * cuts off, however long that takes; otherwise it breaks the freeze. Ended with bh_store_thaw, also if
- * it was never begun. */
+/* What a freeze needs, made ready before the lock is taken. patient: a large truncation saves what
+ * it cuts off, however long that takes; otherwise it breaks the freeze. Ended with bh_store_thaw,
+ * also if it was never begun. */
 int bh_store_freeze_prepare(struct bh_store *s, bool patient, struct bh_frozen **out);
 /* The freeze itself: O(1). ENOMEM. */
 int bh_store_freeze(struct bh_frozen *z);
@@ -113,8 +113,8 @@ int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset);
 /* Ends the freeze. flushed: what it held is in the base now, so what has not changed since becomes
  * clean. */
 int bh_store_thaw(struct bh_frozen *z, bool flushed);
-/* How long freezes held their lock on the database, in nanoseconds, of the last 4096: quantile 0 to 1. count:
- * of all time. */
+/* How long freezes held their lock on the database, in nanoseconds, of the last 4096: quantile 0
+ * to 1. count: of all time. */
 uint64_t bh_store_freeze_ns(struct bh_store *s, double quantile, uint64_t *count);
 
 /* --- undo, for clients with journal_mode MEMORY or OFF (DECISIONS 5) --- */

@@ -33,8 +33,8 @@ struct bh_store {
     struct bh_disk *disk;
     struct bh_locks *locks;
     pthread_mutex_t mutex; /* map, frozen, undo, names; held over writes to the database */
-    /* Held for reading while the database's files are synced (which sleeps, so not the mutex), for writing by a swap.
-     * Taken before the mutex. */
+    /* Held for reading while the database's files are synced (which sleeps, so not the mutex), for
+     * writing by a swap. Taken before the mutex. */
     pthread_rwlock_t generation_lock;
     struct bh_file *db;
     struct bh_file *side; /* linked side files */

@@ -190,14 +190,15 @@ static int play(struct bh_store *s, struct extent *changed)
     return rc ? rc : forget(s);
 }
 
-int bh_store_undo_play(struct bh_store *s, void (*changed)(void *arg, uint64_t offset, uint64_t len),
-                       void *arg)
+int bh_store_undo_play(struct bh_store *s,
+                       void (*changed)(void *arg, uint64_t offset, uint64_t len), void *arg)
 {
     struct extent e = {0};
     pthread_mutex_lock(&s->mutex);
     int rc = play(s, &e);
     pthread_mutex_unlock(&s->mutex);
-    if (changed && e.end > e.begin) /* with EXCLUSIVE still held, but no mutex that a handler wants */
+    if (changed &&
+        e.end > e.begin) /* with EXCLUSIVE still held, but no mutex that a handler wants */
         changed(arg, e.begin, e.end - e.begin);
     return rc;
 }

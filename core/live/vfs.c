@@ -415,8 +415,10 @@ static int access_super(struct bh_vfs *v, const char *path, int flags, int *resu
     if (path[0] != '/' || !slash || (*slash = '\0', stat(dir[0] ? dir : "/", &st)) != 0) {
         BH_LOCK_SCOPE(&v->reason_mutex);
         snprintf(v->reason, sizeof v->reason,
-                 "a hot journal of " BH_DB_NAME " belongs to a transaction over several databases whose super-journal "
-                 "%.400s cannot be looked up from here: open " BH_DB_NAME " with the program that wrote it, so "
+                 "a hot journal of " BH_DB_NAME
+                 " belongs to a transaction over several databases whose super-journal "
+                 "%.400s cannot be looked up from here: open " BH_DB_NAME
+                 " with the program that wrote it, so "
                  "that it recovers both databases",
                  path);
         return SQLITE_IOERR_ACCESS;

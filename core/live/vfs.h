@@ -33,8 +33,9 @@ void bh_vfs_set_hooks(struct bh_vfs *v, const struct bh_live_hooks *hooks);
 /* A connection to the live database through this door. *db is closed with sqlite3_close by the
  * caller. */
 int bh_vfs_connect(struct bh_vfs *v, sqlite3 **db, struct bh_error *err);
-/* Why the last hot journal could not be rolled back, to be said instead of SQLite's "disk I/O error"; false: there was no
- * such failure since the last call. text has BH_ERROR_TEXT_MAX bytes. */
+/* Why the last hot journal could not be rolled back, to be said instead of SQLite's "disk I/O
+ * error"; false: there was no such failure since the last call. text has BH_ERROR_TEXT_MAX bytes.
+ */
 bool bh_vfs_take_reason(struct bh_vfs *v, char *text);
 /* Open connections. */
 unsigned bh_vfs_connections(struct bh_vfs *v);

@@ -12,7 +12,8 @@
 #include "util/log.h"
 
 #define CHUNK (1u << 20)
-/* Frozen images broken by large truncations before one is taken that makes the truncation wait instead. */
+/* Frozen images broken by large truncations before one is taken that makes the truncation wait
+ * instead. */
 #define IMPATIENT_TRIES 3
 /* Looks at the key and new uploads after an answer that says neither yes nor no. */
 #define PUT_TRIES 5
@@ -73,7 +74,8 @@ bool plain_is_passing(int rc)
     return rc == ETIMEDOUT || rc == EIO || rc == EAGAIN;
 }
 
-/* YYYYMMDDTHHMMSS.mmmZ-8HEX: sorts by time; a later one of this mount is never the same or smaller. */
+/* YYYYMMDDTHHMMSS.mmmZ-8HEX: sorts by time; a later one of this mount is never the same or smaller.
+ */
 void plain_new_id(struct bh_plain *p, char id[BH_SNAPSHOT_ID_MAX])
 {
     int64_t now = bh_real_ms();
@@ -171,11 +173,12 @@ int plain_put_image(struct bh_plain *p, struct image *img, const char *key, cons
 
 static int foreign(struct bh_plain *p, struct bh_error *err)
 {
-    return bh_fail(err, ESTALE,
-                   "%s was replaced by another writer since this mount loaded it, so it is not overwritten; "
-                   "unmount (bhfs umount --force) and mount again: your unflushed changes are then saved as a "
-                   "branch rescue-HOST-TIME and the other writer's snapshot is loaded",
-                   p->key);
+    return bh_fail(
+        err, ESTALE,
+        "%s was replaced by another writer since this mount loaded it, so it is not overwritten; "
+        "unmount (bhfs umount --force) and mount again: your unflushed changes are then saved as a "
+        "branch rescue-HOST-TIME and the other writer's snapshot is loaded",
+        p->key);
 }
 
 bool plain_is_older_pending(const struct bh_state *st, const char *id)
@@ -195,9 +198,9 @@ void plain_adopt_older(struct bh_state *st, const struct bh_object_info *info)
     st->base_size = 0;
 }
 
-/* What the key holds after an answer that left it open: 0 it is our upload (info filled), EAGAIN it is still the base, or
- * an earlier upload of ours that arrived late (the base now), ESTALE it is somebody else's, or the look itself
- * failed. */
+/* What the key holds after an answer that left it open: 0 it is our upload (info filled), EAGAIN it
+ * is still the base, or an earlier upload of ours that arrived late (the base now), ESTALE it is
+ * somebody else's, or the look itself failed. */
 static int look(struct bh_plain *p, const char *snapshot, struct bh_object_info *info,
                 const struct bh_call *call, struct bh_error *err)
 {
@@ -248,7 +251,8 @@ static int upload(struct bh_plain *p, struct image *img, const char *snapshot,
         struct bh_cond cond = {.if_match = base[0] ? base : NULL, .if_none_match = !base[0]};
         int rc = conditional ? 0 : check_unconditional(p, call, err);
         if (rc == 0)
-            rc = plain_put_image(p, img, p->key, snapshot, conditional ? &cond : NULL, info, call, err);
+            rc = plain_put_image(p, img, p->key, snapshot, conditional ? &cond : NULL, info, call,
+                                 err);
         if (rc == 0 && conditional)
             return 0;
         if (img->broken || rc == ECANCELED || bh_call_check(call, "", NULL))
@@ -280,11 +284,12 @@ static int keep_previous(struct bh_plain *p, const struct bh_call *call, struct 
         return 0;
     bool checked = (bh_bucket_caps(p->bucket) & BH_CAP_COPY_IF_MATCH) != 0;
     plain_phase(p, PHASE_PREVIOUS, 0);
-    int rc = bh_bucket_copy(p->bucket, p->key, p->key_prev, checked ? st->base_etag : NULL, NULL, call,
-                            err);
+    int rc = bh_bucket_copy(p->bucket, p->key, p->key_prev, checked ? st->base_etag : NULL, NULL,
+                            call, err);
     if (rc == ESTALE || rc == ENOENT)
         return foreign(p, err);
-    return rc ? bh_fail_prefix(err, rc, "the snapshot before cannot be kept as %s", p->key_prev) : 0;
+    return rc ? bh_fail_prefix(err, rc, "the snapshot before cannot be kept as %s", p->key_prev)
+              : 0;
 }
 
 /* --- the flush --- */
@@ -295,12 +300,14 @@ static int announce(struct bh_plain *p, const struct image *img, char id[BH_SNAP
     struct bh_state *st = &p->live->dir.state;
     size_t len = strlen(st->older_pending), more = strlen(st->pending_snapshot);
     if (more > 0) { /* it may still arrive */
-        if (len + more + 2 > sizeof st->older_pending) { /* the oldest half can hardly arrive any more */
+        if (len + more + 2 >
+            sizeof st->older_pending) { /* the oldest half can hardly arrive any more */
             size_t cut = len / 2 + strcspn(st->older_pending + len / 2, ",") + 1;
             memmove(st->older_pending, st->older_pending + cut, len - cut + 1);
             len -= cut;
         }
-        snprintf(st->older_pending + len, sizeof st->older_pending - len, "%s,", st->pending_snapshot);
+        snprintf(st->older_pending + len, sizeof st->older_pending - len, "%s,",
+                 st->pending_snapshot);
     }
     plain_new_id(p, id);
     memcpy(st->pending_snapshot, id, sizeof st->pending_snapshot);
@@ -342,8 +349,8 @@ static int send_image(struct bh_plain *p, struct image *img, struct bh_flush_res
     return rc;
 }
 
-/* An upload of an earlier flush may have happened although it was said to have failed. Then the key holds it: that is
- * the base now, or the next upload would take it for somebody else's. */
+/* An upload of an earlier flush may have happened although it was said to have failed. Then the key
+ * holds it: that is the base now, or the next upload would take it for somebody else's. */
 static int resolve_pending(struct bh_plain *p, const struct bh_call *call, struct bh_error *err)
 {
     struct bh_state *st = &p->live->dir.state;
@@ -367,8 +374,8 @@ static int resolve_pending(struct bh_plain *p, const struct bh_call *call, struc
     return settle(p, &img, pending, &info, err);
 }
 
-static int flush_image(struct bh_plain *p, struct bh_flush_result *result, const struct bh_call *call,
-                       struct bh_error *err)
+static int flush_image(struct bh_plain *p, struct bh_flush_result *result,
+                       const struct bh_call *call, struct bh_error *err)
 {
     struct bh_state *st = &p->live->dir.state;
     struct image img;

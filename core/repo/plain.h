@@ -1,9 +1,10 @@
-/* The plain layer: the newest snapshot as one SQLite file in the bucket, as upstream has it. KEY is the newest, KEY.prev the
- * one before it. Each object carries the user metadata bh-snapshot (an id of ours) and bh-sha256; one without them
- * was written by somebody else.
+/* The plain layer: the newest snapshot as one SQLite file in the bucket, as upstream has it. KEY is
+ * the newest, KEY.prev the one before it. Each object carries the user metadata bh-snapshot (an id
+ * of ours) and bh-sha256; one without them was written by somebody else.
  *
- * No write of ours happens unseen by another's: an upload is conditional on the ETag that was seen last, and its id is
- * durable in the state directory before it starts, so that an upload whose answer was lost is recognised. */
+ * No write of ours happens unseen by another's: an upload is conditional on the ETag that was seen
+ * last, and its id is durable in the state directory before it starts, so that an upload whose
+ * answer was lost is recognised. */
 #ifndef BH_REPO_PLAIN_H
 #define BH_REPO_PLAIN_H
 
@@ -31,7 +32,8 @@ struct bh_progress {
     atomic_uint_fast64_t done, total; /* bytes */
 };
 
-/* What the load found that people should know: unflushed changes, a rescue, a snapshot that is gone. "" if nothing. */
+/* What the load found that people should know: unflushed changes, a rescue, a snapshot that is
+ * gone. "" if nothing. */
 struct bh_load_report {
     char text[512];
 };
@@ -46,17 +48,20 @@ struct bh_progress *bh_plain_progress(struct bh_plain *p);
 uint64_t bh_plain_rescues(const struct bh_plain *p);
 
 /* At start: brings the live database to what the bucket or the state directory has.
- * - The bucket's snapshot is the one this state is based on: goes on with the state, unflushed changes included.
- * - It is another: unflushed local changes are first saved as branch rescue-HOST-TIME, then it is loaded.
+ * - The bucket's snapshot is the one this state is based on: goes on with the state, unflushed
+ * changes included.
+ * - It is another: unflushed local changes are first saved as branch rescue-HOST-TIME, then it is
+ * loaded.
  * - There is none: goes on with the state, which may be empty.
  * - The bucket does not answer: goes on with the state if it has any content, fails otherwise.
  * EIO: the snapshot is damaged (nothing changes; the sentence names the way out). */
 int bh_plain_load(struct bh_plain *p, struct bh_load_report *report, const struct bh_call *call,
                   struct bh_error *err);
 
-/* Uploads the live database if it has changed. No request to the bucket if nothing was written since the last flush.
- * When it returns 0 everything committed before the call is in the bucket. ESTALE: another writer replaced the
- * snapshot. keep_previous: KEY is copied to KEY.prev before it is replaced. One thread at a time. */
+/* Uploads the live database if it has changed. No request to the bucket if nothing was written
+ * since the last flush. When it returns 0 everything committed before the call is in the bucket.
+ * ESTALE: another writer replaced the snapshot. keep_previous: KEY is copied to KEY.prev before it
+ * is replaced. One thread at a time. */
 int bh_plain_flush(struct bh_plain *p, bool keep_previous, struct bh_flush_result *result,
                    const struct bh_call *call, struct bh_error *err);
 

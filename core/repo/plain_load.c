@@ -28,7 +28,8 @@ static int take(void *arg, const void *data, size_t len, struct bh_error *err)
     struct download *d = arg;
     int rc = bh_pwrite_full(d->fd, data, len, d->at);
     if (rc)
-        return bh_fail(err, rc, "the snapshot cannot be stored in the state directory: %s", strerror(rc));
+        return bh_fail(err, rc, "the snapshot cannot be stored in the state directory: %s",
+                       strerror(rc));
     bh_sha256_update(d->hash, data, len);
     d->at += len;
     return 0;
@@ -53,8 +54,9 @@ static int download(struct bh_plain *p, const char *key, struct bh_object_info *
             rc = bh_fail(err, EIO, "%s is cut off: %llu of %llu bytes arrived", key,
                          (unsigned long long)d.at, (unsigned long long)info->size);
         else if (told && strcmp(told, sha256))
-            rc = bh_fail(err, EIO, "%s is damaged: its SHA-256 is %s, not %s as when it was written", key,
-                         sha256, told);
+            rc =
+                bh_fail(err, EIO, "%s is damaged: its SHA-256 is %s, not %s as when it was written",
+                        key, sha256, told);
     }
     bh_sha256_free(d.hash);
     return rc;
@@ -89,14 +91,16 @@ static int damaged(struct bh_plain *p, const struct bh_call *call, struct bh_err
     struct bh_object_info info;
     struct bh_error why = *err;
     int rc = bh_bucket_head(p->bucket, p->key_prev, &info, call, err);
-    const char *advice = rc == 0        ? "mount with -o snapshot.recover=prev to take the snapshot before it"
-                         : rc == ENOENT ? "there is no snapshot before it"
-                                        : "whether there is a snapshot before it cannot be told now";
-    return bh_fail(err, why.code, "%s; nothing was changed; %s (%s)", why.text, advice, p->key_prev);
+    const char *advice =
+        rc == 0        ? "mount with -o snapshot.recover=prev to take the snapshot before it"
+        : rc == ENOENT ? "there is no snapshot before it"
+                       : "whether there is a snapshot before it cannot be told now";
+    return bh_fail(err, why.code, "%s; nothing was changed; %s (%s)", why.text, advice,
+                   p->key_prev);
 }
 
-/* snapshot.recover=prev: KEY.prev becomes the content. It differs from what the bucket has under KEY, so it counts as
- * changed, and the damaged KEY is never copied over KEY.prev. */
+/* snapshot.recover=prev: KEY.prev becomes the content. It differs from what the bucket has under
+ * KEY, so it counts as changed, and the damaged KEY is never copied over KEY.prev. */
 static int load_previous(struct bh_plain *p, const struct bh_object_info *current,
                          struct bh_load_report *report, const struct bh_call *call,
                          struct bh_error *err)
@@ -114,8 +118,8 @@ static int load_previous(struct bh_plain *p, const struct bh_object_info *curren
     memcpy(st->damaged_etag, current->etag, sizeof st->damaged_etag);
     st->base_snapshot[0] = st->base_sha256[0] = st->pending_snapshot[0] = '\0';
     size_t len = strlen(report->text); /* a rescue may have something to say, too */
-    snprintf(report->text + len, sizeof report->text - len, "%srecovered from %s (%s)", len ? "; " : "",
-             p->key_prev, base.snapshot[0] ? base.snapshot : "of another program");
+    snprintf(report->text + len, sizeof report->text - len, "%srecovered from %s (%s)",
+             len ? "; " : "", p->key_prev, base.snapshot[0] ? base.snapshot : "of another program");
     return bh_statedir_save(&p->live->dir, err);
 }
 
@@ -137,9 +141,10 @@ static void rescue_name(char *name, size_t len)
     snprintf(name, len, "rescue-%s-%s-%03dZ", host, when, (int)(now % 1000));
 }
 
-/* Puts the image under a branch name that is not taken: two clones may be rescued at the same time. */
-static int put_rescue(struct bh_plain *p, struct image *img, char *name, size_t name_len, char **key,
-                      const struct bh_call *call, struct bh_error *err)
+/* Puts the image under a branch name that is not taken: two clones may be rescued at the same time.
+ */
+static int put_rescue(struct bh_plain *p, struct image *img, char *name, size_t name_len,
+                      char **key, const struct bh_call *call, struct bh_error *err)
 {
     enum { NAMES = 10 };
     char id[BH_SNAPSHOT_ID_MAX];
@@ -149,7 +154,8 @@ static int put_rescue(struct bh_plain *p, struct image *img, char *name, size_t 
         struct bh_object_info info;
         rescue_name(name, name_len);
         free(*key);
-        if (asprintf(key, "%s%s.branch.%s", p->cfg->bucket.prefix, p->cfg->snapshot.key, name) < 0) {
+        if (asprintf(key, "%s%s.branch.%s", p->cfg->bucket.prefix, p->cfg->snapshot.key, name) <
+            0) {
             *key = NULL;
             return bh_fail(err, ENOMEM, "out of memory");
         }
@@ -182,30 +188,34 @@ static int rescue(struct bh_plain *p, struct bh_load_report *report, const struc
         plain_phase(p, PHASE_NONE, 0);
     }
     if (rc)
-        return bh_fail_prefix(err, rc,
-                              "%s has a newer snapshot by another writer, and the unflushed changes in %s "
-                              "cannot be saved as a branch rescue-HOST-TIME",
-                              p->key, p->live->dir.path);
+        return bh_fail_prefix(
+            err, rc,
+            "%s has a newer snapshot by another writer, and the unflushed changes in %s "
+            "cannot be saved as a branch rescue-HOST-TIME",
+            p->key, p->live->dir.path);
     p->rescues++;
     snprintf(report->text, sizeof report->text,
-             "unflushed changes were saved as branch %s (%s), as another writer has replaced %s", name, key,
-             p->key);
+             "unflushed changes were saved as branch %s (%s), as another writer has replaced %s",
+             name, key, p->key);
     return 0;
 }
 
 /* --- the decision --- */
 
 static int load_current(struct bh_plain *p, const struct bh_object_info *current,
-                        struct bh_load_report *report, const struct bh_call *call, struct bh_error *err)
+                        struct bh_load_report *report, const struct bh_call *call,
+                        struct bh_error *err)
 {
     struct bh_base base = {0};
     int rc = 0;
     if (bh_store_is_dirty(p->live->store)) {
         if (p->read_only)
-            return bh_fail(err, EROFS,
-                           "%s has a newer snapshot by another writer, and %s has unflushed changes that a read-only "
-                           "mount cannot save as a branch; mount without ro, or with another live.dir",
-                           p->key, p->live->dir.path);
+            return bh_fail(
+                err, EROFS,
+                "%s has a newer snapshot by another writer, and %s has unflushed changes that a "
+                "read-only "
+                "mount cannot save as a branch; mount without ro, or with another live.dir",
+                p->key, p->live->dir.path);
         rc = rescue(p, report, call, err);
     }
     if (rc)
@@ -231,7 +241,8 @@ static bool is_base(const struct bh_state *st, const struct bh_object_info *info
     const char *id = bh_meta_get(&info->meta, META_SNAPSHOT);
     if (st->base_etag[0] && !strcmp(info->etag, st->base_etag))
         return true;
-    return id && st->base_snapshot[0] && !strcmp(id, st->base_snapshot) && info->size == st->base_size;
+    return id && st->base_snapshot[0] && !strcmp(id, st->base_snapshot) &&
+           info->size == st->base_size;
 }
 
 static bool is_pending(const struct bh_state *st, const struct bh_object_info *info)
@@ -266,12 +277,14 @@ static int go_on(struct bh_plain *p, struct bh_load_report *report)
     return 0;
 }
 
-/* The state says that there was a snapshot, the bucket has none any more: what is local may be the only copy. */
+/* The state says that there was a snapshot, the bucket has none any more: what is local may be the
+ * only copy. */
 static int lost(struct bh_plain *p, struct bh_load_report *report, struct bh_error *err)
 {
     struct bh_state *st = &p->live->dir.state;
     snprintf(report->text, sizeof report->text,
-             "%s is gone from the bucket; the copy in the state directory is used and uploaded with the next flush",
+             "%s is gone from the bucket; the copy in the state directory is used and uploaded "
+             "with the next flush",
              p->key);
     bh_log(BH_LOG_WARNING, "%s", report->text);
     st->base_etag[0] = st->base_snapshot[0] = st->base_sha256[0] = '\0';
@@ -291,8 +304,8 @@ int bh_plain_load(struct bh_plain *p, struct bh_load_report *report, const struc
     if (rc == ENOENT)
         return st->base_etag[0] ? lost(p, report, err) : go_on(p, report);
     if (rc && plain_is_passing(rc) && !bh_live_is_fresh(p->live)) {
-        bh_log(BH_LOG_WARNING, "the bucket cannot be reached (%s); going on with what is in %s", err->text,
-               p->live->dir.path);
+        bh_log(BH_LOG_WARNING, "the bucket cannot be reached (%s); going on with what is in %s",
+               err->text, p->live->dir.path);
         go_on(p, report);
         if (!report->text[0])
             snprintf(report->text, sizeof report->text,

@@ -31,8 +31,8 @@ struct image {
     char sha256[BH_SHA256_HEX];
     int broken; /* errno of the freeze, if that was what ended a put */
 };
-/* Freezes and hashes; tries again if a large truncation breaks the freeze, at last with a patient one. *tries counts
- * freezes, from 0 for one flush. Ended with bh_store_thaw(img->frozen). */
+/* Freezes and hashes; tries again if a large truncation breaks the freeze, at last with a patient
+ * one. *tries counts freezes, from 0 for one flush. Ended with bh_store_thaw(img->frozen). */
 int plain_take_image(struct bh_plain *p, struct image *img, unsigned *tries,
                      const struct bh_call *call, struct bh_error *err);
 /* One put of the image with its metadata. */
@@ -46,7 +46,8 @@ bool plain_is_older_pending(const struct bh_state *st, const char *id);
 /* The object with that ETag, an earlier upload of ours that arrived late, is the base now. */
 void plain_adopt_older(struct bh_state *st, const struct bh_object_info *info);
 
-/* Whether an error may be a passing one (the store is away, slow or broken) rather than a refusal. */
+/* Whether an error may be a passing one (the store is away, slow or broken) rather than a refusal.
+ */
 bool plain_is_passing(int rc);
 
 #endif

@@ -20,7 +20,8 @@ struct bh_error {
 int bh_fail(struct bh_error *err, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Puts "prefix: " before the text that *err (may be NULL) already has; returns code, which *err gets too. */
+/* Puts "prefix: " before the text that *err (may be NULL) already has; returns code, which *err
+ * gets too. */
 int bh_fail_prefix(struct bh_error *err, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
