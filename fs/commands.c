@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -120,8 +121,10 @@ static int command(const char *mountpoint, const char *name, const char *arg)
     if (!path)
         return complain(mountpoint, ENOMEM);
     BH_FD int fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return complain(mountpoint, errno);
+    if (fd < 0) {
+        complain(mountpoint, errno);
+        return 2;
+    }
     progress_begin(&p, mountpoint);
     ssize_t n = write(fd, arg, strlen(arg));
     int code = n < 0 ? errno : 0;
@@ -171,8 +174,13 @@ int command_export(int argc, char **argv)
         live = NULL;
         return complain(argv[1], ENOMEM);
     }
-    if (stat(live, &st) != 0)
+    struct statvfs fs; /* asks the daemon, where stat may be answered from the kernel's cache */
+    if (statvfs(argv[1], &fs) != 0 || stat(live, &st) != 0)
         return complain(argv[1], errno);
+    if (st.st_size == 0) {
+        fprintf(stderr, "bhfs: %s is empty: there is nothing to export yet\n", live);
+        return 1;
+    }
     if (access(argv[2], F_OK) == 0) {
         fprintf(stderr, "bhfs: %s exists already; remove it or name another file\n", argv[2]);
         return 1;
@@ -323,11 +331,12 @@ int command_umount(int argc, char **argv)
     if (!pid || !state_dir || !state)
         return complain(mountpoint, EPROTO);
     /* The flush comes first: while it is mounted, its failure can still be mended. */
-    if (!strcmp(state, "mounted") && command(mountpoint, "force_flush", "flush\n") && !force) {
-        fprintf(stderr,
-                "bhfs: %s stays mounted; bhfs umount --force leaves its changes in %s for the next "
-                "mount\n",
-                mountpoint, state_dir);
+    rc = strcmp(state, "mounted") ? 0 : command(mountpoint, "force_flush", "flush\n");
+    if (rc && !force) {
+        if (rc == 1)
+            fprintf(stderr,
+                    "bhfs: %s stays mounted; bhfs umount --force leaves its unflushed changes in %s\n",
+                    mountpoint, state_dir);
         return 1;
     }
     rc = unmount(mountpoint);

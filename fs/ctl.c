@@ -161,7 +161,7 @@ static struct handle *handle_new(int ctl, int flags)
     h->ctl = ctl;
     h->flags = flags;
     BH_LOCK_SCOPE(&mutex);
-    h->seen = events;
+    h->seen = UINT64_MAX; /* nothing was read yet */
     h->next = handles;
     h->prev = &handles;
     if (handles)

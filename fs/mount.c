@@ -11,6 +11,8 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -83,16 +85,36 @@ static void on_log(void *arg)
 
 /* --- starting --- */
 
+/* Whether a path is on a bhfs that is mounted now: a mount there would hide one that goes on. */
+static bool is_on_bhfs(const struct stat *st)
+{
+    BH_FILE FILE *f = fopen("/proc/self/mountinfo", "re");
+    BH_FREE char *line = NULL;
+    size_t cap = 0;
+    unsigned major_, minor_;
+    while (f && getline(&line, &cap, f) > 0)
+        if (strstr(line, " - fuse.bhfs ") && sscanf(line, "%*d %*d %u:%u", &major_, &minor_) == 2 &&
+            makedev(major_, minor_) == st->st_dev)
+            return true;
+    return false;
+}
+
 static int check_mountpoint(const char *given, char **absolute, struct bh_error *err)
 {
     struct stat st;
-    if (stat(given, &st) != 0)
+    struct statvfs fs;
+    if (!given[0])
+        return bh_fail(err, EINVAL, "no mount point was given; see bhfs --help");
+    /* statvfs too: stat may be answered from the kernel's cache although the daemon behind it is dead */
+    if (stat(given, &st) != 0 || statvfs(given, &fs) != 0)
         return bh_fail(err, errno,
                        errno == ENOTCONN ? "%s is a mount whose daemon died (%s); run: umount %s"
                                          : "the mount point %s cannot be used: %s",
                        given, strerror(errno), given);
     if (!S_ISDIR(st.st_mode))
         return bh_fail(err, ENOTDIR, "the mount point %s is not a directory", given);
+    if (is_on_bhfs(&st))
+        return bh_fail(err, EBUSY, "%s is a mounted bhfs already, or lies in one", given);
     *absolute = realpath(given, NULL);
     return *absolute ? 0
                      : bh_fail(err, errno, "%s has no absolute path: %s", given, strerror(errno));
@@ -211,7 +233,7 @@ static int mount_session(struct daemon *d, const struct options *o, struct bh_er
         return bh_fail(
             err, rc,
             rc == EINVAL
-                ? "FUSE takes one of the -o options not (see the line above); settings of bhfs "
+                ? "FUSE does not know one of the -o options (see the line above); settings of bhfs "
                   "are written SECTION.KEY=VALUE"
                 : "out of memory while mounting");
     if (fuse_session_mount(d->session, d->mountpoint) != 0)
@@ -393,8 +415,9 @@ static int prepare(struct daemon *d, const struct options *o, int signals, struc
     struct bh_config *cfg = NULL;
     pthread_mutex_init(&d->status_mutex, NULL);
     strcpy(d->last_status, "ok");
-    d->uid = getuid();
-    d->gid = getgid();
+    d->root_mode = 0755;
+    d->root_uid = d->uid = getuid();
+    d->root_gid = d->gid = getgid();
     d->started_ms = bh_real_ms();
     d->next_handle = 1;
     d->read_only = o->read_only;

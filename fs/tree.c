@@ -53,6 +53,9 @@ static double fill_stat(struct daemon *d, const struct node *n, struct stat *st)
     switch (n->kind) {
     case NODE_ROOT:
         dir_stat(d, FUSE_ROOT_ID, 3, st);
+        st->st_mode = S_IFDIR | d->root_mode;
+        st->st_uid = d->root_uid;
+        st->st_gid = d->root_gid;
         return CACHE_SECONDS;
     case NODE_CTL_DIR:
         dir_stat(d, INO_CTL_DIR, 2, st);
@@ -77,6 +80,21 @@ static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
     fuse_reply_attr(req, &st, timeout);
 }
 
+/* Who may make journals beside live.db: not kept over mounts. */
+static void root_setattr(fuse_req_t req, struct node *n, const struct stat *attr, int to_set)
+{
+    struct daemon *d = daemon_of(req);
+    struct stat st;
+    if (to_set & FUSE_SET_ATTR_MODE)
+        d->root_mode = attr->st_mode & 07777;
+    if (to_set & FUSE_SET_ATTR_UID)
+        d->root_uid = attr->st_uid;
+    if (to_set & FUSE_SET_ATTR_GID)
+        d->root_gid = attr->st_gid;
+    double timeout = fill_stat(d, n, &st);
+    fuse_reply_attr(req, &st, timeout);
+}
+
 static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
                          struct fuse_file_info *fi)
 {
@@ -86,6 +104,8 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
         dbfile_setattr(req, n, attr, to_set);
     else if (n->kind == NODE_CTL)
         ctl_setattr(req, n, to_set, fi);
+    else if (n->kind == NODE_ROOT)
+        root_setattr(req, n, attr, to_set);
     else
         fuse_reply_err(req, EPERM);
 }
@@ -436,7 +456,7 @@ static void tree_statfs(fuse_req_t req, fuse_ino_t ino)
     (void)ino;
     count(d, OP_STATFS);
     /* What a client can still write is what the state directory's file system has. */
-    if (statvfs(bh_disk_path(bh_store_disk(d->store)), &st) != 0) {
+    if (fstatvfs(bh_disk_dirfd(bh_store_disk(d->store)), &st) != 0) {
         fuse_reply_err(req, errno);
         return;
     }

@@ -86,7 +86,7 @@ const struct bh_key bh_keys[] = {
     COUNT(mount, workers, "4", 1, 64, 0, "threads for what may sleep"),
 
     BOOLEAN(profiling, enabled, "false", 0, "write flushes.jsonl and a summary at stop"),
-    STRING(profiling, dir, "", 0, bh_check_path, "where to; empty: the state directory", NULL),
+    STRING(profiling, dir, "", 0, bh_check_path, "where to, a directory; needed when enabled", NULL),
 
     STRING(hooks, on_flush_start, "", BH_KEY_RELOADABLE | BH_KEY_COMMAND, NULL,
            "shell command before a flush", NULL),

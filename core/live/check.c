@@ -83,8 +83,10 @@ static int run_integrity_check(sqlite3 *db, const char *what, struct bh_error *e
         const char *text = (const char *)sqlite3_column_text(st, 0);
         if (text && !strcmp(text, "ok"))
             return 0;
-        return bh_fail(err, EIO, "%s is damaged: integrity_check says: %s", what,
-                       text ? text : "?");
+        rc = bh_fail(err, EIO, "%s is damaged: integrity_check says: %s", what, text ? text : "?");
+        for (char *c = err ? err->text : NULL; c && *c; c++) /* one sentence */
+            *c = *c == '\n' ? ' ' : *c;
+        return rc;
     }
     if ((rc & 0xFF) == SQLITE_ERROR) {
         /* A schema that needs functions, collations or modules of its program is no damage. */

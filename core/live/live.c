@@ -118,6 +118,16 @@ static int start_sql(struct bh_live *l, const struct bh_config *cfg, struct bh_e
                         cfg->live.window_ms, err);
 }
 
+/* A path that led through the mount would ask this process to wait for itself. */
+static int check_outside(const char *path, const char *what, const char *mountpoint, struct bh_error *err)
+{
+    size_t len = mountpoint ? strlen(mountpoint) : 0;
+    BH_FREE char *real = len && path && path[0] ? realpath(path, NULL) : NULL;
+    if (!real || strncmp(real, mountpoint, len) || (real[len] != '/' && real[len] != '\0'))
+        return 0;
+    return bh_fail(err, EINVAL, "%s %s lies in the mount point %s; use a place outside of it", what, path, mountpoint);
+}
+
 int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *mountpoint,
                  struct bh_error *err)
 {
@@ -129,7 +139,11 @@ int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *
         free(l);
         return rc;
     }
-    rc = open_content(l, mountpoint, err);
+    rc = check_outside(l->dir.path, "the state directory", mountpoint, err);
+    if (rc == 0)
+        rc = check_outside(cfg->bucket.path, "the bucket", mountpoint, err);
+    if (rc == 0)
+        rc = open_content(l, mountpoint, err);
     if (rc == 0)
         rc = play_undo(l, err);
     if (rc == 0)

@@ -181,6 +181,14 @@ static int foreign(struct bh_plain *p, struct bh_error *err)
         p->key);
 }
 
+static int vanished(struct bh_plain *p, struct bh_error *err)
+{
+    return bh_fail(err, ESTALE,
+                   "%s is gone from the bucket since this mount used it; if that is right, unmount (bhfs umount "
+                   "--force) and mount again: the copy in the state directory is then uploaded anew",
+                   p->key);
+}
+
 bool plain_is_older_pending(const struct bh_state *st, const char *id)
 {
     size_t len = id ? strlen(id) : 0;
@@ -207,7 +215,7 @@ static int look(struct bh_plain *p, const char *snapshot, struct bh_object_info 
     struct bh_state *st = &p->live->dir.state;
     int rc = bh_bucket_head(p->bucket, p->key, info, call, err);
     if (rc == ENOENT)
-        return st->base_etag[0] ? foreign(p, err) : EAGAIN;
+        return st->base_etag[0] ? vanished(p, err) : EAGAIN;
     if (rc)
         return rc;
     const char *id = bh_meta_get(&info->meta, META_SNAPSHOT);
@@ -237,7 +245,7 @@ static int check_unconditional(struct bh_plain *p, const struct bh_call *call, s
     const char *base = p->live->dir.state.base_etag;
     int rc = bh_bucket_head(p->bucket, p->key, &info, call, err);
     if (rc == ENOENT)
-        return base[0] ? foreign(p, err) : 0;
+        return base[0] ? vanished(p, err) : 0;
     return rc ? rc : strcmp(info.etag, base) ? foreign(p, err) : 0;
 }
 
@@ -264,7 +272,7 @@ static int upload(struct bh_plain *p, struct image *img, const char *snapshot,
         if (seen == 0)
             return 0;
         if (seen == ESTALE)
-            return foreign(p, err);
+            return bh_fail(err, seen, "%s", why.text);
         if (seen != EAGAIN)
             return rc ? bh_fail_prefix(err, rc, "%s may or may not have been written", p->key)
                       : bh_fail(err, seen, "%s", why.text);
@@ -287,7 +295,7 @@ static int keep_previous(struct bh_plain *p, const struct bh_call *call, struct 
     int rc = bh_bucket_copy(p->bucket, p->key, p->key_prev, checked ? st->base_etag : NULL, NULL,
                             call, err);
     if (rc == ESTALE || rc == ENOENT)
-        return foreign(p, err);
+        return rc == ENOENT ? vanished(p, err) : foreign(p, err);
     return rc ? bh_fail_prefix(err, rc, "the snapshot before cannot be kept as %s", p->key_prev)
               : 0;
 }
@@ -361,7 +369,7 @@ static int resolve_pending(struct bh_plain *p, const struct bh_call *call, struc
     if (rc == ENOENT && !st->base_etag[0])
         return 0;
     if (rc)
-        return rc == ENOENT ? foreign(p, err) : rc;
+        return rc == ENOENT ? vanished(p, err) : rc;
     const char *id = bh_meta_get(&info.meta, META_SNAPSHOT);
     if (plain_is_older_pending(st, id))
         plain_adopt_older(st, &info);

@@ -286,7 +286,6 @@ static int lost(struct bh_plain *p, struct bh_load_report *report, struct bh_err
              "%s is gone from the bucket; the copy in the state directory is used and uploaded "
              "with the next flush",
              p->key);
-    bh_log(BH_LOG_WARNING, "%s", report->text);
     st->base_etag[0] = st->base_snapshot[0] = st->base_sha256[0] = '\0';
     int rc = bh_store_mark_all_dirty(p->live->store);
     if (rc)
