@@ -41,6 +41,7 @@ struct bh {
     uint64_t outcomes[4]; /* by enum bh_flush_outcome; the last: failed */
     int64_t last_flush_ms, last_flush_mono_ms;
     double last_flush_seconds;
+    bool debounced; /* a flush was asked for since, too soon */
     uint64_t last_flush_bytes;
     char last_error[BH_ERROR_TEXT_MAX];
     struct bh_load_report recovered;

@@ -141,6 +141,7 @@ static void note_result(struct bh *b, int rc, const struct bh_flush_result *r,
     }
     copy_head(b);
     b->last_error[0] = '\0';
+    b->debounced = false;
     b->last_flush_ms = bh_real_ms();
     b->last_flush_mono_ms = bh_mono_ms();
     b->last_flush_seconds = r->seconds;
@@ -191,6 +192,7 @@ int bh_flush_call(struct bh *b, bool force, struct bh_flush_result *result,
         snprintf(r.snapshot, sizeof r.snapshot, "%s", b->live->dir.state.base_snapshot);
         BH_LOCK_SCOPE(&b->mutex);
         b->outcomes[BH_FLUSH_DEBOUNCED]++;
+        b->debounced = true;
     } else {
         rc = flush_now(b, &r, call, err);
     }
@@ -512,6 +514,7 @@ void bh_get_info(struct bh *b, struct bh_info *out)
     out->last_flush_ms = b->last_flush_ms;
     out->last_flush_seconds = b->last_flush_seconds;
     out->last_flush_bytes = b->last_flush_bytes;
+    out->debounced = b->debounced;
     memcpy(out->last_error, b->last_error, sizeof out->last_error);
     snprintf(out->recovered, sizeof out->recovered, "%s", b->recovered.text);
 }

@@ -117,6 +117,7 @@ struct bh_info {
     int64_t last_flush_ms; /* real time of the last successful flush, 0 if none since the start */
     double last_flush_seconds;
     uint64_t last_flush_bytes;
+    bool debounced; /* a flush was asked for since then, sooner than min_interval, and not done */
     uint64_t live_bytes;   /* size of the live database */
     uint64_t dirty_bytes;  /* changed since the last flush, in whole sub-blocks */
     char last_error[1024]; /* of the last flush that failed since the last good one; "" */

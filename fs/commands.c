@@ -334,9 +334,10 @@ int command_umount(int argc, char **argv)
     rc = strcmp(state, "mounted") ? 0 : command(mountpoint, "force_flush", "flush\n");
     if (rc && !force) {
         if (rc == 1)
-            fprintf(stderr,
-                    "bhfs: %s stays mounted; bhfs umount --force leaves its unflushed changes in %s\n",
-                    mountpoint, state_dir);
+            fprintf(
+                stderr,
+                "bhfs: %s stays mounted; bhfs umount --force leaves its unflushed changes in %s\n",
+                mountpoint, state_dir);
         return 1;
     }
     rc = unmount(mountpoint);

@@ -110,7 +110,9 @@ void text_flush(struct daemon *d, struct bh_strbuf *out)
     number(&f, "bytes", info.last_flush_bytes);
     bh_strbuf_addf(out, "seconds: %.3f\n", info.last_flush_seconds);
     text(&f, "result",
-         info.last_error[0]   ? info.last_error
+         info.last_error[0] ? info.last_error
+         : info.debounced
+             ? "debounced: asked again within snapshot.min_interval (force_flush does it)"
          : info.last_flush_ms ? "ok"
                               : "none yet");
 }

@@ -105,7 +105,8 @@ static int check_mountpoint(const char *given, char **absolute, struct bh_error 
     struct statvfs fs;
     if (!given[0])
         return bh_fail(err, EINVAL, "no mount point was given; see bhfs --help");
-    /* statvfs too: stat may be answered from the kernel's cache although the daemon behind it is dead */
+    /* statvfs too: stat may be answered from the kernel's cache although the daemon behind it is
+     * dead */
     if (stat(given, &st) != 0 || statvfs(given, &fs) != 0)
         return bh_fail(err, errno,
                        errno == ENOTCONN ? "%s is a mount whose daemon died (%s); run: umount %s"

@@ -119,13 +119,15 @@ static int start_sql(struct bh_live *l, const struct bh_config *cfg, struct bh_e
 }
 
 /* A path that led through the mount would ask this process to wait for itself. */
-static int check_outside(const char *path, const char *what, const char *mountpoint, struct bh_error *err)
+static int check_outside(const char *path, const char *what, const char *mountpoint,
+                         struct bh_error *err)
 {
     size_t len = mountpoint ? strlen(mountpoint) : 0;
     BH_FREE char *real = len && path && path[0] ? realpath(path, NULL) : NULL;
     if (!real || strncmp(real, mountpoint, len) || (real[len] != '/' && real[len] != '\0'))
         return 0;
-    return bh_fail(err, EINVAL, "%s %s lies in the mount point %s; use a place outside of it", what, path, mountpoint);
+    return bh_fail(err, EINVAL, "%s %s lies in the mount point %s; use a place outside of it", what,
+                   path, mountpoint);
 }
 
 int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *mountpoint,
