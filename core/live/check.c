@@ -127,8 +127,13 @@ int bh_database_copy(const char *from, const char *to, struct bh_error *err)
         return bh_fail(err, EINVAL, "%s is not a regular file", from);
     if (st.st_size == 0)
         return bh_fail(err, EINVAL, "%s is empty, not a SQLite database", from);
-    if (sqlite3_open_v2(from, &in, SQLITE_OPEN_READONLY, NULL) != SQLITE_OK)
-        return bh_sqlite_fail(in, err, from);
+    /* For writing where that is allowed: a hot journal beside it must be rolled back first. SQLite itself falls back to
+     * reading only. */
+    if (sqlite3_open_v2(from, &in, SQLITE_OPEN_READWRITE, NULL) != SQLITE_OK) {
+        sqlite3_close(in);
+        if (sqlite3_open_v2(from, &in, SQLITE_OPEN_READONLY, NULL) != SQLITE_OK)
+            return bh_sqlite_fail(in, err, from);
+    }
     sqlite3_busy_timeout(in, 5000);
     if (sqlite3_open_v2(to, &out, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK)
         return bh_sqlite_fail(out, err, to);
