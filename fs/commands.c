@@ -148,7 +148,7 @@ int command_flush(int argc, char **argv)
 {
     if (argc != 2)
         return usage_error("flush MOUNTPOINT");
-    return command(argv[1], "force_flush", "flush\n");
+    return command(argv[1], "force_flush", "flush\n") ? 1 : 0;
 }
 
 int command_import(int argc, char **argv)
@@ -160,7 +160,7 @@ int command_import(int argc, char **argv)
         fprintf(stderr, "bhfs: %s: %s\n", argv[1], strerror(errno));
         return 1;
     }
-    return command(argv[2], "import", path);
+    return command(argv[2], "import", path) ? 1 : 0;
 }
 
 int command_export(int argc, char **argv)

@@ -20,7 +20,10 @@ static void text(struct facts *f, const char *name, const char *value)
         bh_strbuf_addf(f->out, "%s\n  \"%s\": ", f->count++ ? "," : "{", name);
         bh_strbuf_add_json(f->out, value);
     } else {
-        bh_strbuf_addf(f->out, "%s: %s\n", name, value);
+        bh_strbuf_addf(f->out, "%s: ", name);
+        for (const char *c = value; *c; c++) /* a line is a line, whatever a mount point is called */
+            bh_strbuf_add(f->out, *c == '\n' ? " " : c, 1);
+        bh_strbuf_add(f->out, "\n", 1);
     }
 }
 

@@ -204,9 +204,18 @@ static int start_core(struct daemon *d, struct bh_config *cfg, int signals, stru
     return 0;
 }
 
+/* libfuse splits what follows -o at commas, except at escaped ones. */
 static int add_fuse_option(struct fuse_args *args, const char *option)
 {
-    return fuse_opt_add_arg(args, "-o") || fuse_opt_add_arg(args, option) ? ENOMEM : 0;
+    BH_STRBUF escaped = {0};
+    for (const char *c = option; *c; c++) {
+        if (*c == ',' || *c == '\\')
+            bh_strbuf_add(&escaped, "\\", 1);
+        bh_strbuf_add(&escaped, c, 1);
+    }
+    if (escaped.failed || !escaped.data)
+        return ENOMEM;
+    return fuse_opt_add_arg(args, "-o") || fuse_opt_add_arg(args, escaped.data) ? ENOMEM : 0;
 }
 
 static int mount_session(struct daemon *d, const struct options *o, struct bh_error *err)

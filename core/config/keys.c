@@ -89,7 +89,7 @@ const struct bh_key bh_keys[] = {
     STRING(profiling, dir, "", 0, bh_check_path, "where to, a directory; needed when enabled", NULL),
 
     STRING(hooks, on_flush_start, "", BH_KEY_RELOADABLE | BH_KEY_COMMAND, NULL,
-           "shell command before a flush", NULL),
+           "shell command when a flush begins, which does not wait for it", NULL),
     STRING(hooks, on_flush_complete, "", BH_KEY_RELOADABLE | BH_KEY_COMMAND, NULL,
            "shell command after a flush that succeeded", NULL),
     STRING(hooks, on_flush_error, "", BH_KEY_RELOADABLE | BH_KEY_COMMAND, NULL,
@@ -142,7 +142,7 @@ static unsigned distance(const char *a, const char *b)
         unsigned diagonal = row[0];
         row[0] = (unsigned)i;
         for (size_t j = 1; j <= lb; j++) {
-            unsigned best = diagonal + (a[i - 1] != b[j - 1]);
+            unsigned best = diagonal + (tolower((unsigned char)a[i - 1]) != b[j - 1]);
             diagonal = row[j];
             if (diagonal + 1 < best)
                 best = diagonal + 1;
