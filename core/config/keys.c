@@ -2,6 +2,7 @@
  * config.h. */
 #include "config/keys.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
