@@ -34,6 +34,7 @@
 #define HURRY_NS      250000 /* a sample's length while the right place is being looked for ... */
 #define HURRY_SAMPLES 16     /* ... for so many samples after a start or a move */
 #define IDLE_SAMPLES  50     /* without requests, then the sampler sleeps until there are some */
+#define CALM_NS       3000000 /* with fewer requests for so long, no client is busy with us */
 #define BUSY_RATE     8000   /* requests a second: fewer are no reason to move */
 #define WAIT_PERCENT                                                                               \
     75 /* of a sample in which the loop thread waited: somebody else computes there */
@@ -49,6 +50,7 @@ struct follower {
     bool can_idle; /* may go to SCHED_IDLE, and back */
     bool is_idle;  /* the loop thread has it */
     int64_t avoid_until, avoid_ms;
+    int64_t calm_ns; /* how long requests have been few */
     int64_t waited_ns, looked_ns; /* of the last look at its waiting */
     atomic_int recent[RECENT];
     atomic_uint noted;
@@ -68,10 +70,12 @@ static void place(struct follower *f, int cpu)
     if (cpu >= 0)
         CPU_SET(cpu, &one);
     const cpu_set_t *set = cpu >= 0 ? &one : &f->all;
-    /* ESRCH at the end of the mount; a cpuset that shrank meanwhile leaves the choice to the
-     * scheduler. */
-    if (sched_setaffinity(f->loop_tid, sizeof *set, set) != 0 && errno != ESRCH && errno != EINVAL)
-        bh_log(BH_LOG_DEBUG, "the loop thread cannot be placed: %s", strerror(errno));
+    /* The sampler goes along: when it goes to sleep on another CPU, that one looks for work and takes the client. */
+    const pid_t tids[] = {f->loop_tid, f->automatic ? 0 : f->loop_tid};
+    for (int i = 0; i < 2; i++)
+        /* ESRCH at the end of the mount; a cpuset that shrank meanwhile leaves the choice to the scheduler. */
+        if (sched_setaffinity(tids[i], sizeof *set, set) != 0 && errno != ESRCH && errno != EINVAL)
+            bh_log(BH_LOG_DEBUG, "the loop thread cannot be placed: %s", strerror(errno));
 }
 
 /* --- the policy --- */

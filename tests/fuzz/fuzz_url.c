@@ -1,0 +1,47 @@
+/* A bucket URL. What is shown of it names the same bucket when it is read again. */
+#include "fuzz.h"
+
+#include "config/keys.h"
+
+static struct bh_config *load(const char *url)
+{
+    struct bh_config *cfg = NULL;
+    struct bh_error err = {0};
+    int rc = bh_config_load(&cfg, &(struct bh_config_request){.url = url}, &err);
+    must_be_told(rc, &err);
+    return cfg;
+}
+
+static void must_equal(const char *a, const char *b)
+{
+    must(!strcmp(a ? a : "", b ? b : ""));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    BH_FREE char *text = string_of(data, size);
+    struct bh_url url = {0};
+    struct bh_error err = {0};
+    must_be_told(bh_url_parse(text, &url, &err), &err);
+    bh_url_free(&url);
+
+    struct bh_config *cfg = load(text);
+    if (!cfg)
+        return 0;
+    must(cfg->bucket.kind != BH_BUCKET_NONE);
+    BH_FREE char *shown = bh_config_display_url(cfg);
+    BH_FREE char *identity = bh_config_identity(cfg);
+    must(shown && identity && !strchr(shown, '\n'));
+    struct bh_config *again = load(shown);
+    must(again);
+    BH_FREE char *shown_again = bh_config_display_url(again);
+    must_equal(shown, shown_again);
+    must(cfg->bucket.kind == again->bucket.kind);
+    must_equal(cfg->bucket.path, again->bucket.path);
+    must_equal(cfg->bucket.name, again->bucket.name);
+    must_equal(cfg->bucket.prefix, again->bucket.prefix);
+    must_equal(cfg->bucket.endpoint_url, again->bucket.endpoint_url);
+    bh_config_free(again);
+    bh_config_free(cfg);
+    return 0;
+}
