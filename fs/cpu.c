@@ -29,6 +29,7 @@
 #include "util/clock.h"
 #include "util/log.h"
 
+#define JOINED_MAX    64
 #define RECENT        32 /* requests remembered; a power of two */
 #define SAMPLE_NS     1000000
 #define HURRY_NS      250000 /* a sample's length while the right place is being looked for ... */
@@ -54,6 +55,8 @@ struct follower {
     int64_t waited_ns, looked_ns; /* of the last look at its waiting */
     atomic_int recent[RECENT];
     atomic_uint noted;
+    atomic_int joined_tids[JOINED_MAX]; /* threads that go where the loop thread goes */
+    atomic_uint joined;
     atomic_bool asleep;
     pthread_mutex_t mutex;
     pthread_cond_t wake;
@@ -61,6 +64,13 @@ struct follower {
     pthread_t thread;
     bool running;
 };
+
+static void set_cpus(pid_t tid, const cpu_set_t *set)
+{
+    /* ESRCH at the end of the mount; a cpuset that shrank meanwhile leaves the choice to the scheduler. */
+    if (sched_setaffinity(tid, sizeof *set, set) != 0 && errno != ESRCH && errno != EINVAL)
+        bh_log(BH_LOG_DEBUG, "a thread cannot be placed: %s", strerror(errno));
+}
 
 /* cpu -1: wherever it may run */
 static void place(struct follower *f, int cpu)
@@ -70,12 +80,15 @@ static void place(struct follower *f, int cpu)
     if (cpu >= 0)
         CPU_SET(cpu, &one);
     const cpu_set_t *set = cpu >= 0 ? &one : &f->all;
-    /* The sampler goes along: when it goes to sleep on another CPU, that one looks for work and takes the client. */
-    const pid_t tids[] = {f->loop_tid, f->automatic ? 0 : f->loop_tid};
-    for (int i = 0; i < 2; i++)
-        /* ESRCH at the end of the mount; a cpuset that shrank meanwhile leaves the choice to the scheduler. */
-        if (sched_setaffinity(tids[i], sizeof *set, set) != 0 && errno != ESRCH && errno != EINVAL)
-            bh_log(BH_LOG_DEBUG, "the loop thread cannot be placed: %s", strerror(errno));
+    set_cpus(f->loop_tid, set);
+    if (!f->automatic)
+        return;
+    /* The sampler goes along: when it goes to sleep on another CPU, that one looks for work and takes the client. The
+     * workers do, too: an fsync would wake a sleeping CPU otherwise. */
+    set_cpus(0, set);
+    unsigned joined = atomic_load(&f->joined);
+    for (unsigned i = 0; i < joined && i < JOINED_MAX; i++)
+        set_cpus(atomic_load(&f->joined_tids[i]), set);
 }
 
 /* --- the policy --- */
@@ -304,6 +317,13 @@ void follower_attach(struct follower *f)
     f->can_idle = f->automatic && may_idle();
     if (f->automatic && CPU_COUNT(&f->all) > 1)
         f->running = pthread_create(&f->thread, NULL, sampler, f) == 0;
+}
+
+void follower_join(struct follower *f)
+{
+    unsigned i = atomic_fetch_add(&f->joined, 1);
+    if (i < JOINED_MAX)
+        atomic_store(&f->joined_tids[i], (int)syscall(SYS_gettid));
 }
 
 void follower_note(struct follower *f, pid_t tid)

@@ -160,7 +160,8 @@ void text_metrics(struct daemon *d, struct bh_strbuf *out);
 void text_flush(struct daemon *d, struct bh_strbuf *out);
 
 /* --- workers.c: threads for what may sleep --- */
-int workers_new(struct workers **out, unsigned threads);
+/* They keep f's loop thread company. */
+int workers_new(struct workers **out, unsigned threads, struct follower *f);
 void workers_free(struct workers *w); /* runs what is queued first */
 /* 0, or ENOMEM: fn will not be called. */
 int workers_run(struct workers *w, void (*fn)(void *arg), void *arg);
@@ -184,6 +185,8 @@ void loop_run(struct daemon *d);
 int follower_new(struct follower **out, const char *setting, struct bh_error *err);
 void follower_free(struct follower *f);
 void follower_attach(struct follower *f); /* on the loop thread */
+/* The calling thread goes where the loop thread goes. */
+void follower_join(struct follower *f);
 void follower_note(struct follower *f, pid_t tid);
 
 /* --- mount.c, commands.c --- */

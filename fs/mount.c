@@ -386,8 +386,8 @@ static void note_exit(struct daemon *d, int dirfd, int rc, const struct bh_error
 static void free_daemon(struct daemon *d)
 {
     bh_destroy(d->bh);
-    follower_free(d->follower);
     workers_free(d->workers);
+    follower_free(d->follower);
     if (d->session)
         fuse_session_destroy(d->session);
     notify_free(d->notify);
@@ -439,7 +439,7 @@ static int prepare(struct daemon *d, const struct options *o, int signals, struc
     rc = bh_log_setup(cfg->log.level, cfg->log.file, o->foreground, err);
     if (rc == 0)
         rc = follower_new(&d->follower, cfg->mount.cpu, err);
-    if (rc == 0 && (rc = workers_new(&d->workers, (unsigned)cfg->mount.workers)) != 0)
+    if (rc == 0 && (rc = workers_new(&d->workers, (unsigned)cfg->mount.workers, d->follower)) != 0)
         bh_fail(err, rc, "threads cannot be started: %s", strerror(rc));
     if (rc == 0 && (rc = notify_new(&d->notify, d)) != 0)
         bh_fail(err, rc, "out of memory");

@@ -15,6 +15,7 @@ struct workers {
     pthread_cond_t wake;
     struct task *head, **tail;
     bool stopping;
+    struct follower *follower;
     unsigned count;
     pthread_t threads[];
 };
@@ -23,6 +24,7 @@ static void *worker_main(void *arg)
 {
     struct workers *w = arg;
     pthread_setname_np(pthread_self(), "bhfs-worker");
+    follower_join(w->follower);
     pthread_mutex_lock(&w->mutex);
     for (;;) {
         while (!w->head && !w->stopping)
@@ -42,7 +44,7 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-int workers_new(struct workers **out, unsigned threads)
+int workers_new(struct workers **out, unsigned threads, struct follower *f)
 {
     struct workers *w = calloc(1, sizeof *w + threads * sizeof *w->threads);
     if (!w)
@@ -50,6 +52,7 @@ int workers_new(struct workers **out, unsigned threads)
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->wake, NULL);
     w->tail = &w->head;
+    w->follower = f;
     for (; w->count < threads; w->count++) {
         int rc = pthread_create(&w->threads[w->count], NULL, worker_main, w);
         if (rc) {

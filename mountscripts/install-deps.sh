@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
-# Installs what bhfs is built from and runs with, as far as it is missing: mountscripts/install-deps.sh [--tests]
-# With --tests also what tests/run needs. Installs nothing, and asks for no rights, when everything is there.
+# Installs what bhfs is built from and runs with, as far as it is missing: mountscripts/install-deps.sh [--tests] [--fuzz]
+# With --tests also what tests/run needs, with --fuzz what its fuzzers need. Installs nothing, and asks for no rights, when everything is there.
 set -euo pipefail
 
 packages=(gcc libc6-dev meson ninja-build pkg-config
     libfuse3-dev libsqlite3-dev libssl-dev libinih-dev
     fuse3 sqlite3)
 tests=(libcmocka-dev python3 dash procps util-linux mount)
+fuzz=(clang libclang-rt-dev)
 
-case "${1-}" in
-'') ;;
---tests) packages+=("${tests[@]}") ;;
-*)
-    echo "usage: install-deps.sh [--tests]" >&2
-    exit 2
-    ;;
-esac
+for option; do
+    case "$option" in
+    --tests) packages+=("${tests[@]}") ;;
+    --fuzz) packages+=("${fuzz[@]}") ;;
+    *)
+        echo "usage: install-deps.sh [--tests] [--fuzz]" >&2
+        exit 2
+        ;;
+    esac
+done
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     # Not a Debian: what counts is there or the build says what is not.

@@ -1,4 +1,5 @@
-/* An ini file, and behind it, each after a line break and "-o ", what -o says. Read twice it is the same. */
+/* An ini file, and behind it, each after a line break and "-o ", what -o says. Read twice it is the
+ * same. */
 #include "fuzz.h"
 
 #include "config/config.h"
@@ -10,8 +11,10 @@ static struct bh_config *load(const char *const *options, size_t count)
 {
     struct bh_config *cfg = NULL;
     struct bh_error err = {0};
-    const struct bh_config_request req = {
-        .file = at("a.ini"), .overrides = options, .override_count = count, .bucket_optional = true};
+    const struct bh_config_request req = {.file = at("a.ini"),
+                                          .overrides = options,
+                                          .override_count = count,
+                                          .bucket_optional = true};
     int rc = bh_config_load(&cfg, &req, &err);
     must_be_told(rc, &err);
     return cfg;

@@ -1,5 +1,6 @@
-/* A downloaded or imported database. The input's first byte says how to read the rest: 'f', as the file; else as
- * changes of a good database, three bytes each: where (16 bits), and what to put there. */
+/* A downloaded or imported database. The input's first byte says how to read the rest: 'f', as the
+ * file; else as changes of a good database, three bytes each: where (16 bits), and what to put
+ * there. */
 #include "fuzz.h"
 
 #include <sqlite3.h>
@@ -52,7 +53,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         write_changed(data + !!size, size - !!size);
     int rc = bh_database_check(at("a.db"), "the database", &err);
     must_be_told(rc, &err);
-    if (rc == 0) { /* no WAL mode and nothing newer: SQLite would write with no rollback journal, or not at all */
+    if (rc == 0) { /* no WAL mode and nothing newer: SQLite would write with no rollback journal, or
+                      not at all */
         unsigned char mode[2];
         BH_FD int fd = open(at("a.db"), O_RDONLY | O_CLOEXEC);
         must(pread(fd, mode, 2, 18) == 2 && mode[0] <= 1 && mode[1] <= 1);

@@ -1,5 +1,6 @@
-/* What a directory bucket finds in .bhfs-meta. The input's first line says what the rest is: "record", the metadata of
- * the object k; "upload", the info file of a multipart upload; "escaped", the path of a file below escaped/. */
+/* What a directory bucket finds in .bhfs-meta. The input's first line says what the rest is:
+ * "record", the metadata of the object k; "upload", the info file of a multipart upload; "escaped",
+ * the path of a file below escaped/. */
 #include "fuzz.h"
 
 #include <errno.h>
@@ -44,7 +45,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return 0;
 }
 
-/* Writes the file at path in the bucket and the directories on the way, as far as there can be such. */
+/* Writes the file at path in the bucket and the directories on the way, as far as there can be
+ * such. */
 static void put_file(char *path, const void *data, size_t size)
 {
     int dir = open(in_bucket(""), O_RDONLY | O_DIRECTORY | O_CLOEXEC);

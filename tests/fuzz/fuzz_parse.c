@@ -1,4 +1,5 @@
-/* Sizes, durations and truth values as people write them; what comes out is written as a person reads it. */
+/* Sizes, durations and truth values as people write them; what comes out is written as a person
+ * reads it. */
 #include "fuzz.h"
 
 #include <errno.h>
@@ -16,13 +17,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     must(rc == 0 || rc == EINVAL || rc == ERANGE);
     if (rc == 0) {
         must(bytes <= INT64_MAX);
-        must(!strcmp(bh_format_size(bytes, buf, sizeof buf), bh_format_size(bytes, wide, sizeof wide)));
+        must(!strcmp(bh_format_size(bytes, buf, sizeof buf),
+                     bh_format_size(bytes, wide, sizeof wide)));
     }
     rc = bh_parse_duration(text, &ms);
     must(rc == 0 || rc == EINVAL || rc == ERANGE);
     if (rc == 0) {
         must(ms >= 0);
-        must(!strcmp(bh_format_duration(ms, buf, sizeof buf), bh_format_duration(ms, wide, sizeof wide)));
+        must(!strcmp(bh_format_duration(ms, buf, sizeof buf),
+                     bh_format_duration(ms, wide, sizeof wide)));
         bh_format_duration(-ms, buf, sizeof buf);
     }
     rc = bh_parse_bool(text, &yes);

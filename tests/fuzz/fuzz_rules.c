@@ -14,7 +14,8 @@ static struct bh_fault_rules *parse(const char *text)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const keys[] = {"snap.db", "bucketsqlite/snap.db.prev", "a", "\xC3\xA4/[b]*?\\"};
+    static const char *const keys[] = {"snap.db", "bucketsqlite/snap.db.prev", "a",
+                                       "\xC3\xA4/[b]*?\\"};
     BH_FREE char *text = string_of(data, size);
     struct bh_fault_rules *rules = parse(text), *again = parse(text);
     must(!rules == !again);

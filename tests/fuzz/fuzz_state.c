@@ -14,7 +14,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     be_quiet();
     bh_strbuf_addf(&dir, "live.dir=%s", at("state"));
     const char *const options[] = {dir.data};
-    const struct bh_config_request req = {.url = "s3://b", .overrides = options, .override_count = 1};
+    const struct bh_config_request req = {
+        .url = "s3://b", .overrides = options, .override_count = 1};
     must(mkdir(at("state"), 0700) == 0 && bh_config_load(&cfg, &req, &err) == 0);
     return 0;
 }
