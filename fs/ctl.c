@@ -1,6 +1,9 @@
 /* The control files: one write is one command, it has happened when the call returns 0, and when it
- * fails the reason is in last_status, in the log, and in what the same open file reads (TREE.md,
- * DECISIONS 18 and 19). */
+ * fails the reason is in last_status, in the log, and in what the same open file reads.
+ *
+ * Shells open with O_TRUNC, duplicate, close (a FLUSH) and only then write. So for flush and
+ * force_flush the open with O_TRUNC runs the command, the first write on that handle repeats its
+ * result, and FLUSH and RELEASE run nothing. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>

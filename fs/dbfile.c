@@ -56,7 +56,7 @@ static void refuse_unlocked(fuse_req_t req, struct daemon *d, const char *what)
     fuse_reply_err(req, EPERM);
 }
 
-/* Whether the write of a client without SQLite's lock would ruin the database (DECISIONS 3). */
+/* Whether the write of a client without SQLite's lock would ruin the database. */
 static bool may_write(struct daemon *d, struct bh_file *f)
 {
     return f->kind != BH_FILE_DB || bh_locks_summary(d->locks, &f->locks).client_writer;

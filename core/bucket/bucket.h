@@ -257,7 +257,7 @@ int bh_bucket_server_time(struct bh_bucket *b, int64_t *real_ms, const struct bh
 void bh_bucket_stats(struct bh_bucket *b, struct bh_bucket_stats *out);
 
 /* --- constructors of the parts --- */
-/* A directory as a bucket (DECISIONS 27). The directory must exist: a missing one may be an
+/* A directory as a bucket. The directory must exist: a missing one may be an
  * unmounted disk. */
 int bh_bucket_dir_open(struct bh_bucket **out, const char *path, struct bh_error *err);
 /* Injects what rules say; see fault.c's head for the rule language. Takes inner over on success. */

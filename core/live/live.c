@@ -292,7 +292,7 @@ static uint32_t max3(uint32_t a, uint32_t b, uint32_t c)
 
 /* Gives the new page 1 a change counter and a schema cookie that no client has seen with other
  * content: a client that remembers the same pair would go on with the schema it knows, in the wrong
- * tables (DECISIONS 1). */
+ * tables. */
 static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
 {
     enum { COUNTER = 24, COOKIE = 40, VALID_FOR = 92 };

@@ -50,7 +50,7 @@ struct bh_base {
 
 /* Replaces the content by the file `incoming` (a name in the state directory, checked with
  * bh_database_check; it is consumed), as one transaction of somebody else in the eyes of every
- * client (DECISIONS 1). Not on the SQL thread. */
+ * client. Not on the SQL thread. */
 int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_base *base,
                     struct bh_error *err);
 

@@ -37,7 +37,7 @@ struct bh_state {
      */
     char damaged_etag[128];
     /* Largest file change counter and schema cookie that any content had when it was swapped out
-     * (DECISIONS 1). */
+     *. */
     uint32_t max_counter;
     uint32_t max_cookie;
 };

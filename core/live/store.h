@@ -117,7 +117,7 @@ int bh_store_thaw(struct bh_frozen *z, bool flushed);
  * to 1. count: of all time. */
 uint64_t bh_store_freeze_ns(struct bh_store *s, double quantile, uint64_t *count);
 
-/* --- undo, for clients with journal_mode MEMORY or OFF (DECISIONS 5) --- */
+/* --- undo, for clients with journal_mode MEMORY or OFF --- */
 bool bh_store_undo_pending(struct bh_store *s);
 int bh_store_undo_forget(struct bh_store *s); /* committed (fsync or unlock): nothing to put back */
 /* Puts the old content back; changed(arg, offset, len) hears of every range. Call with EXCLUSIVE

@@ -404,7 +404,7 @@ static int x_delete(sqlite3_vfs *base, const char *path, int sync_dir)
 }
 
 /* A super-journal that is not there means "committed": that must never be concluded from a
- * directory that is not there, or not mounted now (DECISIONS 4). */
+ * directory that is not there, or not mounted now. */
 static int access_super(struct bh_vfs *v, const char *path, int flags, int *result)
 {
     BH_FREE char *dir = strdup(path);

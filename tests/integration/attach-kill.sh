@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A transaction over two databases, live.db and one elsewhere, is in both or in neither, at whatever point its client is
 # killed: before the first change to the disk, before the second, and so on until it commits. Recovery is, by turns,
-# the daemon's, a client's, and the next daemon's after kill -9 of the one before (super-journals: DECISIONS 4).
+# the daemon's, a client's, and the next daemon's after kill -9 of the one before (super-journals).
 # level: full
 # time: 420
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # With its journal in memory, or with none, a client that dies in the middle of a transaction takes the old content
-# with it: the database would be ruined. The daemon keeps it and puts it back (DECISIONS 5), after its own death too.
+# with it: the database would be ruined. The daemon keeps it and puts it back, after its own death too.
 # level: full
 # time: 180
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
