@@ -9,6 +9,9 @@
 #include "util/cleanup.h"
 #include "util/parse.h"
 
+#define DELAY_MAX_MS                                                                               \
+    ((int64_t)24 * 60 * 60 * 1000) /* so that sums of them stay far from overflowing */
+
 #define ANY_OP BH_OP_COUNT
 
 struct rule {
@@ -60,7 +63,7 @@ static bool parse_kind(const char *s, struct rule *r)
     };
     if (strncmp(s, "delay=", 6) == 0) {
         r->kind = BH_FAULT_DELAY;
-        return bh_parse_duration(s + 6, &r->delay_ms) == 0;
+        return bh_parse_duration(s + 6, &r->delay_ms) == 0 && r->delay_ms <= DELAY_MAX_MS;
     }
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         if (strcmp(s, kinds[i].name) == 0) {

@@ -93,7 +93,8 @@ char *bh_config_display_url(const struct bh_config *cfg)
     }
     bh_strbuf_addf(&r2, "https://%s.r2.cloudflarestorage.com", cfg->bucket.account_id);
     url.failed |= r2.failed;
-    if (!r2.failed && strcasecmp(cfg->bucket.endpoint_url, r2.data) == 0) {
+    if (!r2.failed && *cfg->bucket.account_id &&
+        strcasecmp(cfg->bucket.endpoint_url, r2.data) == 0) {
         bh_strbuf_addf(&url, "r2://%s/%s/", cfg->bucket.account_id, cfg->bucket.name);
         bh_url_encode(&url, cfg->bucket.prefix, "/");
         return finish(&url);

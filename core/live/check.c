@@ -63,6 +63,10 @@ static int convert_from_wal(int fd, const char *what, struct bh_error *err)
     static const unsigned char rollback[2] = {1, 1};
     unsigned char mode[2];
     int rc = bh_pread_full(fd, mode, 2, 18, NULL);
+    if (rc == 0 && (mode[0] > 2 || mode[1] > 2))
+        return bh_fail(err, EIO,
+                       "%s is of a newer format of SQLite (%u, %u), which nobody here can write",
+                       what, mode[0], mode[1]);
     if (rc == 0 && (mode[0] == 2 || mode[1] == 2)) {
         rc = bh_pwrite_full(fd, rollback, 2, 18);
         if (rc == 0)
@@ -83,10 +87,8 @@ static int run_integrity_check(sqlite3 *db, const char *what, struct bh_error *e
         const char *text = (const char *)sqlite3_column_text(st, 0);
         if (text && !strcmp(text, "ok"))
             return 0;
-        rc = bh_fail(err, EIO, "%s is damaged: integrity_check says: %s", what, text ? text : "?");
-        for (char *c = err ? err->text : NULL; c && *c; c++) /* one sentence */
-            *c = *c == '\n' ? ' ' : *c;
-        return rc;
+        return bh_fail(err, EIO, "%s is damaged: integrity_check says: %s", what,
+                       text ? text : "?");
     }
     if ((rc & 0xFF) == SQLITE_ERROR) {
         /* A schema that needs functions, collations or modules of its program is no damage. */
@@ -127,8 +129,8 @@ int bh_database_copy(const char *from, const char *to, struct bh_error *err)
         return bh_fail(err, EINVAL, "%s is not a regular file", from);
     if (st.st_size == 0)
         return bh_fail(err, EINVAL, "%s is empty, not a SQLite database", from);
-    /* For writing where that is allowed: a hot journal beside it must be rolled back first. SQLite itself falls back to
-     * reading only. */
+    /* For writing where that is allowed: a hot journal beside it must be rolled back first. SQLite
+     * itself falls back to reading only. */
     if (sqlite3_open_v2(from, &in, SQLITE_OPEN_READWRITE, NULL) != SQLITE_OK) {
         sqlite3_close(in);
         if (sqlite3_open_v2(from, &in, SQLITE_OPEN_READONLY, NULL) != SQLITE_OK)

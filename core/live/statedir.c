@@ -295,12 +295,7 @@ static int check_identity(struct bh_statedir *sd, const struct bh_config *cfg, s
     BH_FREE char *identity = bh_config_identity(cfg);
     if (!identity)
         return bh_fail(err, ENOMEM, "out of memory while opening the state directory");
-    bool other = sd->state.identity && strcmp(sd->state.identity, identity);
-    for (char *c = identity; other && *c; c++) /* a sentence has one line */
-        *c = *c == '\n' ? ' ' : *c;
-    for (char *c = sd->state.identity; other && *c; c++)
-        *c = *c == '\n' ? ' ' : *c;
-    if (other)
+    if (sd->state.identity && strcmp(sd->state.identity, identity))
         return bh_fail(
             err, ESTALE,
             "the state directory %s belongs to %s, not to %s; set live.dir to another directory",

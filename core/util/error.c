@@ -5,6 +5,15 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A sentence has one line, whatever the names in it hold; control bytes are no business of a
+ * terminal. */
+static void one_line(char *text)
+{
+    for (char *c = text; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7F)
+            *c = *c == '\n' || *c == '\t' ? ' ' : '?';
+}
+
 int bh_fail(struct bh_error *err, int code, const char *fmt, ...)
 {
     assert(code > 0);
@@ -14,6 +23,7 @@ int bh_fail(struct bh_error *err, int code, const char *fmt, ...)
         va_start(ap, fmt);
         vsnprintf(err->text, sizeof err->text, fmt, ap);
         va_end(ap);
+        one_line(err->text);
     }
     return code;
 }
@@ -38,6 +48,7 @@ int bh_fail_prefix(struct bh_error *err, int code, const char *fmt, ...)
         at += len;
     }
     err->text[at] = '\0';
+    one_line(err->text);
     err->code = code;
     return code;
 }
