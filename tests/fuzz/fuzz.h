@@ -28,13 +28,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
         }                                                                                          \
     } while (0)
 
-/* A failure is an errno and a sentence, a success is 0. */
+/* A failure is an errno and a sentence of one line, a success is 0. */
 static inline void must_be_told(int rc, const struct bh_error *err)
 {
     if (rc == 0)
         return;
     must(rc > 0 && rc == err->code);
-    must(err->text[0] != '\0');
+    must(err->text[0] && !strchr(err->text, '\n'));
 }
 
 /* $TMPDIR/NAME, in one of four buffers. */
