@@ -12,6 +12,10 @@
  * where requests become few. Needs the right to come back from SCHED_IDLE (CAP_SYS_NICE or
  * RLIMIT_NICE); without it the policy stays what it is.
  *
+ * The scheduler still moves the client now and then, when it balances the load. So in a guest whose
+ * CPUs halt when they are idle they are kept awake while clients are busy with us: a request across
+ * CPUs then costs 6 µs instead of 60.
+ *
  * Only this thread reads /proc, never a loop thread: should that ever block, no request waits for
  * it. */
 #include <errno.h>
@@ -32,11 +36,12 @@
 #define JOINED_MAX    64
 #define RECENT        32 /* requests remembered; a power of two */
 #define SAMPLE_NS     1000000
-#define HURRY_NS      250000 /* a sample's length while the right place is being looked for ... */
-#define HURRY_SAMPLES 16     /* ... for so many samples after a start or a move */
-#define IDLE_SAMPLES  50     /* without requests, then the sampler sleeps until there are some */
-#define CALM_NS       3000000 /* with fewer requests for so long, no client is busy with us */
-#define BUSY_RATE     8000   /* requests a second: fewer are no reason to move */
+#define HURRY_NS      250000   /* a sample's length while the right place is being looked for ... */
+#define HURRY_SAMPLES 16       /* ... for so many samples after a start or a move */
+#define IDLE_SAMPLES  50       /* without requests, then the sampler sleeps until there are some */
+#define CALM_NS       3000000  /* with fewer requests for so long, no client is busy with us */
+#define REST_NS       20000000 /* and after so long CPUs may halt again */
+#define BUSY_RATE     8000     /* requests a second: fewer are no reason to move */
 #define WAIT_PERCENT                                                                               \
     75 /* of a sample in which the loop thread waited: somebody else computes there */
 #define CROWD_NS     3000000
@@ -48,10 +53,12 @@ struct follower {
     int fixed_cpu; /* -1: none */
     cpu_set_t all;
     pid_t loop_tid;
+    bool can_wake; /* may keep CPUs from halting, and that helps */
+    int awake_fd;  /* -1: they may halt */
     bool can_idle; /* may go to SCHED_IDLE, and back */
     bool is_idle;  /* the loop thread has it */
     int64_t avoid_until, avoid_ms;
-    int64_t calm_ns; /* how long requests have been few */
+    int64_t calm_ns;              /* how long requests have been few */
     int64_t waited_ns, looked_ns; /* of the last look at its waiting */
     atomic_int recent[RECENT];
     atomic_uint noted;
@@ -67,7 +74,8 @@ struct follower {
 
 static void set_cpus(pid_t tid, const cpu_set_t *set)
 {
-    /* ESRCH at the end of the mount; a cpuset that shrank meanwhile leaves the choice to the scheduler. */
+    /* ESRCH at the end of the mount; a cpuset that shrank meanwhile leaves the choice to the
+     * scheduler. */
     if (sched_setaffinity(tid, sizeof *set, set) != 0 && errno != ESRCH && errno != EINVAL)
         bh_log(BH_LOG_DEBUG, "a thread cannot be placed: %s", strerror(errno));
 }
@@ -83,12 +91,40 @@ static void place(struct follower *f, int cpu)
     set_cpus(f->loop_tid, set);
     if (!f->automatic)
         return;
-    /* The sampler goes along: when it goes to sleep on another CPU, that one looks for work and takes the client. The
-     * workers do, too: an fsync would wake a sleeping CPU otherwise. */
+    /* The sampler goes along: when it goes to sleep on another CPU, that one looks for work and
+     * takes the client. The workers do, too: an fsync would wake a sleeping CPU otherwise. */
     set_cpus(0, set);
     unsigned joined = atomic_load(&f->joined);
     for (unsigned i = 0; i < joined && i < JOINED_MAX; i++)
         set_cpus(atomic_load(&f->joined_tids[i]), set);
+}
+
+/* --- sleep of the CPUs --- */
+
+/* A guest with the haltpoll driver: its CPUs halt when idle, and to wake one costs ten requests. */
+static bool halts(void)
+{
+    char driver[32] = "";
+    BH_FD int fd = open("/sys/devices/system/cpu/cpuidle/current_driver", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, driver, sizeof driver - 1);
+    return n > 0 && !strncmp(driver, "haltpoll", 8);
+}
+
+/* Idle CPUs poll instead of halting while the file is open (Linux,
+ * Documentation/power/pm_qos_interface.rst). */
+static void set_awake(struct follower *f, bool awake)
+{
+    const int32_t microseconds = 0;
+    if (!f->can_wake || awake == (f->awake_fd >= 0))
+        return;
+    if (!awake) {
+        close(f->awake_fd);
+        f->awake_fd = -1;
+        return;
+    }
+    f->awake_fd = open("/dev/cpu_dma_latency", O_WRONLY | O_CLOEXEC);
+    if (f->awake_fd < 0 || write(f->awake_fd, &microseconds, sizeof microseconds) < 0)
+        f->can_wake = false; /* not for this user */
 }
 
 /* --- the policy --- */
@@ -222,11 +258,14 @@ static bool sleep_sample(struct follower *f, bool idle, int64_t ns)
  * one. */
 static int look(struct follower *f, unsigned fresh, int64_t ns, int now)
 {
-    if ((int64_t)fresh * 1000000000 <
-        BUSY_RATE * ns) { /* whatever it does, it is not us that it waits for */
+    f->calm_ns = (int64_t)fresh * 1000000000 < BUSY_RATE * ns ? f->calm_ns + ns : 0;
+    if (f->calm_ns >= CALM_NS) /* whatever it does, it is not us that it waits for */
         set_idle(f, false);
+    if (f->calm_ns >= REST_NS)
+        set_awake(f, false);
+    if (f->calm_ns > 0)
         return now;
-    }
+    set_awake(f, true);
     pid_t tid = busiest(f);
     int cpu = tid ? cpu_of(tid) : -1;
     if (cpu >= 0 && !CPU_ISSET(cpu, &f->all))
@@ -248,6 +287,7 @@ static void *sampler(void *arg)
         bool was_idle = idle >= IDLE_SAMPLES;
         if (was_idle) {
             set_idle(f, false);
+            set_awake(f, false);
             place(f, now = -1);
         }
         if (!sleep_sample(f, was_idle, ns))
@@ -269,6 +309,7 @@ int follower_new(struct follower **out, const char *setting, struct bh_error *er
     struct follower *f = calloc(1, sizeof *f);
     if (!f)
         return bh_fail(err, ENOMEM, "out of memory while mounting");
+    f->awake_fd = -1;
     f->automatic = !strcmp(setting, "auto");
     f->fixed_cpu = f->automatic || !strcmp(setting, "off") ? -1 : atoi(setting);
     pthread_mutex_init(&f->mutex, NULL);
@@ -304,6 +345,7 @@ void follower_free(struct follower *f)
         pthread_mutex_unlock(&f->mutex);
         pthread_join(f->thread, NULL);
     }
+    set_awake(f, false);
     pthread_cond_destroy(&f->wake);
     pthread_mutex_destroy(&f->mutex);
     free(f);
@@ -315,6 +357,7 @@ void follower_attach(struct follower *f)
     if (f->fixed_cpu >= 0)
         place(f, f->fixed_cpu);
     f->can_idle = f->automatic && may_idle();
+    f->can_wake = f->automatic && halts();
     if (f->automatic && CPU_COUNT(&f->all) > 1)
         f->running = pthread_create(&f->thread, NULL, sampler, f) == 0;
 }
