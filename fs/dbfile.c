@@ -232,20 +232,46 @@ static void sync_and_reply(fuse_req_t req, struct bh_file *f)
     run_sync(&inline_task);
 }
 
+struct unlink_task {
+    fuse_req_t req;
+    char name[32];
+};
+
+static void run_unlink(void *arg)
+{
+    struct unlink_task *t = arg;
+    fuse_reply_err(t->req, bh_store_unlink_durably(daemon_of(t->req)->store, t->name));
+    free(t);
+}
+
+/* In DELETE mode this is the commit. If its client syncs at all, the commit it is told of is
+ * durable, which SQLite itself promises only with synchronous=EXTRA. */
+static bool is_commit(struct daemon *d, enum bh_file_kind kind)
+{
+    bool synced = atomic_exchange(&d->db->synced, false);
+    return !d->memory && (kind == BH_FILE_SUPER || (kind == BH_FILE_JOURNAL && synced));
+}
+
 void dbfile_unlink(fuse_req_t req, const char *name)
 {
     struct daemon *d = daemon_of(req);
     enum bh_file_kind kind = bh_file_kind_of(name);
     if (kind == BH_FILE_DB)
         explain(d, BH_DB_NAME " cannot be removed: it is the live database of this mount");
-    int rc = kind == BH_FILE_OTHER ? EPERM : bh_store_unlink(d->store, name);
-    /* In DELETE mode this is the commit. If its client syncs at all, the commit it is told of is
-     * durable, which SQLite itself promises only with synchronous=EXTRA. */
-    bool commit = kind == BH_FILE_SUPER || atomic_exchange(&d->db->synced, false);
-    if (rc == 0 && commit && !d->memory)
-        sync_and_reply(req, NULL);
-    else
-        fuse_reply_err(req, rc);
+    if (kind == BH_FILE_OTHER || !is_commit(d, kind)) {
+        fuse_reply_err(req, kind == BH_FILE_OTHER ? EPERM : bh_store_unlink(d->store, name));
+        return;
+    }
+    struct unlink_task *t = malloc(sizeof *t);
+    if (!t) {
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    t->req = req;
+    strncpy(t->name, name, sizeof t->name - 1); /* names of our kinds are shorter */
+    t->name[sizeof t->name - 1] = '\0';
+    if (workers_run(d->workers, run_unlink, t) != 0)
+        run_unlink(t);
 }
 
 /* --- data --- */

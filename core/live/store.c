@@ -160,6 +160,28 @@ int bh_store_unlink(struct bh_store *s, const char *name)
     return 0;
 }
 
+/* A journal without its header is not hot (as SQLite's PERSIST mode has it), and to overwrite and
+ * sync it costs less than to sync the directory. 0: the name may come back, the transaction does
+ * not. */
+static int defuse(struct bh_file *journal)
+{
+    static const char zeros[28]; /* the header's fields, as SQLite's zeroJournalHdr writes them */
+    int rc = bh_file_write(journal, BH_DOOR_INTERNAL, zeros, sizeof zeros, 0);
+    return rc ? rc : bh_dfile_sync(&journal->disk);
+}
+
+int bh_store_unlink_durably(struct bh_store *s, const char *name)
+{
+    struct bh_file *f;
+    int rc = bh_store_lookup(s, name, &f);
+    if (rc)
+        return rc;
+    bool defused = f->kind == BH_FILE_JOURNAL && f->has_magic && defuse(f) == 0;
+    bh_file_unref(f);
+    rc = bh_store_unlink(s, name);
+    return rc || defused ? rc : bh_store_sync_names(s);
+}
+
 int bh_store_each(struct bh_store *s, int (*fn)(void *arg, struct bh_file *f), void *arg)
 {
     BH_LOCK_SCOPE(&s->mutex);

@@ -74,6 +74,8 @@ void bh_file_ref(struct bh_file *f);
 void bh_file_unref(struct bh_file *f);
 /* EPERM for the database itself, ENOENT. */
 int bh_store_unlink(struct bh_store *s, const char *name);
+/* The same, durable when it returns: a power cut brings no hot journal back. May sleep. */
+int bh_store_unlink_durably(struct bh_store *s, const char *name);
 /* Calls fn for each file of the tree, the database first; a non-zero result ends it. */
 int bh_store_each(struct bh_store *s, int (*fn)(void *arg, struct bh_file *f), void *arg);
 
