@@ -18,6 +18,9 @@
 #include "util/io.h"
 
 #define STATUS_MAX (1u << 16)
+/* A df somewhere, or a process that is just ending, keeps a mount busy for an instant. */
+#define BUSY_TRIES    10
+#define BUSY_PAUSE_US 50000
 
 /* --- a mount's control files --- */
 
@@ -261,7 +264,12 @@ int command_status(int argc, char **argv)
 static int unmount(const char *mountpoint)
 {
     if (geteuid() == 0) {
-        if (umount2(mountpoint, UMOUNT_NOFOLLOW) == 0)
+        int rc = umount2(mountpoint, UMOUNT_NOFOLLOW);
+        for (int i = 0; rc != 0 && errno == EBUSY && i < BUSY_TRIES; i++) {
+            usleep(BUSY_PAUSE_US);
+            rc = umount2(mountpoint, UMOUNT_NOFOLLOW);
+        }
+        if (rc == 0)
             return 0;
         if (errno == EBUSY)
             fprintf(

@@ -35,6 +35,8 @@ enum client_status client_status_of(int rc)
     case SQLITE_IOERR:
     case SQLITE_CANTOPEN:
         return CLIENT_GONE;
+    case SQLITE_READONLY: /* stat of the file failed: so SQLite takes a dead mount, too */
+        return rc == SQLITE_READONLY_DBMOVED ? CLIENT_GONE : CLIENT_WRONG;
     default:
         return CLIENT_WRONG;
     }
