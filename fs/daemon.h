@@ -173,7 +173,7 @@ struct bh_live_hooks notify_hooks(struct notify *n);
 /* The kernel holds bytes that were refused here (a write through a mapping): makes it forget them,
  * soon. Any thread. */
 void notify_refused(struct notify *n, struct bh_file *f, uint64_t offset, uint64_t len);
-/* The kernel is about to hold these bytes of the database. Before the reply. */
+/* The kernel is about to hold these bytes of the database. Before they are read or written. */
 void notify_held(struct notify *n, uint64_t offset, uint64_t len);
 uint64_t notify_total(struct notify *n);
 

@@ -283,18 +283,26 @@ struct read_task {
     uint64_t offset;
 };
 
+/* Before the bytes are read: a change by the daemon between the reading and the reply (the kernel
+ * reads ahead without a lock of its client's) must find them in the map, and its invalidation then
+ * waits for the reply. */
+static void note_held(struct daemon *d, struct bh_file *f, uint64_t offset, uint64_t size)
+{
+    if (f->kind == BH_FILE_DB)
+        notify_held(d->notify, offset, size);
+}
+
 static void read_and_reply(fuse_req_t req, struct bh_file *f, size_t size, uint64_t offset)
 {
     struct daemon *d = daemon_of(req);
     BH_FREE char *buf = malloc(size);
     size_t got;
+    note_held(d, f, offset, size);
     int rc = buf ? bh_file_read(f, buf, size, offset, &got) : ENOMEM;
     if (rc) {
         fuse_reply_err(req, rc);
         return;
     }
-    if (f->kind == BH_FILE_DB)
-        notify_held(d->notify, offset, size);
     fuse_reply_buf(req, buf, got);
 }
 
@@ -331,14 +339,13 @@ void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
         read_on_worker(req, n->file, size, (uint64_t)off);
         return;
     }
+    note_held(d, n->file, (uint64_t)off, size);
     /* What is in the page cache is answered here and now. */
     ssize_t got = preadv2(n->file->disk.fd, &iov, 1, off, d->memory ? 0 : RWF_NOWAIT);
     if (got < 0 || ((size_t)got < size && (uint64_t)off + (uint64_t)got < bh_file_size(n->file))) {
         read_on_worker(req, n->file, size, (uint64_t)off);
         return;
     }
-    if (n->file->kind == BH_FILE_DB)
-        notify_held(d->notify, (uint64_t)off, size);
     fuse_reply_buf(req, buf, (size_t)got);
 }
 
@@ -375,8 +382,7 @@ void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, 
         fuse_reply_err(req, EPERM);
         return;
     }
-    if (f->kind == BH_FILE_DB)
-        notify_held(d->notify, (uint64_t)off, size);
+    note_held(d, f, (uint64_t)off, size);
     int rc = bh_file_write(f, BH_DOOR_CLIENT, buf, size, (uint64_t)off);
     if (rc)
         fuse_reply_err(req, rc);
