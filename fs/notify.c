@@ -19,6 +19,8 @@ struct notify {
     uint64_t bytes; /* of held */
     bool all;       /* out of memory once: everything may be held */
     atomic_uint_fast64_t total;
+    uint64_t
+        told_size; /* of the database, as the kernel was made to know it last; with the mutex */
 };
 
 int notify_new(struct notify **out, struct daemon *d)
@@ -93,6 +95,29 @@ static void inval(struct notify *n, fuse_ino_t ino, off_t offset, off_t len)
         bh_log(BH_LOG_ERROR, "the kernel's cache could not be invalidated: %s", strerror(-rc));
 }
 
+/* The kernel drops the answer to a GETATTR if anything else changed its idea of the attributes
+ * meanwhile (a short read ahead does), but shows it to the caller all the same: SQLite then knows
+ * the new size, the kernel reads only up to the old one, and the missing pages pass for zeros.
+ * Storing the last byte sets the size beyond doubt. */
+static void tell_growth(struct notify *n, struct bh_file *f, fuse_ino_t ino)
+{
+    uint64_t size = bh_file_size(f);
+    char last;
+    pthread_mutex_lock(&n->mutex);
+    bool grew = size > n->told_size;
+    n->told_size = size;
+    pthread_mutex_unlock(&n->mutex);
+    if (!grew || bh_file_read(f, &last, 1, size - 1, NULL) != 0)
+        return;
+    struct fuse_bufvec buf = FUSE_BUFVEC_INIT(1);
+    buf.buf[0].mem = &last;
+    atomic_fetch_add(&n->total, 1);
+    int rc = fuse_lowlevel_notify_store(n->daemon->session, ino, (off_t)(size - 1), &buf, 0);
+    if (rc && rc != -ENOENT && rc != -ENODEV && rc != -EBADF && !n->daemon->closing)
+        bh_log(BH_LOG_ERROR, "the kernel could not be told the size of %s: %s", f->name,
+               strerror(-rc));
+}
+
 static void data_changed(void *arg, struct bh_file *f, uint64_t offset, uint64_t len)
 {
     struct notify *n = arg;
@@ -103,6 +128,7 @@ static void data_changed(void *arg, struct bh_file *f, uint64_t offset, uint64_t
         inval(n, ino, 0, 0);
         return;
     }
+    tell_growth(n, f, ino);
     uint64_t page = offset / PAGE, run_end;
     uint64_t end =
         len > UINT64_MAX - offset - PAGE ? UINT64_MAX / PAGE : (offset + len + PAGE - 1) / PAGE;
