@@ -86,12 +86,18 @@ static bool take_run(struct notify *n, uint64_t *page, uint64_t end, uint64_t *r
     return true;
 }
 
+/* A notification that failed for a reason that matters. ENOENT: the kernel forgot the inode
+ * meanwhile; ENODEV, EBADF: the mount is gone. */
+static bool is_failure(const struct notify *n, int rc)
+{
+    return rc && rc != -ENOENT && rc != -ENODEV && rc != -EBADF && !n->daemon->closing;
+}
+
 static void inval(struct notify *n, fuse_ino_t ino, off_t offset, off_t len)
 {
     atomic_fetch_add(&n->total, 1);
     int rc = fuse_lowlevel_notify_inval_inode(n->daemon->session, ino, offset, len);
-    /* ENOENT: the kernel forgot the inode meanwhile. ENODEV, EBADF: the mount is gone. */
-    if (rc && rc != -ENOENT && rc != -ENODEV && rc != -EBADF && !n->daemon->closing)
+    if (is_failure(n, rc))
         bh_log(BH_LOG_ERROR, "the kernel's cache could not be invalidated: %s", strerror(-rc));
 }
 
@@ -113,7 +119,7 @@ static void tell_growth(struct notify *n, struct bh_file *f, fuse_ino_t ino)
     buf.buf[0].mem = &last;
     atomic_fetch_add(&n->total, 1);
     int rc = fuse_lowlevel_notify_store(n->daemon->session, ino, (off_t)(size - 1), &buf, 0);
-    if (rc && rc != -ENOENT && rc != -ENODEV && rc != -EBADF && !n->daemon->closing)
+    if (is_failure(n, rc))
         bh_log(BH_LOG_ERROR, "the kernel could not be told the size of %s: %s", f->name,
                strerror(-rc));
 }
@@ -183,7 +189,7 @@ static void name_changed(void *arg, const char *name)
         return;
     atomic_fetch_add(&n->total, 1);
     int rc = fuse_lowlevel_notify_inval_entry(n->daemon->session, FUSE_ROOT_ID, name, strlen(name));
-    if (rc && rc != -ENOENT && rc != -ENODEV && rc != -EBADF && !n->daemon->closing)
+    if (is_failure(n, rc))
         bh_log(BH_LOG_ERROR, "the kernel's cache of the name %s could not be invalidated: %s", name,
                strerror(-rc));
     inval(n, FUSE_ROOT_ID, 0, 0); /* the cached listing */

@@ -408,8 +408,3 @@ uint64_t bh_sql_transactions(struct bh_sql *q)
 {
     return atomic_load(&q->transactions);
 }
-
-sqlite3 *bh_sql_connection(struct bh_sql *q)
-{
-    return q->db;
-}

@@ -45,8 +45,4 @@ int bh_sql_post(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *ar
 /* Transactions that were committed, for metrics. */
 uint64_t bh_sql_transactions(struct bh_sql *q);
 
-/* The connection, for callers that synchronise with the SQL thread themselves (see bh_connection).
- */
-sqlite3 *bh_sql_connection(struct bh_sql *q);
-
 #endif

@@ -46,7 +46,7 @@ struct bh_file {
     atomic_bool
         has_magic;      /* a journal that begins as one: there is a transaction to roll back from */
     atomic_bool inner;  /* made through the inner door, unknown to the mount so far */
-    atomic_bool synced; /* synced since the last bh_file_forget_synced */
+    atomic_bool synced; /* synced since the mount's last look, which clears it */
     atomic_uint refs;
     void *door; /* of the mount: its node for this file */
     struct bh_file *next;
