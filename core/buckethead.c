@@ -280,11 +280,31 @@ static void tear_down(struct bh *b)
     b->bucket = NULL;
 }
 
+/* Makes the bucket where that is wanted, and finds out what it can do. A store that does not answer
+ * now is no reason to fail: whether there is a state to go on with is bh_plain_load's business. */
+static int start_bucket(struct bh *b, const struct bh_call *call, struct bh_error *err)
+{
+    int rc = bh_bucket_open(&b->bucket, b->cfg, err);
+    if (rc || b->read_only)
+        return rc;
+    if (b->cfg->bucket.create)
+        rc = bh_bucket_make(b->bucket, call, err);
+    if (rc == 0)
+        rc = bh_bucket_learn(b->bucket, call, err);
+    if (rc == EACCES)
+        return bh_fail_prefix(err, rc, "the bucket cannot be written (mount with -o ro to read it)");
+    if (rc == ETIMEDOUT || rc == EIO || rc == EAGAIN) {
+        bh_log(BH_LOG_WARNING, "%s", err->text);
+        return 0;
+    }
+    return rc;
+}
+
 static int start_parts(struct bh *b, struct bh_error *err)
 {
     struct bh_call call = {.cancel = b->start_cancel};
     struct bh_load_report report = {0};
-    int rc = bh_bucket_open(&b->bucket, b->cfg, err);
+    int rc = start_bucket(b, &call, err);
     if (rc == 0)
         rc = bh_profile_open(&b->profile, b->cfg, err);
     if (rc == 0)
@@ -537,6 +557,11 @@ const char *bh_snapshot_key(struct bh *b)
 void bh_bucket_stats_of(struct bh *b, struct bh_bucket_stats *out)
 {
     bh_bucket_stats(b->bucket, out);
+}
+
+void bh_bucket_describe_of(struct bh *b, struct bh_strbuf *out)
+{
+    bh_bucket_describe(b->bucket, out);
 }
 
 struct bh_progress *bh_progress_of(struct bh *b)

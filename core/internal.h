@@ -19,6 +19,8 @@ struct bh_live *bh_live_of(struct bh *b); /* between start and stop */
 const struct bh_config *bh_config_of(struct bh *b);
 const char *bh_snapshot_key(struct bh *b); /* between start and stop */
 void bh_bucket_stats_of(struct bh *b, struct bh_bucket_stats *out);
+/* Lines about how the bucket is reached (bh_bucket_describe). */
+void bh_bucket_describe_of(struct bh *b, struct bh_strbuf *out);
 struct bh_progress *bh_progress_of(struct bh *b);
 uint64_t bh_rescues_of(struct bh *b);
 /* Flushes by outcome: unchanged, uploaded, debounced, failed. */

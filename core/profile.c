@@ -87,6 +87,11 @@ static void add_operations(struct bh_strbuf *out, const struct bh_bucket_stats *
                        i ? "," : "", bh_bucket_op_name((enum bh_bucket_op)i),
                        (unsigned long long)s->requests[i], (unsigned long long)s->errors[i],
                        (double)s->nanoseconds[i] / 1e9);
+    bh_strbuf_addf(out, "},\"errors\":{");
+    for (int i = 0; i < BH_BUCKET_ERROR_COUNT; i++)
+        bh_strbuf_addf(out, "%s\"%s\":%llu", i ? "," : "",
+                       bh_bucket_error_name((enum bh_bucket_error_kind)i),
+                       (unsigned long long)s->failures[i]);
     bh_strbuf_addf(out, "}");
 }
 

@@ -254,8 +254,10 @@ static int print_all(void)
 
 int command_status(int argc, char **argv)
 {
+    if (argc > 1 && !strcmp(argv[1], "--probe"))
+        return command_probe(argc - 1, argv + 1);
     if (argc > 2)
-        return usage_error("status [MOUNTPOINT]");
+        return usage_error("status [MOUNTPOINT], or: bhfs status --probe [BUCKET-URL]");
     return argc == 2 ? print_status(argv[1]) : print_all();
 }
 

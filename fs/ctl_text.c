@@ -21,7 +21,8 @@ static void text(struct facts *f, const char *name, const char *value)
         bh_strbuf_add_json(f->out, value);
     } else {
         bh_strbuf_addf(f->out, "%s: ", name);
-        for (const char *c = value; *c; c++) /* a line is a line, whatever a mount point is called */
+        for (const char *c = value; *c;
+             c++) /* a line is a line, whatever a mount point is called */
             bh_strbuf_add(f->out, *c == '\n' ? " " : c, 1);
         bh_strbuf_add(f->out, "\n", 1);
     }
@@ -59,6 +60,33 @@ static void last_flush(struct facts *f, const struct bh_info *info)
                                : "none yet");
 }
 
+/* What the bucket says about itself, "name: value" lines, as facts. */
+static void bucket_facts(struct facts *f, struct daemon *d)
+{
+    BH_STRBUF lines = {0};
+    struct bh_bucket_stats s;
+    char *save = NULL;
+    bh_bucket_describe_of(d->bh, &lines);
+    for (char *line = strtok_r(lines.data, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        char name[64], *value = strstr(line, ": ");
+        if (!value || value - line > 40)
+            continue;
+        snprintf(name, sizeof name, "bucket_%.*s", (int)(value - line), line);
+        text(f, name, value + 2);
+    }
+    bh_bucket_stats_of(d->bh, &s);
+    uint64_t requests = 0, errors = 0;
+    for (int i = 0; i < BH_OP_COUNT; i++) {
+        requests += s.requests[i];
+        errors += s.errors[i];
+    }
+    number(f, "bucket_requests", requests);
+    number(f, "bucket_errors", errors);
+    number(f, "bucket_retries", s.retries);
+    number(f, "bucket_bytes_up", s.bytes_up);
+    number(f, "bucket_bytes_down", s.bytes_down);
+}
+
 static void status(struct daemon *d, struct facts *f)
 {
     struct bh_info info;
@@ -88,6 +116,7 @@ static void status(struct daemon *d, struct facts *f)
     text(f, "last_error", info.last_error[0] ? info.last_error : "none");
     text(f, "recovered", info.recovered[0] ? info.recovered : "none");
     number(f, "clients", locks.clients);
+    bucket_facts(f, d);
 }
 
 void text_status(struct daemon *d, struct bh_strbuf *out)
@@ -158,6 +187,12 @@ static void bucket_metrics(struct daemon *d, struct bh_strbuf *out)
     metric(out, "bhfs_bucket_bytes_total", "counter", "Bytes of object bodies.");
     bh_strbuf_addf(out, "bhfs_bucket_bytes_total{direction=\"up\"} %" PRIu64 "\n", s.bytes_up);
     bh_strbuf_addf(out, "bhfs_bucket_bytes_total{direction=\"down\"} %" PRIu64 "\n", s.bytes_down);
+    metric(out, "bhfs_bucket_failures_total", "counter",
+           "Requests to the bucket that failed, by what went wrong.");
+    for (int i = 0; i < BH_BUCKET_ERROR_COUNT; i++)
+        bh_strbuf_addf(out, "bhfs_bucket_failures_total{kind=\"%s\"} %" PRIu64 "\n",
+                       bh_bucket_error_name((enum bh_bucket_error_kind)i), s.failures[i]);
+    counter(out, "bhfs_bucket_connects_total", "Connections opened to the bucket.", s.connects);
     counter(out, "bhfs_bucket_retries_total", "Requests that were repeated.", s.retries);
 }
 

@@ -195,6 +195,7 @@ int bhfs_main(int argc, char **argv, const struct bhfs_extension *ext);
 int command_umount(int argc, char **argv);
 int command_flush(int argc, char **argv);
 int command_status(int argc, char **argv);
+int command_probe(int argc, char **argv); /* probe.c */
 int command_import(int argc, char **argv);
 int command_export(int argc, char **argv);
 

@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
@@ -28,6 +29,7 @@ static const char usage[] =
     "       bhfs umount MOUNTPOINT                     last flush, unmount, wait for the end\n"
     "       bhfs flush MOUNTPOINT                      put everything committed into the bucket\n"
     "       bhfs status [MOUNTPOINT]                   how it is\n"
+    "       bhfs status --probe [BUCKET-URL]           what a bucket answers, can do and holds\n"
     "       bhfs import FILE MOUNTPOINT                replace the live database's content\n"
     "       bhfs export MOUNTPOINT FILE                a consistent copy of the live database\n"
     "\n"
@@ -132,6 +134,9 @@ static int load_config(struct daemon *d, const struct options *o, struct bh_conf
     int rc = bh_config_load(cfg, &req, err);
     if (rc)
         return rc;
+    if ((*cfg)->bucket.kind == BH_BUCKET_S3)
+        prctl(PR_SET_DUMPABLE,
+              0); /* no core file, and no look by another process, at credentials */
     d->display_url = bh_config_display_url(*cfg);
     return d->display_url ? 0 : bh_fail(err, ENOMEM, "out of memory");
 }

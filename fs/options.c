@@ -76,7 +76,7 @@ static int take_options(struct options *o, const char *list, struct bh_error *er
     }
 }
 
-int options_parse(struct options *o, int argc, char **argv, struct bh_error *err)
+static int parse_flags(struct options *o, int argc, char **argv, struct bh_error *err)
 {
     static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
                                           {"version", no_argument, NULL, 'V'},
@@ -118,8 +118,14 @@ int options_parse(struct options *o, int argc, char **argv, struct bh_error *err
         if (rc)
             return rc;
     }
-    if (o->help || o->version)
-        return 0;
+    return 0;
+}
+
+int options_parse(struct options *o, int argc, char **argv, struct bh_error *err)
+{
+    int rc = parse_flags(o, argc, argv, err);
+    if (rc || o->help || o->version)
+        return rc;
     int left = argc - optind;
     if (left < 1 || left > 2)
         return bh_fail(err, EINVAL,
@@ -127,6 +133,19 @@ int options_parse(struct options *o, int argc, char **argv, struct bh_error *err
                                 : "there are too many arguments; see bhfs --help");
     o->url = left == 2 ? argv[optind] : NULL;
     o->mountpoint = argv[argc - 1];
+    return 0;
+}
+
+int options_parse_bucket(struct options *o, int argc, char **argv, struct bh_error *err)
+{
+    int rc = parse_flags(o, argc, argv, err);
+    if (rc)
+        return rc;
+    if (argc - optind > 1)
+        return bh_fail(err, EINVAL,
+                       "there are too many arguments: one BUCKET-URL, or none for the "
+                       "configured one");
+    o->url = optind < argc ? argv[optind] : NULL;
     return 0;
 }
 

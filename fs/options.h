@@ -21,6 +21,8 @@ struct options {
 
 /* Points into argv where it can; freed with options_free. EINVAL with a sentence. */
 int options_parse(struct options *o, int argc, char **argv, struct bh_error *err);
+/* The same for what needs no mount point: [options] [BUCKET-URL]. */
+int options_parse_bucket(struct options *o, int argc, char **argv, struct bh_error *err);
 void options_free(struct options *o);
 
 #endif

@@ -4,15 +4,20 @@
 #   # time: SECONDS
 #   . "${BASH_SOURCE%/*}/../lib.sh"
 #
-# and is then in an empty directory $T of its own, with a bucket directory $BUCKET, a mount point $MNT and the name
+# and is then in an empty directory $T of its own, with a fresh bucket whose URL is $URL, a mount point $MNT and the name
 # of a state directory $STATE, nothing mounted yet; `mount_bh` mounts one on the other and sets $DAEMON, its pid.
-# $DB is $MNT/live.db, $CTL is $MNT/.ctl. Any command that fails ends the test (set -e). At the end, however it
-# comes, everything is unmounted and every process of the test has ended. A script runs by itself too:
+# $DB is $MNT/live.db, $CTL is $MNT/.ctl, $SNAP is the key of the newest snapshot in the bucket; what is in the bucket is
+# looked at with bucket_has and the like. The bucket is of the kind $ON (`# buckets:` in the head): file, the directory
+# $BUCKET; or ceph, swift: a bucket on that server. Any command that fails ends the test (set -e). At the end, however it
+# comes, everything is unmounted and every process of the test has ended. A script runs by itself too, with servers of its
+# own if it needs any:
 #   bash tests/integration/first-session.sh     (with BHFS_BUILD=DIR if the build is not in build-test/)
+#   BHFS_ON=ceph bash tests/integration/first-session.sh
 # shellcheck shell=bash
 set -Eeuo pipefail
 
 SRC=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+SCRIPT=$(realpath "${BASH_SOURCE[-1]}")
 BHFS_BUILD=${BHFS_BUILD:-$SRC/build-test}
 BHFS_SANITIZE=${BHFS_SANITIZE:-}
 BHFS_LONG=${BHFS_LONG:-}
@@ -26,10 +31,11 @@ if [ -z "${BHFS_TEST_DIR-}" ]; then
 fi
 export BHFS_TEST_DIR BHFS_BUILD
 T=$BHFS_TEST_DIR
-BUCKET=$T/bucket MNT=$T/mnt STATE=$T/state
+MNT=$T/mnt STATE=$T/state
 DB=$MNT/live.db CTL=$MNT/.ctl
-SNAP=$BUCKET/bucketsqlite/snap.db
-mkdir -p "$BUCKET" "$MNT" "$T/home"
+SNAP=bucketsqlite/snap.db
+ON=${BHFS_ON:-file}
+mkdir -p "$MNT" "$T/home"
 # No configuration of the machine, and no state in the user's home.
 export HOME=$T/home XDG_STATE_HOME=$T/home/.local/state XDG_CONFIG_HOME=$T/home/.config XDG_DATA_HOME=$T/home/.local/share
 export BUCKETHEAD_CONFIG=$T/buckethead.ini LC_ALL=C.UTF-8 TZ=UTC
@@ -38,6 +44,8 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH # the distribution's python3 and
 cd "$T"
 DAEMON=
 declare -A daemons=() # mount point -> pid of its daemon, for the clean-up
+buckets=()            # that were made on a server
+servers=()            # that were started for this script alone
 
 # --- verdicts --------------------------------------------------------------------------------------------------
 
@@ -130,20 +138,158 @@ gone() {
     [ "${state%% *}" = Z ]
 }
 
-# --- mounting --------------------------------------------------------------------------------------------------
+# --- servers ---------------------------------------------------------------------------------------------------
 
-# mount_bh [OPTION...]: mounts $BUCKET on $MNT with state in $STATE. Sets DAEMON.
-mount_bh() {
-    mount_at "$MNT" "$STATE" "$BUCKET" "$@"
+# use_server NAME: what follows is on this server: sets SERVER (its URL) and the credentials in the environment. Starts it
+# if tests/run did not.
+use_server() {
+    local variable=BHFS_${1^^}
+    if [ -z "${!variable-}" ]; then
+        servers+=("$1")
+        "$SRC/tests/servers/$1" start "$T/server-$1" >"$T/server-$1.line"
+        export "$variable=$(cat "$T/server-$1.line")"
+    fi
+    read -r SERVER AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY <<<"${!variable}"
+    export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY
 }
 
-# mount_at MOUNTPOINT STATE BUCKET-DIRECTORY [OPTION...]
+# s3 WORD...: the plain client of tests/servers, on the server in use.
+s3() {
+    BHFS_S3="$SERVER $AWS_ACCESS_KEY_ID $AWS_SECRET_ACCESS_KEY" python3 "$SRC/tests/servers/s3.py" "$@"
+}
+
+# s3_bucket [NAME]: makes a bucket there and prints its name: NAME, if given, and something that no other test has.
+s3_bucket() {
+    local name=${1:-test}-$$-$RANDOM$RANDOM
+    s3 mb "$name" && echo "$name"
+}
+
+# s3_url BUCKET [PREFIX]: how bhfs is told of it.
+s3_url() {
+    echo "s3://$1${2:+/$2}?endpoint=$SERVER&region=us-east-1"
+}
+
+# s3_curl BUCKET/KEY OPTION...: one request by curl, ten times as quick as s3; for keys of plain characters.
+s3_curl() {
+    local path=$1 user=${AWS_ACCESS_KEY_ID//:/%3A} secret=${AWS_SECRET_ACCESS_KEY//\//%2F}
+    shift
+    curl -sS --fail --noproxy '*' --max-time 300 --aws-sigv4 aws:amz:us-east-1:s3 -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' \
+        "$@" "${SERVER/:\/\//:\/\/$user:${secret//+/%2B}@}/$path"
+}
+
+# --- the bucket ------------------------------------------------------------------------------------------------
+# What somebody else, without bhfs, sees in the test's bucket and does to it.
+
+new_bucket() {
+    case "$ON" in
+    file)
+        BUCKET=$T/bucket URL=file://$T/bucket
+        mkdir -p "$BUCKET"
+        ;;
+    *)
+        use_server "$ON"
+        BUCKET=$(s3_bucket)
+        buckets+=("$BUCKET")
+        URL=$(s3_url "$BUCKET")
+        ;;
+    esac
+}
+
+# bucket_get KEY FILE: fails if there is no such object.
+bucket_get() {
+    case "$ON" in
+    file) cp "$BUCKET/$1" "$2" ;;
+    *) s3_curl "$BUCKET/$1" -o "$2" ;;
+    esac
+}
+
+# bucket_put FILE KEY
+bucket_put() {
+    case "$ON" in
+    file)
+        mkdir -p "$(dirname "$BUCKET/$2")"
+        cp "$1" "$T/put" && mv "$T/put" "$BUCKET/$2"
+        ;;
+    *) s3 put "$1" "$BUCKET/$2" ;;
+    esac
+}
+
+# bucket_copy KEY KEY
+bucket_copy() {
+    case "$ON" in
+    file) bucket_put "$BUCKET/$1" "$2" ;;
+    *) s3 copy "$BUCKET/$1" "$BUCKET/$2" ;;
+    esac
+}
+
+bucket_has() {
+    case "$ON" in
+    file) [ -f "$BUCKET/$1" ] ;;
+    *) s3_curl "$BUCKET/$1" -I -o /dev/null 2>/dev/null ;;
+    esac
+}
+
+# bucket_rm KEY...
+bucket_rm() {
+    case "$ON" in
+    file) (cd "$BUCKET" && rm -- "$@") ;;
+    *) s3 rm "${@/#/$BUCKET/}" ;;
+    esac
+}
+
+# bucket_ls [PREFIX]: the keys that begin so, a line each, in order.
+bucket_ls() {
+    case "$ON" in
+    file) (cd "$BUCKET" && find . -name .bhfs-meta -prune -o -type f -printf '%P\n') | awk -v p="${1-}" 'index($0, p) == 1' | sort ;;
+    *) s3 ls "$BUCKET/${1-}" | sort ;;
+    esac
+}
+
+# bucket_stamp KEY: another text after every upload (on a server only if a second has passed, or the content is another).
+bucket_stamp() {
+    case "$ON" in
+    file) stat -c '%i %s %y' "$BUCKET/$1" ;;
+    *) s3_curl "$BUCKET/$1" -I | tr -d '\r' | grep -iE '^(etag|last-modified|content-length):' ;;
+    esac
+}
+
+# bucket_empty: as if it were new. Nothing may be mounted.
+bucket_empty() {
+    case "$ON" in
+    file) rm -rf "$BUCKET" && mkdir "$BUCKET" ;;
+    *) s3 rb "$BUCKET" && s3 mb "$BUCKET" ;;
+    esac
+}
+
+# snap_file [KEY]: prints the name of a local copy of the newest snapshot, or of that object.
+snap_file() {
+    local key=${1:-$SNAP} file
+    file=$T/copies/${key//\//_}
+    mkdir -p "$T/copies"
+    rm -f "$file"*
+    bucket_get "$key" "$file" || file=$T/no-such-object/$key
+    echo "$file"
+}
+
+# snapshot_value SQL [KEY]: what the newest snapshot, or that one, says, read by SQLite as it lies in the bucket.
+snapshot_value() {
+    sqlite3 -batch -bail "file:$(snap_file "${2:-$SNAP}")?immutable=1" "$1"
+}
+
+# --- mounting --------------------------------------------------------------------------------------------------
+
+# mount_bh [OPTION...]: mounts $URL on $MNT with state in $STATE. Sets DAEMON.
+mount_bh() {
+    mount_at "$MNT" "$STATE" "$URL" "$@"
+}
+
+# mount_at MOUNTPOINT STATE URL [OPTION...]
 mount_at() {
-    local mnt=$1 state=$2 bucket=$3
+    local mnt=$1 state=$2 url=$3
     shift 3
     need_fuse
     mkdir -p "$mnt"
-    "$BHFS" -o live.dir="$state" -o log.file="$T/daemon.log" "$@" "file://$bucket" "$mnt" ||
+    "$BHFS" -o live.dir="$state" -o log.file="$T/daemon.log" "$@" "$url" "$mnt" ||
         fail_at_caller "the mount failed with status $?: $*"
     DAEMON=$(status_of pid "$mnt")
     daemons[$mnt]=$DAEMON
@@ -152,7 +298,7 @@ mount_at() {
 # mount_fails [OPTION...]: mount_bh must be refused with nothing mounted; the sentence is in $OUT.
 mount_fails() {
     need_fuse
-    must_fail timeout 60 "$BHFS" -o live.dir="$STATE" -o log.file="$T/daemon.log" "$@" "file://$BUCKET" "$MNT"
+    must_fail timeout 60 "$BHFS" -o live.dir="$STATE" -o log.file="$T/daemon.log" "$@" "$URL" "$MNT"
     [ -n "$OUT" ] || fail_at_caller "the mount was refused without a sentence"
     ! mounted "$MNT" || fail_at_caller "mounted all the same"
 }
@@ -236,18 +382,20 @@ sql() {
 
 # integrity [DATABASE]: must be ok.
 integrity() {
+    [ -e "${1:-$DB}" ] || fail_at_caller "there is no $1"
     assert_eq "$(sql 'PRAGMA integrity_check' "${1:-$DB}")" ok "integrity_check of ${1:-$DB}"
 }
 
 # digest [DATABASE]: SHA-256 of its logical content.
 digest() {
+    [ -e "${1:-$DB}" ] || fail_at_caller "there is no $1"
     sqlite3 -batch -bail "${1:-$DB}" .dump | sha256sum | cut -d' ' -f1
 }
 
 # --- the end ---------------------------------------------------------------------------------------------------
 
 clean_up() {
-    local status=$? mnt pid
+    local status=$? mnt pid name
     trap - EXIT ERR
     trap '' INT TERM
     set +e
@@ -265,6 +413,12 @@ clean_up() {
     for pid in $(jobs -p); do
         kill -TERM "$pid" 2>/dev/null
     done
+    for name in "${buckets[@]}"; do
+        [ ${#servers[@]} -gt 0 ] || s3 rb "$name" # a server of tests/run is others' too
+    done
+    for name in "${servers[@]}"; do
+        "$SRC/tests/servers/$name" stop "$T/server-$name"
+    done
     [ -z "$remove_t" ] || rm -rf --one-file-system "$T"
     exit "$status"
 }
@@ -272,3 +426,9 @@ trap clean_up EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
 trap 'echo "FAILED at ${BASH_SOURCE[0]##*/}:$LINENO: status $? from: $BASH_COMMAND" >&2' ERR
+
+# The servers that the script needs beside that of its bucket, and the bucket.
+for name in $(sed -n '1,/^[^#]/s/^# server: *//p' "$SCRIPT"); do
+    use_server "$name"
+done
+new_bucket

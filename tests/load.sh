@@ -65,11 +65,6 @@ sleep_ms() {
     sleep "$(printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000)))"
 }
 
-# snapshot_value SQL [OBJECT]: what the plain snapshot in the bucket says, read by SQLite as it lies there.
-snapshot_value() {
-    sqlite3 -batch -bail "file:${2:-$SNAP}?immutable=1" "$1"
-}
-
 # check_acks [DATABASE]: every transaction that was acknowledged to a client ($ACKS, written by counter -a) is in the
 # database, with the number it got; c.n is the number of log's rows, so no transaction is there by half.
 check_acks() {
@@ -167,7 +162,7 @@ check_after_storm() {
     check_acks
     here=$(sql 'SELECT n FROM c')
     assert_eq "$(door query 'SELECT n FROM c')" "$here" "round $1: the daemon's view of c.n (seed $SEED)"
-    [ -e "$SNAP" ] || return 0
+    bucket_has "$SNAP" || return 0
     assert_eq "$(snapshot_value 'PRAGMA integrity_check')" ok "round $1: the snapshot (seed $SEED)"
     there=$(snapshot_value 'SELECT n FROM c')
     assert_eq "$(snapshot_value 'SELECT count(*) FROM log')" "$there" "round $1: rows in the snapshot (seed $SEED)"
@@ -180,7 +175,7 @@ check_after_storm() {
 # check_at_last: an orderly end, then the machine is lost: everything is in the bucket.
 check_at_last() {
     umount_bh
-    cp "$SNAP" "$T/last.db"
+    bucket_get "$SNAP" "$T/last.db"
     check_acks "$T/last.db"
     drop_state
     mount_bh -o snapshot.interval=0

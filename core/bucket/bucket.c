@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bucket/bucket_util.h"
+#include "bucket/s3/s3.h"
 #include "config/config.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
@@ -18,6 +19,13 @@ const char *bh_bucket_op_name(enum bh_bucket_op op)
     static const char *const names[BH_OP_COUNT] = {"get",    "put",  "head",      "copy",
                                                    "delete", "list", "multipart", "other"};
     return (unsigned)op < BH_OP_COUNT ? names[op] : "unknown";
+}
+
+const char *bh_bucket_error_name(enum bh_bucket_error_kind kind)
+{
+    static const char *const names[BH_BUCKET_ERROR_COUNT] = {"timeout", "throttled", "broken",
+                                                             "refused", "cancelled", "other"};
+    return (unsigned)kind < BH_BUCKET_ERROR_COUNT ? names[kind] : "unknown";
 }
 
 /* --- metadata --- */
@@ -47,12 +55,13 @@ int bh_meta_set(struct bh_meta *m, const char *name, const char *value, struct b
         return bh_fail(err, EINVAL,
                        "the metadata value of %s is not printable ASCII of at most %d bytes", name,
                        BH_META_VALUE_MAX - 1);
-    size_t i = 0;
-    while (i < m->count && strcmp(m->items[i].name, name) != 0)
-        i++;
-    if (i == BH_META_ITEMS_MAX)
+    size_t i = 0, others = 0; /* than BH_META_PUT, which has room of its own */
+    bool is_id = strcmp(name, BH_META_PUT) == 0;
+    for (; i < m->count && strcmp(m->items[i].name, name) != 0; i++)
+        others += strcmp(m->items[i].name, BH_META_PUT) != 0;
+    if (i == m->count && !is_id && others >= BH_META_ITEMS_MAX - 1)
         return bh_fail(err, E2BIG, "the metadata has no room for %s: %d items are the limit", name,
-                       BH_META_ITEMS_MAX);
+                       BH_META_ITEMS_MAX - 1);
     strcpy(m->items[i].name, name);
     strcpy(m->items[i].value, value);
     if (i == m->count)
@@ -73,7 +82,7 @@ static int meta_check(const struct bh_meta *m, struct bh_error *err)
     struct bh_meta copy = {0};
     if (m && m->count > BH_META_ITEMS_MAX)
         return bh_fail(err, EINVAL, "the metadata has %zu items, %d are the limit", m->count,
-                       BH_META_ITEMS_MAX);
+                       BH_META_ITEMS_MAX - 1);
     for (size_t i = 0; m && i < m->count; i++) {
         int rc = bh_meta_set(&copy, m->items[i].name, m->items[i].value, err);
         if (rc)
@@ -221,11 +230,10 @@ int bh_bucket_head(struct bh_bucket *b, const char *key, struct bh_object_info *
 int bh_bucket_copy(struct bh_bucket *b, const char *from, const char *to, const char *from_if_match,
                    struct bh_object_info *info, const struct bh_call *call, struct bh_error *err)
 {
-    struct bh_object_info ignored;
     int rc = bh_key_check(from, err);
     if (!rc)
         rc = bh_key_check(to, err);
-    return rc ? rc : b->ops->copy(b, from, to, from_if_match, info ? info : &ignored, call, err);
+    return rc ? rc : b->ops->copy(b, from, to, from_if_match, info, call, err);
 }
 
 int bh_bucket_delete(struct bh_bucket *b, const char *key, const struct bh_call *call,
@@ -362,6 +370,21 @@ int bh_bucket_server_time(struct bh_bucket *b, int64_t *real_ms, const struct bh
     return b->ops->server_time(b, real_ms, call, err);
 }
 
+int bh_bucket_learn(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err)
+{
+    return b->ops->learn(b, call, err);
+}
+
+int bh_bucket_make(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err)
+{
+    return b->ops->make(b, call, err);
+}
+
+void bh_bucket_describe(struct bh_bucket *b, struct bh_strbuf *out)
+{
+    b->ops->describe(b, out);
+}
+
 void bh_bucket_stats(struct bh_bucket *b, struct bh_bucket_stats *out)
 {
     b->ops->stats(b, out);
@@ -381,11 +404,7 @@ static int open_backend(struct bh_bucket **out, const struct bh_config *cfg, str
     case BH_BUCKET_FILE:
         return bh_bucket_dir_open(out, cfg->bucket.path, err);
     case BH_BUCKET_S3:
-        return bh_fail(
-            err, ENOTSUP,
-            "the bucket %s is on an S3 server, and this build of bhfs has no S3 backend: "
-            "give a directory as file:///PATH",
-            cfg->bucket.name ? cfg->bucket.name : "");
+        return bh_bucket_s3_open(out, cfg, err);
     case BH_BUCKET_NONE:
         break;
     }
@@ -407,8 +426,11 @@ int bh_bucket_open(struct bh_bucket **out, const struct bh_config *cfg, struct b
         }
         b = faulty;
     }
-    unsigned attempts = cfg->bucket.attempts > 1000 ? 1000 : (unsigned)cfg->bucket.attempts;
-    rc = bh_bucket_retry_wrap(out, b, attempts, cfg->bucket.retry_base_ms, err);
+    struct bh_retry_options how = {
+        .attempts = cfg->bucket.attempts > 1000 ? 1000 : (unsigned)cfg->bucket.attempts,
+        .base_ms = cfg->bucket.retry_base_ms,
+        .time_ms = cfg->bucket.retry_time_ms};
+    rc = bh_bucket_retry_wrap(out, b, &how, err);
     if (rc)
         bh_bucket_close(b);
     return rc;

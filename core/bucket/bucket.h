@@ -33,9 +33,14 @@ struct bh_config;
 #define BH_KEY_MAX        1024
 #define BH_ETAG_MAX       128
 #define BH_UPLOAD_ID_MAX  512
-#define BH_META_ITEMS_MAX 8
+#define BH_META_ITEMS_MAX 9   /* 8 of a caller's, and BH_META_PUT */
 #define BH_META_NAME_MAX  64  /* with NUL; lower-case letters, digits and '-' (S3 folds the case) */
 #define BH_META_VALUE_MAX 256 /* with NUL; printable ASCII */
+
+/* The item that conditional puts and multipart uploads carry, beside the caller's: a random id by
+ * which they recognise their object if the answer is lost. It is a put's alone: a caller who passes on
+ * the metadata of another object need not remove it. */
+#define BH_META_PUT "bh-put"
 
 struct bh_meta {
     size_t count;
@@ -113,6 +118,8 @@ enum bh_bucket_caps {
     BH_CAP_IF_MATCH = 1 << 1,      /* conditional put on an ETag */
     BH_CAP_COPY_IF_MATCH = 1 << 2, /* copy and part copy honour the source's ETag */
     BH_CAP_PRESIGN = 1 << 3,
+    BH_CAP_MP_COND = 1 << 4,   /* mp_complete honours its condition; without: ENOTSUP for one */
+    BH_CAP_PART_COPY = 1 << 5, /* mp_part_copy */
 };
 
 /* Counters since opening; a layer passes the innermost backend's on and adds its own retries. */
@@ -129,13 +136,27 @@ enum bh_bucket_op {
 };
 const char *bh_bucket_op_name(enum bh_bucket_op op); /* "get", "put", ... */
 
+/* Failed requests by what went wrong. ENOENT, EEXIST and ESTALE are answers, not failures. */
+enum bh_bucket_error_kind {
+    BH_BUCKET_ERROR_TIMEOUT,   /* ETIMEDOUT: no connection, no answer, no progress */
+    BH_BUCKET_ERROR_THROTTLED, /* EAGAIN: the store asks to come back later */
+    BH_BUCKET_ERROR_BROKEN,    /* EIO: the store failed, or its answer was cut or damaged */
+    BH_BUCKET_ERROR_REFUSED,   /* EACCES */
+    BH_BUCKET_ERROR_CANCELLED, /* ECANCELED */
+    BH_BUCKET_ERROR_OTHER,
+    BH_BUCKET_ERROR_COUNT
+};
+const char *bh_bucket_error_name(enum bh_bucket_error_kind kind); /* "timeout", ... */
+
 struct bh_bucket_stats {
     uint64_t requests[BH_OP_COUNT];
     uint64_t errors[BH_OP_COUNT];
     uint64_t nanoseconds[BH_OP_COUNT];
     uint64_t bytes_up;
     uint64_t bytes_down;
+    uint64_t failures[BH_BUCKET_ERROR_COUNT];
     uint64_t retries;
+    uint64_t connects; /* connections opened; 0 where there are none */
 };
 
 /* The table. Everything but close may be called through the bh_bucket_* functions below only. */
@@ -181,6 +202,9 @@ struct bh_bucket_ops {
                    struct bh_error *err);
     int (*server_time)(struct bh_bucket *b, int64_t *real_ms, const struct bh_call *call,
                        struct bh_error *err);
+    int (*learn)(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err);
+    int (*make)(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err);
+    void (*describe)(struct bh_bucket *b, struct bh_strbuf *out);
     void (*stats)(struct bh_bucket *b, struct bh_bucket_stats *out);
 };
 
@@ -196,7 +220,17 @@ int bh_bucket_open(struct bh_bucket **out, const struct bh_config *cfg, struct b
 void bh_bucket_close(struct bh_bucket *b); /* NULL is fine; closes the layers below too */
 
 /* --- what callers use; each checks its arguments, then calls the table --- */
+/* A set of enum bh_bucket_caps: what is known of the store, or assumed of it before bh_bucket_learn
+ * succeeded. A condition that the store would ignore is refused with ENOTSUP in either case. */
 unsigned bh_bucket_caps(struct bh_bucket *b);
+/* Finds out what the store can do, by trying it on an object PREFIX.bhfs-probe/RANDOM that is
+ * deleted again; 0 at once where that is known. Fails as put does: EACCES with read-only credentials.
+ */
+int bh_bucket_learn(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err);
+/* Makes the bucket itself (not its objects); 0 if it is there and ours, EACCES if somebody else's. */
+int bh_bucket_make(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err);
+/* Appends lines "name: value\n" for people about where and how the store is reached; no secret. */
+void bh_bucket_describe(struct bh_bucket *b, struct bh_strbuf *out);
 
 /* length UINT64_MAX: to the end. A range beyond the end: EINVAL, except offset 0 of an empty
  * object. info may be NULL; it is filled before the first byte reaches the sink. */
@@ -215,7 +249,7 @@ int bh_bucket_put(struct bh_bucket *b, const char *key, const struct bh_source *
 int bh_bucket_head(struct bh_bucket *b, const char *key, struct bh_object_info *info,
                    const struct bh_call *call, struct bh_error *err);
 /* Server-side, with metadata. from_if_match (may be NULL) is honoured where caps say so, else
- * ENOTSUP. */
+ * ENOTSUP. info may be NULL, which may spare a request (the table's function gets the NULL). */
 int bh_bucket_copy(struct bh_bucket *b, const char *from, const char *to, const char *from_if_match,
                    struct bh_object_info *info, const struct bh_call *call, struct bh_error *err);
 /* Deleting what is not there is success. */
@@ -263,11 +297,27 @@ int bh_bucket_dir_open(struct bh_bucket **out, const char *path, struct bh_error
 /* Injects what rules say; see fault.c's head for the rule language. Takes inner over on success. */
 int bh_bucket_fault_wrap(struct bh_bucket **out, struct bh_bucket *inner, const char *rules,
                          uint64_t seed, struct bh_error *err);
+struct bh_retry_options {
+    unsigned attempts; /* of one request, in all; 0 is 1 */
+    int64_t base_ms;   /* of the exponential back-off: the first pause is at most so long */
+    int64_t time_ms;   /* 0: no limit, or: see below */
+    unsigned budget;   /* repetitions that all calls together have in store; 0: enough */
+};
 /* Repeats what is safe to repeat after EAGAIN, EIO and ETIMEDOUT, up to `attempts` times in all,
- * with exponential back-off from base_ms and full jitter. Never repeats a conditional put or a
- * completion: the caller looks. A get goes on where the sink stopped if the object's ETag is still
- * the same. Takes inner over on success. */
-int bh_bucket_retry_wrap(struct bh_bucket **out, struct bh_bucket *inner, unsigned attempts,
-                         int64_t base_ms, struct bh_error *err);
+ * with exponential back-off from base_ms and full jitter. All attempts together take at most
+ * time_ms; where bodies move (get, put, part, copy, pages of a list) an attempt that goes on is never
+ * cut by it: there it begins with the first failure, and anew after progress. All calls share a
+ * budget of repetitions that successes (and time) fill again: with the store down many calls at once
+ * fail soon instead of multiplying the load; one call alone never meets it.
+ *
+ * A get goes on where the sink stopped if the object's ETag is still the same. A completion is never
+ * repeated: the caller looks. A conditional put gets the metadata item BH_META_PUT, a random id; after
+ * EAGAIN, EIO or ETIMEDOUT the object is looked at. If it has the id, the put succeeded (info is
+ * head's); if it is as the condition wants it, the put is repeated; if another writer's object is
+ * there, or looking fails, the outcome stays ambiguous.
+ *
+ * Takes inner over on success. */
+int bh_bucket_retry_wrap(struct bh_bucket **out, struct bh_bucket *inner,
+                         const struct bh_retry_options *how, struct bh_error *err);
 
 #endif

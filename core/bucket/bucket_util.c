@@ -1,6 +1,7 @@
 #include "bucket/bucket_util.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -8,12 +9,32 @@
 
 #include "util/clock.h"
 
+static enum bh_bucket_error_kind kind_of(int rc)
+{
+    switch (rc) {
+    case ETIMEDOUT:
+        return BH_BUCKET_ERROR_TIMEOUT;
+    case EAGAIN:
+        return BH_BUCKET_ERROR_THROTTLED;
+    case EIO:
+        return BH_BUCKET_ERROR_BROKEN;
+    case EACCES:
+        return BH_BUCKET_ERROR_REFUSED;
+    case ECANCELED:
+        return BH_BUCKET_ERROR_CANCELLED;
+    default:
+        return BH_BUCKET_ERROR_OTHER;
+    }
+}
+
 int bh_counters_note(struct bh_counters *c, enum bh_bucket_op op, int64_t start_ns, int rc)
 {
     atomic_fetch_add(&c->requests[op], 1);
     atomic_fetch_add(&c->nanoseconds[op], (uint64_t)(bh_mono_ns() - start_ns));
-    if (rc && rc != ENOENT && rc != EEXIST && rc != ESTALE)
+    if (rc && rc != ENOENT && rc != EEXIST && rc != ESTALE) {
         atomic_fetch_add(&c->errors[op], 1);
+        atomic_fetch_add(&c->failures[kind_of(rc)], 1);
+    }
     return rc;
 }
 
@@ -25,6 +46,8 @@ void bh_counters_read(struct bh_counters *c, struct bh_bucket_stats *out)
         out->errors[i] = atomic_load(&c->errors[i]);
         out->nanoseconds[i] = atomic_load(&c->nanoseconds[i]);
     }
+    for (int i = 0; i < BH_BUCKET_ERROR_COUNT; i++)
+        out->failures[i] = atomic_load(&c->failures[i]);
     out->bytes_up = atomic_load(&c->bytes_up);
     out->bytes_down = atomic_load(&c->bytes_down);
 }
@@ -103,4 +126,12 @@ void bh_random_bytes(void *buf, size_t len)
         else if (errno != EINTR)
             abort(); /* a kernel without getrandom is none that bhfs runs on */
     }
+}
+
+void bh_put_id(char id[BH_PUT_ID_SIZE])
+{
+    unsigned char random[(BH_PUT_ID_SIZE - 1) / 2];
+    bh_random_bytes(random, sizeof random);
+    for (size_t i = 0; i < sizeof random; i++)
+        snprintf(id + 2 * i, 3, "%02x", random[i]);
 }

@@ -11,6 +11,7 @@ struct bh_counters {
     atomic_uint_fast64_t requests[BH_OP_COUNT];
     atomic_uint_fast64_t errors[BH_OP_COUNT];
     atomic_uint_fast64_t nanoseconds[BH_OP_COUNT];
+    atomic_uint_fast64_t failures[BH_BUCKET_ERROR_COUNT];
     atomic_uint_fast64_t bytes_up;
     atomic_uint_fast64_t bytes_down;
 };
@@ -34,5 +35,9 @@ int bh_call_sleep(const struct bh_call *call, int64_t ms, const char *what, stru
 
 /* Fills buf from the kernel's generator; never fails. */
 void bh_random_bytes(void *buf, size_t len);
+
+/* A fresh value for BH_META_PUT. */
+#define BH_PUT_ID_SIZE 33
+void bh_put_id(char id[BH_PUT_ID_SIZE]);
 
 #endif

@@ -167,7 +167,8 @@ static int dir_delete_many(struct bh_bucket *b, const char *const *keys, size_t 
 
 static unsigned dir_caps(struct bh_bucket *b)
 {
-    return BH_CAP_IF_NONE_MATCH | BH_CAP_IF_MATCH | BH_CAP_COPY_IF_MATCH;
+    return BH_CAP_IF_NONE_MATCH | BH_CAP_IF_MATCH | BH_CAP_COPY_IF_MATCH | BH_CAP_MP_COND |
+           BH_CAP_PART_COPY;
 }
 
 static int dir_presign(struct bh_bucket *b, const char *key, int64_t seconds, struct bh_strbuf *url,
@@ -184,6 +185,21 @@ static int dir_server_time(struct bh_bucket *b, int64_t *real_ms, const struct b
     int64_t start = bh_mono_ns();
     *real_ms = bh_real_ms();
     return bh_counters_note(&d->counters, BH_OP_OTHER, start, 0);
+}
+
+static int dir_learn(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err)
+{
+    return 0; /* a directory can what dir_caps says */
+}
+
+static int dir_make(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err)
+{
+    return 0; /* it was there when it was opened */
+}
+
+static void dir_describe(struct bh_bucket *b, struct bh_strbuf *out)
+{
+    bh_strbuf_addf(out, "directory: %s\n", bh_dir_of(b)->path);
 }
 
 static void dir_stats(struct bh_bucket *b, struct bh_bucket_stats *out)
@@ -219,6 +235,9 @@ static const struct bh_bucket_ops dir_ops = {
     .mp_list = bh_dir_mp_list,
     .presign = dir_presign,
     .server_time = dir_server_time,
+    .learn = dir_learn,
+    .make = dir_make,
+    .describe = dir_describe,
     .stats = dir_stats,
 };
 

@@ -335,7 +335,7 @@ int bh_dir_copy(struct bh_bucket *b, const char *from, const char *to, const cha
 {
     struct bh_dir *d = bh_dir_of(b);
     int64_t start = bh_mono_ns();
-    struct bh_object_info source;
+    struct bh_object_info source, ignored;
     BH_DIR_OBJECT o = {.fd = -1};
     BH_DIR_TEMP t = {.fd = -1};
     int rc = bh_call_check(call, "the copy", err);
@@ -348,6 +348,6 @@ int bh_dir_copy(struct bh_bucket *b, const char *from, const char *to, const cha
     if (!rc)
         rc = bh_dir_source_unchanged(&o, from, err);
     if (!rc)
-        rc = bh_dir_commit(d, to, &t, &source.meta, NULL, info, call, err);
+        rc = bh_dir_commit(d, to, &t, &source.meta, NULL, info ? info : &ignored, call, err);
     return bh_counters_note(&d->counters, BH_OP_COPY, start, rc);
 }

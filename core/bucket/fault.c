@@ -334,6 +334,23 @@ static int fault_server_time(struct bh_bucket *b, int64_t *real_ms, const struct
            inner->ops->server_time(inner, real_ms, call, err));
 }
 
+/* No fault: it asks nothing where the answers are known. */
+static int fault_learn(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err)
+{
+    return bh_bucket_learn(fault_of(b)->inner, call, err);
+}
+
+static int fault_make(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err)
+{
+    FAULTY(b, BH_OP_OTHER, "the bucket", call, err, inner->ops->make(inner, call, err));
+}
+
+static void fault_describe(struct bh_bucket *b, struct bh_strbuf *out)
+{
+    bh_bucket_describe(fault_of(b)->inner, out);
+    bh_strbuf_addf(out, "testing: faults are injected (bucket.fault)\n");
+}
+
 static unsigned fault_caps(struct bh_bucket *b)
 {
     return bh_bucket_caps(fault_of(b)->inner);
@@ -377,6 +394,9 @@ static const struct bh_bucket_ops fault_ops = {
     .mp_list = fault_mp_list,
     .presign = fault_presign,
     .server_time = fault_server_time,
+    .learn = fault_learn,
+    .make = fault_make,
+    .describe = fault_describe,
     .stats = fault_stats,
 };
 

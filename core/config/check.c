@@ -63,6 +63,21 @@ int bh_check_prefix(char *value, struct bh_error *why)
     return 0;
 }
 
+/* A name, an IPv4 address, or an IPv6 address in brackets. */
+static bool is_host(const char *text, const char *end)
+{
+    size_t len = (size_t)(end - text);
+    if (len && *text == '[')
+        return len > 2 && end[-1] == ']' && strspn(text + 1, "0123456789abcdefABCDEF:.") == len - 2;
+    return len && strspn(text, LETTERS DIGITS "._-") >= len;
+}
+
+static bool is_port(const char *text, const char *end)
+{
+    size_t digits = strspn(text, DIGITS);
+    return digits && digits <= 5 && text + digits == end && strtoul(text, NULL, 10) - 1 < 65535;
+}
+
 /* Scheme and host in lower case, without the scheme's own port and closing slashes, so that the
  * same endpoint is always written the same way. */
 int bh_check_endpoint(char *value, struct bh_error *why)
@@ -85,22 +100,32 @@ int bh_check_endpoint(char *value, struct bh_error *why)
     char *port = memrchr(host, ':', (size_t)(path - host));
     if (port && memchr(port, ']', (size_t)(path - port))) /* a colon of [::1] */
         port = NULL;
-    size_t digits = port ? strspn(port + 1, DIGITS) : 0;
-    if (port && (digits == 0 || digits > 5 || port + 1 + digits != path ||
-                 strtoul(port + 1, NULL, 10) - 1 >= 65535))
+    if (port && !is_port(port + 1, path))
         return bh_fail(why, EINVAL, "the port of an endpoint is a number from 1 to 65535");
     if ((port ? port : path) == host)
         return bh_fail(why, EINVAL, "the host is missing; an endpoint is http(s)://HOST[:PORT]");
+    if (!is_host(host, port ? port : path))
+        return bh_fail(why, EINVAL,
+                       "the host of an endpoint is a name, an IPv4 address, or an IPv6 address in "
+                       "brackets");
     if (port && strtoul(port + 1, NULL, 10) == (secure ? 443 : 80))
         memmove(port, path, len + 1);
     return 0;
 }
 
+/* An account whose bucket is bound to a jurisdiction has the jurisdiction behind a dot, as in the
+ * host of its endpoint. */
 int bh_check_account(char *value, struct bh_error *why)
 {
-    if (strlen(value) > 63 || !only(value, LETTERS DIGITS "-"))
+    static const char *const jurisdictions[] = {".eu", ".fedramp"};
+    size_t len = strcspn(value, ".");
+    bool known = !value[len];
+    for (size_t i = 0; i < sizeof jurisdictions / sizeof jurisdictions[0]; i++)
+        known |= strcasecmp(value + len, jurisdictions[i]) == 0;
+    if (len == 0 || len > 63 || strspn(value, LETTERS DIGITS "-") != len || !known)
         return bh_fail(why, EINVAL,
-                       "not an account id: at most 63 letters, digits and '-' are one");
+                       "not an account id: at most 63 letters, digits and '-' are one, and .eu or "
+                       ".fedramp behind it for a bucket of that jurisdiction");
     return 0;
 }
 
@@ -109,6 +134,42 @@ int bh_check_word(char *value, struct bh_error *why)
     for (const char *p = value; *p; p++)
         if (*p <= ' ' || *p > '~')
             return bh_fail(why, EINVAL, "it holds a space or a byte that is not ASCII");
+    return 0;
+}
+
+/* The scheme in lower case, no closing slash. The reasons show nothing of the value, which may hold
+ * a password. */
+int bh_check_proxy(char *value, struct bh_error *why)
+{
+    static const char *const schemes[] = {"http://", "https://", "socks5://", "socks5h://"};
+    size_t len = strlen(value), skip = 0;
+    if (strcasecmp(value, "none") == 0) {
+        memcpy(value, "none", 4);
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof schemes / sizeof schemes[0]; i++)
+        if (strncasecmp(value, schemes[i], strlen(schemes[i])) == 0)
+            skip = strlen(schemes[i]);
+    if (!skip)
+        return bh_fail(why, EINVAL,
+                       "a proxy is http://HOST:PORT, https://HOST:PORT, socks5://HOST:PORT or "
+                       "none, with USER:PASSWORD@ before the host if need be");
+    for (size_t i = 0; i < skip; i++)
+        value[i] = (char)tolower((unsigned char)value[i]);
+    if (value[len - 1] == '/' && len - 1 > skip)
+        value[--len] = '\0';
+    char *host = value + skip, *at = strrchr(host, '@');
+    for (const char *p = host; p < (at ? at : host); p++)
+        if (*p <= ' ' || *p > '~' || strchr("/?#@", *p))
+            return bh_fail(why, EINVAL,
+                           "in the user and password of a proxy / ? # @, spaces and what is not "
+                           "ASCII are written as %%XX");
+    host = at ? at + 1 : host;
+    char *port = strrchr(host, ':');
+    if (!port || !is_host(host, port) || !is_port(port + 1, value + len))
+        return bh_fail(why, EINVAL,
+                       "behind the scheme of a proxy stands HOST:PORT and nothing else, the port "
+                       "a number from 1 to 65535");
     return 0;
 }
 

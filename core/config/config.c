@@ -19,11 +19,17 @@ static const struct bh_key *key_of(const char *name)
     return key;
 }
 
+static const struct bh_config_origin *origin_of(const struct bh_config *cfg, const char *name)
+{
+    return bh_key_origin(cfg, key_of(name));
+}
+
 /* Whether this layer gave the key something. */
 static bool given(struct bh_config *cfg, const char *name, unsigned layer)
 {
     const struct bh_key *key = key_of(name);
-    return bh_key_origin(cfg, key)->layer == layer && **bh_key_string(cfg, key);
+    return origin_of(cfg, name)->layer == layer &&
+           (key->type != BH_KEY_STRING || **bh_key_string(cfg, key));
 }
 
 static int from_url(struct bh_config *cfg, const char *name, const char *value, unsigned layer,
@@ -31,14 +37,29 @@ static int from_url(struct bh_config *cfg, const char *name, const char *value, 
 {
     if (given(cfg, name, layer))
         return bh_fail(err, EINVAL, "%s: bucket.%s is also said by bucket.url (%s); keep one",
-                       bh_key_origin(cfg, key_of(name))->text, name,
-                       bh_key_origin(cfg, key_of("url"))->text);
-    const struct bh_source src = {bh_key_origin(cfg, key_of("url"))->text, layer};
+                       origin_of(cfg, name)->text, name, origin_of(cfg, "url")->text);
+    const struct bh_key_source src = {origin_of(cfg, "url")->text, layer};
     return bh_key_set(cfg, key_of(name), value, &src, err);
 }
 
+/* An account of Cloudflare has an endpoint and a region of its own: those of weaker layers go. */
+static int apply_parameters(struct bh_config *cfg, const struct bh_url *url, unsigned layer,
+                            struct bh_error *err)
+{
+    int rc = 0;
+    for (size_t i = 0; !rc && i < BH_URL_PARAMETERS; i++) {
+        const char *key = bh_url_parameters[i].key;
+        bool derived = url->account && (i == BH_URL_ENDPOINT || i == BH_URL_REGION);
+        if (url->parameters[i])
+            rc = from_url(cfg, key, url->parameters[i], layer, err);
+        else if (derived && !given(cfg, key, layer))
+            rc = bh_key_reset(cfg, key_of(key), err);
+    }
+    return rc;
+}
+
 /* A URL names the whole place: bucket and prefix of weaker layers do not mix with it. What it
- * leaves open (endpoint, region) stays, or comes from keys beside it in its own layer. */
+ * leaves open (its parameters) stays, or comes from keys beside it in its own layer. */
 static int apply_url(struct bh_config *cfg, unsigned layer, struct bh_error *err)
 {
     struct bh_url url = {0};
@@ -49,19 +70,49 @@ static int apply_url(struct bh_config *cfg, unsigned layer, struct bh_error *err
         rc = from_url(cfg, "prefix", url.prefix ? url.prefix : "", layer, err);
     if (!rc && url.account)
         rc = from_url(cfg, "account_id", url.account, layer, err);
-    if (!rc && url.endpoint)
-        rc = from_url(cfg, "endpoint_url", url.endpoint, layer, err);
-    else if (!rc && url.account && !given(cfg, "endpoint_url", layer))
-        rc = bh_key_reset(cfg, key_of("endpoint_url"), err);
-    if (!rc && url.region)
-        rc = from_url(cfg, "region", url.region, layer, err);
-    else if (!rc && url.account && !given(cfg, "region", layer))
-        rc = bh_key_reset(cfg, key_of("region"), err);
+    if (!rc)
+        rc = apply_parameters(cfg, &url, layer, err);
     if (!rc) {
         free(cfg->bucket.path);
         cfg->bucket.path = bh_take_ptr(url.path);
     }
     bh_url_free(&url);
+    return rc;
+}
+
+/* Several -o say one thing together. */
+static unsigned group(unsigned layer)
+{
+    return layer < BH_LAYER_OPTION ? layer : BH_LAYER_OPTION;
+}
+
+static const char *const key_parts[] = {"access_key_id", "secret_access_key", "session_token"};
+#define KEY_PARTS (sizeof key_parts / sizeof key_parts[0])
+
+/* Takes away what weaker layers than this one said of the key. */
+static int forget_key(struct bh_config *cfg, unsigned layer, struct bh_error *err)
+{
+    int rc = 0;
+    for (size_t i = 0; !rc && i < KEY_PARTS; i++)
+        if (group(origin_of(cfg, key_parts[i])->layer) < group(layer))
+            rc = bh_key_reset(cfg, key_of(key_parts[i]), err);
+    return rc;
+}
+
+/* Key, secret and token make sense together only: if a layer names a key, be it empty, all that
+ * weaker layers said goes. A secret or token alone joins the key that our own file or environment
+ * named, never one that was left in AWS_*. */
+static int end_key(struct bh_config *cfg, unsigned layer, struct bh_error *err)
+{
+    bool named = origin_of(cfg, key_parts[0])->layer == layer, said = named;
+    for (size_t i = 1; i < KEY_PARTS; i++)
+        said |= origin_of(cfg, key_parts[i])->layer == layer;
+    unsigned least = named || layer < BH_LAYER_FILE ? layer : BH_LAYER_FILE;
+    int rc = said ? forget_key(cfg, least, err) : 0;
+    /* what other programs may have left is no mistake of this one's user */
+    if (!rc && layer == BH_LAYER_AWS && !*cfg->bucket.access_key_id &&
+        !*cfg->bucket.secret_access_key)
+        rc = bh_key_reset(cfg, key_of("session_token"), err);
     return rc;
 }
 
@@ -72,10 +123,7 @@ static int end_layer(struct bh_config *cfg, unsigned layer, struct bh_error *err
         rc = apply_url(cfg, layer, err);
     else if (given(cfg, "name", layer)) /* over the URL of a weaker layer */
         rc = bh_key_reset(cfg, key_of("url"), err);
-    /* a token belongs to its key: one of a weaker layer would spoil every signature */
-    if (!rc && given(cfg, "access_key_id", layer) && !given(cfg, "session_token", layer))
-        rc = bh_key_reset(cfg, key_of("session_token"), err);
-    return rc;
+    return rc ? rc : end_key(cfg, layer, err);
 }
 
 /* The user's file into *path. Tells whether there can be one. */
@@ -122,7 +170,7 @@ static int load_file(struct bh_config *cfg, const struct bh_config_request *req,
 static int apply_override(struct bh_config *cfg, const char *text, unsigned layer,
                           struct bh_error *err)
 {
-    const struct bh_source src = {"-o", layer};
+    const struct bh_key_source src = {"-o", layer};
     const char *equals = strchr(text, '=');
     const char *dot = strchr(text, '.');
     if (!equals || !dot || dot > equals)
@@ -154,21 +202,21 @@ static int load_layers(struct bh_config *cfg, const struct bh_config_request *re
     int rc = 0;
     for (size_t i = 0; !rc && i < bh_key_count; i++)
         rc = bh_key_reset(cfg, &bh_keys[i], err);
+    if (!rc && req->use_environment)
+        rc = bh_config_from_aws(cfg, err);
+    if (!rc)
+        rc = end_layer(cfg, BH_LAYER_AWS, err);
     if (!rc)
         rc = load_file(cfg, req, err);
     if (!rc)
         rc = end_layer(cfg, BH_LAYER_FILE, err);
     if (!rc && req->use_environment) {
-        rc = bh_config_from_aws(cfg, err);
-        if (!rc)
-            rc = end_layer(cfg, BH_LAYER_AWS, err);
-        if (!rc)
-            rc = bh_config_from_environment(cfg, err);
+        rc = bh_config_from_environment(cfg, err);
         if (!rc)
             rc = end_layer(cfg, BH_LAYER_ENV, err);
     }
     if (!rc && req->url) {
-        const struct bh_source src = {"command line", BH_LAYER_URL};
+        const struct bh_key_source src = {"command line", BH_LAYER_URL};
         rc = bh_key_assign(cfg, key_of("url"), false, req->url, &src, err);
         if (!rc)
             rc = end_layer(cfg, BH_LAYER_URL, err);
@@ -178,34 +226,87 @@ static int load_layers(struct bh_config *cfg, const struct bh_config_request *re
     return rc;
 }
 
-/* Cloudflare's endpoint and region, where nobody gave others. */
+/* Cloudflare's endpoint and region, where nobody gave others for this program. */
 static int derive_account(struct bh_config *cfg, struct bh_error *err)
 {
     BH_STRBUF endpoint = {0};
-    const struct bh_config_origin *account = bh_key_origin(cfg, key_of("account_id"));
+    const struct bh_config_origin *account = origin_of(cfg, "account_id");
     if (!*cfg->bucket.account_id)
         return 0;
-    const struct bh_source src = {account->text, account->layer};
+    const struct bh_key_source src = {account->text, account->layer};
     bh_strbuf_addf(&endpoint, "https://%s.r2.cloudflarestorage.com", cfg->bucket.account_id);
     if (endpoint.failed)
         return bh_fail(err, ENOMEM, "out of memory while reading the configuration");
     int rc = 0;
-    if (!*cfg->bucket.endpoint_url)
+    if (!*cfg->bucket.endpoint_url || origin_of(cfg, "endpoint_url")->layer == BH_LAYER_AWS)
         rc = bh_key_set(cfg, key_of("endpoint_url"), endpoint.data, &src, err);
-    if (!rc && bh_key_origin(cfg, key_of("region"))->layer == BH_LAYER_DEFAULT)
+    if (!rc && origin_of(cfg, "region")->layer <= BH_LAYER_AWS)
         rc = bh_key_set(cfg, key_of("region"), "auto", &src, err);
     return rc;
+}
+
+static const char *where(const struct bh_config *cfg, const char *name)
+{
+    const char *text = origin_of(cfg, name)->text;
+    return text ? text : "default";
+}
+
+/* Another way to identify oneself is meant instead of a weaker layer's key. AWS_PROFILE is not:
+ * with AWS's tools, too, a key stands over it. */
+static int choose_credentials(struct bh_config *cfg, struct bh_error *err)
+{
+    int rc = 0;
+    unsigned profile = *cfg->bucket.profile ? origin_of(cfg, "profile")->layer : BH_LAYER_DEFAULT;
+    cfg->bucket.profile_chosen = profile > BH_LAYER_AWS;
+    if (cfg->bucket.profile_chosen)
+        rc = forget_key(cfg, profile, err);
+    if (!rc && cfg->bucket.credentials == BH_CREDENTIALS_ANONYMOUS)
+        rc = forget_key(cfg, origin_of(cfg, "credentials")->layer, err);
+    return rc;
+}
+
+static int check_anonymous(struct bh_config *cfg, struct bh_error *err)
+{
+    const char *other = NULL;
+    for (size_t i = 0; !other && i < KEY_PARTS; i++)
+        if (**bh_key_string(cfg, key_of(key_parts[i])))
+            other = key_parts[i];
+    /* beside a profile of the same layer or a weaker one it is the profile's region that is meant
+     */
+    if (!other && *cfg->bucket.profile &&
+        group(origin_of(cfg, "profile")->layer) > group(origin_of(cfg, "credentials")->layer))
+        other = "profile";
+    if (!other)
+        return 0;
+    return bh_fail(err, EINVAL,
+                   "bucket.%s is set (%s) but bucket.credentials is anonymous (%s): anonymous "
+                   "requests are not signed; keep one of the two",
+                   other, where(cfg, other), where(cfg, "credentials"));
 }
 
 static int check_credentials(struct bh_config *cfg, struct bh_error *err)
 {
     bool id = *cfg->bucket.access_key_id, secret = *cfg->bucket.secret_access_key;
-    if (id == secret)
+    bool token = *cfg->bucket.session_token;
+    if (cfg->bucket.credentials == BH_CREDENTIALS_ANONYMOUS)
+        return check_anonymous(cfg, err);
+    if (id == secret && (id || !token))
         return 0;
-    const char *have = id ? "access_key_id" : "secret_access_key";
-    return bh_fail(err, EINVAL, "bucket.%s is set (%s) but bucket.%s is not: give both or neither",
-                   have, bh_key_origin(cfg, key_of(have))->text,
-                   id ? "secret_access_key" : "access_key_id");
+    const char *have = id ? "access_key_id" : secret ? "secret_access_key" : "session_token";
+    return bh_fail(err, EINVAL,
+                   "bucket.%s is set (%s) but bucket.%s is not set there: both are taken from one "
+                   "source; give both there or neither",
+                   have, where(cfg, have), id ? "secret_access_key" : "access_key_id");
+}
+
+static int check_encryption(struct bh_config *cfg, struct bh_error *err)
+{
+    if (!*cfg->bucket.sse_kms_key_id || cfg->bucket.sse == BH_SSE_KMS)
+        return 0;
+    return bh_fail(err, EINVAL,
+                   "bucket.sse_kms_key_id is set (%s) but bucket.sse (%s) is not aws:kms: set it "
+                   "so, or remove sse_kms_key_id",
+                   where(cfg, "sse_kms_key_id"), where(cfg, "sse"));
 }
 
 static int finish(struct bh_config *cfg, const struct bh_config_request *req, struct bh_error *err)
@@ -213,6 +314,8 @@ static int finish(struct bh_config *cfg, const struct bh_config_request *req, st
     enum { OBJECT_KEY_MAX = 1024, SUFFIX = sizeof ".prev" - 1 };
     BH_STRBUF user = {0};
     int rc = derive_account(cfg, err);
+    if (!rc)
+        rc = choose_credentials(cfg, err);
     if (rc)
         return rc;
     if (*cfg->bucket.url && cfg->bucket.path)
@@ -231,7 +334,8 @@ static int finish(struct bh_config *cfg, const struct bh_config_request *req, st
                        cfg->file          ? cfg->file
                        : user_file(&user) ? user.data
                                           : SYSTEM_FILE);
-    if (cfg->bucket.kind == BH_BUCKET_S3 && (rc = check_credentials(cfg, err)) != 0)
+    if (cfg->bucket.kind == BH_BUCKET_S3 &&
+        ((rc = check_credentials(cfg, err)) != 0 || (rc = check_encryption(cfg, err)) != 0))
         return rc;
     BH_FREE char *key = bh_config_snapshot_key(cfg);
     if (!key)

@@ -1,6 +1,6 @@
-/* The configuration: defaults, an ini file, the environment, the bucket URL of the command line and
- * `-o SECTION.KEY=VALUE`, each standing over the one before it. Read once; what a SIGHUP may change
- * is re-read. */
+/* The configuration: defaults, the AWS_ variables of the environment, an ini file, the BUCKETHEAD_
+ * variables, the bucket URL of the command line and `-o SECTION.KEY=VALUE`, each standing over the
+ * one before it. Read once; what a SIGHUP may change is re-read. */
 #ifndef BH_CONFIG_H
 #define BH_CONFIG_H
 
@@ -13,6 +13,10 @@
 #include "util/strbuf.h"
 
 enum bh_bucket_kind { BH_BUCKET_NONE, BH_BUCKET_FILE, BH_BUCKET_S3 };
+enum bh_sse { BH_SSE_NONE, BH_SSE_AES256, BH_SSE_KMS };
+enum bh_payload { BH_PAYLOAD_AUTO, BH_PAYLOAD_SIGNED, BH_PAYLOAD_UNSIGNED };
+enum bh_addressing { BH_ADDRESSING_AUTO, BH_ADDRESSING_PATH, BH_ADDRESSING_VIRTUAL };
+enum bh_credentials_kind { BH_CREDENTIALS_AUTO, BH_CREDENTIALS_ANONYMOUS };
 enum bh_recover { BH_RECOVER_NO, BH_RECOVER_PREV };
 enum bh_journal {
     BH_JOURNAL_DELETE,
@@ -31,14 +35,30 @@ struct bh_config {
         char *prefix;             /* key prefix, "" or ending in "/" */
         char *endpoint_url;
         char *region;
-        char *access_key_id;
+        char *access_key_id; /* it, the secret and the token are of one source */
         char *secret_access_key;
         char *session_token;
-        char *account_id;  /* Cloudflare: sets the endpoint and region "auto" */
+        enum bh_credentials_kind credentials;
+        char *profile;       /* of the shared files of AWS's tools; "": default */
+        bool profile_chosen; /* for this program, not by AWS_PROFILE: it alone is meant */
+        char *account_id;    /* Cloudflare: sets the endpoint and region "auto" */
+        enum bh_addressing addressing;
+        bool create;          /* a bucket that does not exist */
+        char *proxy;          /* may hold a password; "": what the environment says; "none" */
+        char *ca_file;        /* "": the system's certificates */
+        uint64_t connections; /* requests at once */
+        uint64_t part_size;   /* bytes, of uploads and downloads in parts */
+        enum bh_payload payload;
+        char *storage_class; /* "": the bucket's own */
+        enum bh_sse sse;
+        char *sse_kms_key_id; /* "": AWS's own key; else sse is BH_SSE_KMS */
+        bool requester_pays;
         uint64_t attempts; /* of one request, in all */
         int64_t retry_base_ms;
-        int64_t timeout_ms; /* of one request without progress */
-        char *fault;        /* rules of the fault layer; "" in earnest use */
+        int64_t retry_time_ms;      /* all attempts of one request together */
+        int64_t connect_timeout_ms; /* name look-up, connection, TLS */
+        int64_t timeout_ms;         /* of one request without progress */
+        char *fault;                /* rules of the fault layer; "" in earnest use */
         uint64_t fault_seed;
     } bucket;
     struct {
@@ -97,6 +117,10 @@ void bh_config_free(struct bh_config *cfg);
 
 /* One "section.key = value   # where from" line a key, secrets as "***". */
 void bh_config_dump(const struct bh_config *cfg, struct bh_strbuf *out);
+
+/* Where a value came from, as the dump says it; NULL: it is the default. Valid as long as cfg and
+ * until the next reload. */
+const char *bh_config_where(const struct bh_config *cfg, const char *section, const char *name);
 
 /* Takes over from `fresh` what may change while running (flush interval, debounce, stop timeout,
  * keep_previous, log, hooks) and appends one line to `changes` for each difference: what changed,

@@ -1,6 +1,7 @@
 /* The configuration shown, compared and taken over. */
 #include "config/keys.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,13 @@ void bh_config_dump(const struct bh_config *cfg, struct bh_strbuf *out)
     }
 }
 
+const char *bh_config_where(const struct bh_config *cfg, const char *section, const char *name)
+{
+    const struct bh_key *key = bh_key_find(section, name, NULL);
+    assert(key);
+    return cfg->origins ? bh_key_origin(cfg, key)->text : NULL;
+}
+
 static void swap(void *a, void *b, size_t len)
 {
     char tmp[sizeof(struct bh_config_origin)];
@@ -46,6 +54,7 @@ static size_t field_size(const struct bh_key *key)
     case BH_KEY_STRING:
         return sizeof(char *);
     case BH_KEY_COUNT:
+    case BH_KEY_SIZE:
         return sizeof(uint64_t);
     case BH_KEY_DURATION:
         return sizeof(int64_t);
@@ -73,7 +82,7 @@ static int compare_key(const struct bh_config *cfg, const struct bh_config *fres
 int bh_config_apply_reload(struct bh_config *cfg, struct bh_config *fresh,
                            struct bh_strbuf *changes, struct bh_error *err)
 {
-    bool differs[64] = {false};
+    bool differs[128] = {false};
     if (bh_key_count > sizeof differs / sizeof differs[0])
         return bh_fail(err, EOVERFLOW, "more keys than a reload can compare");
     for (size_t i = 0; i < bh_key_count; i++) { /* all or nothing */

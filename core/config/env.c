@@ -23,7 +23,7 @@ static int assign(struct bh_config *cfg, const struct bh_key *key, bool is_file,
 {
     char text[ENV_NAME_MAX + 32];
     snprintf(text, sizeof text, "environment %s", name);
-    const struct bh_source src = {text, layer};
+    const struct bh_key_source src = {text, layer};
     return bh_key_assign(cfg, key, is_file, value, &src, err);
 }
 

@@ -54,6 +54,16 @@ static char *finish(struct bh_strbuf *text)
     return s;
 }
 
+/* "https://s3.REGION.amazonaws.com", in the old form with '-', or without a region. */
+static bool is_aws(const char *endpoint)
+{
+    static const char host[] = "://s3", domain[] = ".amazonaws.com";
+    const char *s3 = strstr(endpoint, host);
+    size_t len = strlen(endpoint);
+    return s3 && strchr(".-", s3[sizeof host - 1]) && len > sizeof domain &&
+           strcmp(endpoint + len - (sizeof domain - 1), domain) == 0;
+}
+
 char *bh_config_identity(const struct bh_config *cfg)
 {
     struct bh_strbuf id = {0};
@@ -69,10 +79,10 @@ char *bh_config_identity(const struct bh_config *cfg)
     } else {
         bh_strbuf_addf(&id, "s3://%s/", cfg->bucket.name);
         bh_url_encode(&id, cfg->bucket.prefix, "/");
-        if (*cfg->bucket.endpoint_url)
+        if (*cfg->bucket.endpoint_url && !is_aws(cfg->bucket.endpoint_url))
             bh_strbuf_addf(&id, "?endpoint=%s", cfg->bucket.endpoint_url);
-        else
-            bh_strbuf_addf(&id, "?endpoint=https://s3.%s.amazonaws.com", cfg->bucket.region);
+        else /* a name belongs to one bucket, whichever region is said or found out */
+            bh_strbuf_addf(&id, "?endpoint=https://s3.amazonaws.com");
     }
     bh_strbuf_addf(&id, "\n%s\n%s\n", cfg->snapshot.key, cfg->snapshot.branch);
     return finish(&id);

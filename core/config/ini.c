@@ -193,7 +193,7 @@ static int take_value(void *user, const char *section, const char *name, const c
         return 0;
     BH_STRBUF from = {0};
     bh_strbuf_addf(&from, "%s:%d", ini->path, ini->line);
-    const struct bh_source src = {from.data, BH_LAYER_FILE};
+    const struct bh_key_source src = {from.data, BH_LAYER_FILE};
     int rc = from.failed ? bh_fail(ini->err, ENOMEM, "out of memory while reading %s", ini->path)
                          : bh_key_assign(ini->cfg, key, is_file, value, &src, ini->err);
     if (rc)

@@ -8,8 +8,13 @@
 
 static const char *const journals[] = {"delete", "truncate", "persist", "memory", "off", NULL};
 static const char *const recovers[] = {"no", "prev", NULL};
+static const char *const sses[] = {"none", "AES256", "aws:kms", NULL};
+static const char *const payloads[] = {"auto", "signed", "unsigned", NULL};
+static const char *const addressings[] = {"auto", "path", "virtual", NULL};
+static const char *const credentials[] = {"auto", "anonymous", NULL};
 static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
 
+#define MIB    (INT64_C(1) << 20)
 #define SECOND INT64_C(1000)
 #define HOUR   (3600 * SECOND)
 #define DAY    (24 * HOUR)
@@ -20,6 +25,8 @@ static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
     {#sec, #key, BH_KEY_STRING, AT(sec, key), def, 0, 0, flags, help, {__VA_ARGS__}, NULL, check}
 #define COUNT(sec, key, def, min, max, flags, help)                                                \
     {#sec, #key, BH_KEY_COUNT, AT(sec, key), def, min, max, flags, help, {NULL}, NULL, NULL}
+#define SIZE(sec, key, def, min, max, flags, help)                                                 \
+    {#sec, #key, BH_KEY_SIZE, AT(sec, key), def, min, max, flags, help, {NULL}, NULL, NULL}
 #define DURATION(sec, key, def, min, max, flags, help)                                             \
     {#sec, #key, BH_KEY_DURATION, AT(sec, key##_ms), def, min, max, flags, help, {NULL}, NULL, NULL}
 #define BOOLEAN(sec, key, def, flags, help)                                                        \
@@ -44,12 +51,40 @@ const struct bh_key bh_keys[] = {
            "its secret; the file must be readable by you alone", "AWS_SECRET_ACCESS_KEY"),
     STRING(bucket, session_token, "", BH_KEY_FILE_FORM | BH_KEY_SECRET, bh_check_word,
            "token of temporary credentials", "AWS_SESSION_TOKEN"),
+    CHOICE(bucket, credentials, "auto", credentials, 0, NULL,
+           "auto: see buckethead.ini(5), or anonymous: requests are not signed"),
+    STRING(bucket, profile, "", 0, bh_check_word,
+           "profile of ~/.aws/credentials and ~/.aws/config that credentials come from",
+           "AWS_PROFILE"),
     STRING(bucket, account_id, "", 0, bh_check_account,
            "Cloudflare account: sets endpoint_url, and region to auto, unless given",
            "BUCKETHEAD_CLOUDFLARE__ACCOUNT_ID"),
+    CHOICE(bucket, addressing, "auto", addressings, 0, NULL,
+           "auto, path (HOST/BUCKET/KEY) or virtual (BUCKET.HOST/KEY)"),
+    BOOLEAN(bucket, create, "false", 0, "create the bucket if it does not exist"),
+    STRING(bucket, proxy, "", BH_KEY_FILE_FORM | BH_KEY_SECRET, bh_check_proxy,
+           "http(s)://[USER:PASSWORD@]HOST:PORT, socks5://... or none; empty: the environment's",
+           NULL),
+    STRING(bucket, ca_file, "", 0, bh_check_path,
+           "certificates to trust instead of the system's, a PEM file", "AWS_CA_BUNDLE"),
+    COUNT(bucket, connections, "16", 1, 256, 0, "requests at once"),
+    SIZE(bucket, part_size, "16MiB", 5 * MIB, 5120 * MIB, 0,
+         "what is larger is sent and fetched in parts of this size"),
+    CHOICE(bucket, payload, "auto", payloads, 0, NULL,
+           "auto, signed or unsigned: whether signatures cover what is sent, too"),
+    STRING(bucket, storage_class, "", 0, bh_check_word,
+           "such as STANDARD_IA; empty: the bucket's own", NULL),
+    CHOICE(bucket, sse, "none", sses, BH_KEY_ANY_CASE, NULL,
+           "encryption at rest that is asked for: none, AES256 or aws:kms"),
+    STRING(bucket, sse_kms_key_id, "", 0, bh_check_word,
+           "with sse = aws:kms: the key; empty: the account's own", NULL),
+    BOOLEAN(bucket, requester_pays, "false", 0, "agree to pay for requests to another's bucket"),
     COUNT(bucket, attempts, "5", 1, 100, 0, "tries of one request, in all"),
     DURATION(bucket, retry_base, "100ms", 1, 60 * SECOND, 0,
              "pause before the second try; it doubles with each"),
+    DURATION(bucket, retry_time, "2m", 1, DAY, 0, "bound of all tries of one request together"),
+    DURATION(bucket, connect_timeout, "10s", 10, HOUR, 0,
+             "a connection that takes longer has failed"),
     DURATION(bucket, timeout, "30s", 10, HOUR, 0,
              "a request without progress for this long has failed"),
     STRING(bucket, fault, "", BH_KEY_COMMAND, NULL, "testing: rules by which requests fail", NULL),
@@ -87,7 +122,8 @@ const struct bh_key bh_keys[] = {
     COUNT(mount, workers, "4", 1, 64, 0, "threads for what may sleep"),
 
     BOOLEAN(profiling, enabled, "false", 0, "write flushes.jsonl and a summary at stop"),
-    STRING(profiling, dir, "", 0, bh_check_path, "where to, a directory; needed when enabled", NULL),
+    STRING(profiling, dir, "", 0, bh_check_path, "where to, a directory; needed when enabled",
+           NULL),
 
     STRING(hooks, on_flush_start, "", BH_KEY_RELOADABLE | BH_KEY_COMMAND, NULL,
            "shell command when a flush begins, which does not wait for it", NULL),

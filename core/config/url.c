@@ -12,14 +12,23 @@
     "a bucket is file:///DIRECTORY, s3://BUCKET/PREFIX?endpoint=URL&region=NAME or "               \
     "r2://ACCOUNT/BUCKET/PREFIX"
 
+const struct bh_url_parameter bh_url_parameters[BH_URL_PARAMETERS] = {
+    [BH_URL_ENDPOINT] = {"endpoint", "endpoint_url"},
+    [BH_URL_REGION] = {"region", "region"},
+    {"profile", "profile"},
+    {"addressing", "addressing"},
+    {"requester_pays", "requester_pays"},
+    {"credentials", "credentials"},
+};
+
 void bh_url_free(struct bh_url *url)
 {
     free(url->path);
     free(url->name);
     free(url->prefix);
     free(url->account);
-    free(url->endpoint);
-    free(url->region);
+    for (size_t i = 0; i < BH_URL_PARAMETERS; i++)
+        free(url->parameters[i]);
     *url = (struct bh_url){0};
 }
 
@@ -71,32 +80,43 @@ void bh_url_encode(struct bh_strbuf *out, const char *text, const char *keep)
     }
 }
 
+static char **find_parameter(struct bh_url *url, const char *name, size_t len,
+                             const struct bh_key **key)
+{
+    for (size_t i = 0; i < BH_URL_PARAMETERS; i++) {
+        const struct bh_url_parameter *p = &bh_url_parameters[i];
+        if (strlen(p->name) == len && strncmp(name, p->name, len) == 0) {
+            *key = bh_key_find("bucket", p->key, NULL);
+            return &url->parameters[i];
+        }
+    }
+    return NULL;
+}
+
 static int parse_parameter(const char *s, size_t len, struct bh_url *url, struct bh_error *why)
 {
     const char *equals = memchr(s, '=', len);
     int name_len = (int)(equals ? equals - s : (ptrdiff_t)len);
     int shown = name_len > 40 ? 40 : name_len;
-    char **field = NULL;
+    const struct bh_key *key = NULL;
     if (url->kind == BH_BUCKET_FILE)
         return bh_fail(why, EINVAL,
                        "a file:// URL takes no parameter such as '%.*s'; a '?' in the path is "
                        "written %%3F",
                        shown, s);
-    if (name_len == 8 && strncmp(s, "endpoint", 8) == 0)
-        field = &url->endpoint;
-    else if (name_len == 6 && strncmp(s, "region", 6) == 0)
-        field = &url->region;
+    char **field = find_parameter(url, s, (size_t)name_len, &key);
     if (!field)
         return bh_fail(why, EINVAL,
-                       "unknown parameter '%.*s' in the URL; known are endpoint and region", shown,
-                       s);
+                       "unknown parameter '%.*s' in the URL; known are endpoint, region, profile, "
+                       "addressing, requester_pays and credentials",
+                       shown, s);
     if (*field)
         return bh_fail(why, EINVAL, "the parameter %.*s stands twice in the URL", name_len, s);
     if (!equals || len == (size_t)name_len + 1)
         return bh_fail(why, EINVAL, "the parameter %.*s of the URL has no value", name_len, s);
     int rc = decode(equals + 1, len - (size_t)name_len - 1, field, why);
-    if (!rc)
-        rc = field == &url->endpoint ? bh_check_endpoint(*field, why) : bh_check_word(*field, why);
+    if (!rc && (rc = bh_key_validate(key, *field, why)) != 0)
+        bh_fail_prefix(why, rc, "the parameter %.*s", name_len, s);
     return rc;
 }
 

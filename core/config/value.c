@@ -13,7 +13,10 @@
 #define VALUE_MAX ((size_t)8192)
 
 static_assert(sizeof(enum bh_recover) == sizeof(int) && sizeof(enum bh_journal) == sizeof(int) &&
-                  sizeof(enum bh_log_level) == sizeof(int),
+                  sizeof(enum bh_log_level) == sizeof(int) && sizeof(enum bh_sse) == sizeof(int) &&
+                  sizeof(enum bh_payload) == sizeof(int) &&
+                  sizeof(enum bh_addressing) == sizeof(int) &&
+                  sizeof(enum bh_credentials_kind) == sizeof(int),
               "choices are stored as int");
 
 char **bh_key_string(struct bh_config *cfg, const struct bh_key *key)
@@ -74,6 +77,23 @@ static int store_count(struct bh_config *cfg, const struct bh_key *key, const ch
     return 0;
 }
 
+static int store_size(struct bh_config *cfg, const struct bh_key *key, const char *value,
+                      struct bh_error *why)
+{
+    uint64_t v;
+    char min[32], max[32];
+    int rc = bh_parse_size(value, &v);
+    bh_format_size((uint64_t)key->min, min, sizeof min);
+    bh_format_size((uint64_t)key->max, max, sizeof max);
+    if (rc == EINVAL)
+        return bh_fail(why, EINVAL, "not a size such as 512KiB, 16MiB or 1GiB; allowed: %s to %s",
+                       min, max);
+    if (rc || v < (uint64_t)key->min || v > (uint64_t)key->max)
+        return bh_fail(why, EINVAL, "out of range; allowed: %s to %s", min, max);
+    put(cfg, key, &v, sizeof v);
+    return 0;
+}
+
 static int store_duration(struct bh_config *cfg, const struct bh_key *key, const char *value,
                           struct bh_error *why)
 {
@@ -107,8 +127,9 @@ static int store_choice(struct bh_config *cfg, const struct bh_key *key, const c
 {
     struct bh_error more = {0};
     BH_STRBUF allowed = {0};
+    int (*compare)(const char *, const char *) = key->flags & BH_KEY_ANY_CASE ? strcasecmp : strcmp;
     for (int i = 0; key->choices[i]; i++) {
-        if (strcmp(value, key->choices[i]) == 0) {
+        if (compare(value, key->choices[i]) == 0) {
             put(cfg, key, &i, sizeof i);
             return 0;
         }
@@ -131,6 +152,8 @@ static int store(struct bh_config *cfg, const struct bh_key *key, const char *va
         return store_string(cfg, key, value, why);
     case BH_KEY_COUNT:
         return store_count(cfg, key, value, why);
+    case BH_KEY_SIZE:
+        return store_size(cfg, key, value, why);
     case BH_KEY_DURATION:
         return store_duration(cfg, key, value, why);
     case BH_KEY_BOOL:
@@ -141,9 +164,18 @@ static int store(struct bh_config *cfg, const struct bh_key *key, const char *va
     return bh_fail(why, EINVAL, "a key of no type");
 }
 
+int bh_key_validate(const struct bh_key *key, const char *value, struct bh_error *why)
+{
+    struct bh_config scratch = {0};
+    int rc = store(&scratch, key, value, why);
+    if (key->type == BH_KEY_STRING)
+        free(*bh_key_string(&scratch, key));
+    return rc;
+}
+
 /* The sentence of a refusal. The value is shown only where it cannot be a secret or hold one
  * (USER:SECRET@). */
-static int refuse(const struct bh_key *key, const char *value, const struct bh_source *src,
+static int refuse(const struct bh_key *key, const char *value, const struct bh_key_source *src,
                   const struct bh_error *why, struct bh_error *err)
 {
     enum { SHOWN = 100 };
@@ -160,7 +192,7 @@ static int refuse(const struct bh_key *key, const char *value, const struct bh_s
 }
 
 int bh_key_set(struct bh_config *cfg, const struct bh_key *key, const char *value,
-               const struct bh_source *src, struct bh_error *err)
+               const struct bh_key_source *src, struct bh_error *err)
 {
     struct bh_error why = {0};
     BH_FREE char *text = src->layer == BH_LAYER_DEFAULT ? NULL : strdup(src->text);
@@ -177,13 +209,13 @@ int bh_key_set(struct bh_config *cfg, const struct bh_key *key, const char *valu
 
 int bh_key_reset(struct bh_config *cfg, const struct bh_key *key, struct bh_error *err)
 {
-    const struct bh_source src = {"default", BH_LAYER_DEFAULT};
+    const struct bh_key_source src = {"default", BH_LAYER_DEFAULT};
     return bh_key_set(cfg, key, key->def, &src, err);
 }
 
 /* The first line of the file that KEY_file names. */
 static int set_from_file(struct bh_config *cfg, const struct bh_key *key, const char *path,
-                         const struct bh_source *src, struct bh_error *err)
+                         const struct bh_key_source *src, struct bh_error *err)
 {
     BH_FREE char *text = NULL;
     bool open_to_others;
@@ -192,7 +224,7 @@ static int set_from_file(struct bh_config *cfg, const struct bh_key *key, const 
     bh_strbuf_addf(&from, "%s, read from %s", src->text, path);
     if (from.failed)
         return bh_fail(err, ENOMEM, "out of memory while reading the configuration");
-    const struct bh_source there = {from.data, src->layer};
+    const struct bh_key_source there = {from.data, src->layer};
     if (*path != '/')
         return bh_fail(err, EINVAL, "%s: %s.%s_file: its value is no absolute path", src->text,
                        key->section, key->name); /* not shown: people put the secret itself here */
@@ -214,7 +246,7 @@ static int set_from_file(struct bh_config *cfg, const struct bh_key *key, const 
 }
 
 int bh_key_assign(struct bh_config *cfg, const struct bh_key *key, bool is_file, const char *value,
-                  const struct bh_source *src, struct bh_error *err)
+                  const struct bh_key_source *src, struct bh_error *err)
 {
     struct bh_config_origin *origin = bh_key_origin(cfg, key);
     const char *suffix = is_file ? "_file" : "";
@@ -237,6 +269,15 @@ int bh_key_assign(struct bh_config *cfg, const struct bh_key *key, bool is_file,
         return 0;
     return is_file ? set_from_file(cfg, key, value, src, err)
                    : bh_key_set(cfg, key, value, src, err);
+}
+
+static void format_size(uint64_t bytes, struct bh_strbuf *out)
+{
+    static const char *const names[] = {"", "KiB", "MiB", "GiB", "TiB"};
+    size_t i = 0;
+    for (; bytes && bytes % 1024 == 0 && i + 1 < sizeof names / sizeof names[0]; i++)
+        bytes /= 1024;
+    bh_strbuf_addf(out, "%" PRIu64 "%s", bytes, names[i]);
 }
 
 static void format_duration(int64_t ms, struct bh_strbuf *out)
@@ -273,6 +314,10 @@ void bh_key_format(const struct bh_config *cfg, const struct bh_key *key, struct
     case BH_KEY_COUNT:
         get(cfg, key, &count, sizeof count);
         bh_strbuf_addf(out, "%" PRIu64, count);
+        break;
+    case BH_KEY_SIZE:
+        get(cfg, key, &count, sizeof count);
+        format_size(count, out);
         break;
     case BH_KEY_DURATION:
         get(cfg, key, &ms, sizeof ms);

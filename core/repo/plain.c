@@ -17,6 +17,8 @@
 #define IMPATIENT_TRIES 3
 /* Looks at the key and new uploads after an answer that says neither yes nor no. */
 #define PUT_TRIES 5
+/* More parts at once use memory (bucket.part_size each) and seldom gain anything. */
+#define PARALLEL_MAX 4
 
 int bh_plain_new(struct bh_plain **out, const struct bh_config *cfg, struct bh_bucket *bucket,
                  struct bh_live *live, bool read_only, struct bh_error *err)
@@ -95,6 +97,14 @@ void plain_new_id(struct bh_plain *p, char id[BH_SNAPSHOT_ID_MAX])
     id[BH_SNAPSHOT_ID_MAX - 1] = '\0';
 }
 
+struct bh_transfer plain_transfer(const struct bh_plain *p)
+{
+    uint64_t at_once = p->cfg->bucket.connections;
+    return (struct bh_transfer){.part_size = p->cfg->bucket.part_size,
+                                .parallel =
+                                    at_once < PARALLEL_MAX ? (unsigned)at_once : PARALLEL_MAX};
+}
+
 /* --- the image --- */
 
 static int hash_image(struct image *img, const struct bh_call *call, struct bh_error *err)
@@ -166,7 +176,10 @@ int plain_put_image(struct bh_plain *p, struct image *img, const char *key, cons
     if (rc)
         return rc;
     plain_phase(p, PHASE_UPLOAD, img->size);
-    return bh_bucket_put(p->bucket, key, &src, &meta, cond, info, call, err);
+    struct bh_transfer how = plain_transfer(p);
+    if (p->cfg->bucket.kind == BH_BUCKET_FILE) /* in parts each byte would be written twice */
+        return bh_bucket_put(p->bucket, key, &src, &meta, cond, info, call, err);
+    return bh_bucket_upload(p->bucket, key, &src, &meta, cond, &how, info, call, err);
 }
 
 /* --- the upload --- */
@@ -183,10 +196,12 @@ static int foreign(struct bh_plain *p, struct bh_error *err)
 
 static int vanished(struct bh_plain *p, struct bh_error *err)
 {
-    return bh_fail(err, ESTALE,
-                   "%s is gone from the bucket since this mount used it; if that is right, unmount (bhfs umount "
-                   "--force) and mount again: the copy in the state directory is then uploaded anew",
-                   p->key);
+    return bh_fail(
+        err, ESTALE,
+        "%s is gone from the bucket since this mount used it; if that is right, unmount (bhfs "
+        "umount "
+        "--force) and mount again: the copy in the state directory is then uploaded anew",
+        p->key);
 }
 
 bool plain_is_older_pending(const struct bh_state *st, const char *id)
@@ -343,7 +358,9 @@ static int send_image(struct bh_plain *p, struct image *img, struct bh_flush_res
 {
     char id[BH_SNAPSHOT_ID_MAX];
     struct bh_object_info info;
-    int rc = keep_previous(p, call, err);
+    int rc = bh_bucket_learn(p->bucket, call, err); /* unless that was done when it started */
+    if (rc == 0)
+        rc = keep_previous(p, call, err);
     if (rc == 0)
         rc = announce(p, img, id, err);
     if (rc == 0)

@@ -46,7 +46,10 @@ static int download(struct bh_plain *p, const char *key, struct bh_object_info *
     struct download d = {.fd = fd, .hash = bh_sha256_new()};
     if (!d.hash)
         return bh_fail(err, ENOMEM, "out of memory while loading %s", key);
-    int rc = bh_bucket_get(p->bucket, key, 0, UINT64_MAX, take, &d, info, call, err);
+    struct bh_transfer how = plain_transfer(p);
+    int rc = p->cfg->bucket.kind == BH_BUCKET_FILE
+                 ? bh_bucket_get(p->bucket, key, 0, UINT64_MAX, take, &d, info, call, err)
+                 : bh_bucket_download(p->bucket, key, &how, take, &d, info, call, err);
     if (rc == 0) {
         bh_sha256_hex(d.hash, sha256);
         const char *told = bh_meta_get(&info->meta, META_SHA256);
@@ -149,6 +152,9 @@ static int put_rescue(struct bh_plain *p, struct image *img, char *name, size_t 
     enum { NAMES = 10 };
     char id[BH_SNAPSHOT_ID_MAX];
     struct bh_cond cond = {.if_none_match = true};
+    int learned = bh_bucket_learn(p->bucket, call, err);
+    if (learned)
+        return learned;
     bool conditional = (bh_bucket_caps(p->bucket) & BH_CAP_IF_NONE_MATCH) != 0;
     for (int i = 0;; i++) {
         struct bh_object_info info;

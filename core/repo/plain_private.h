@@ -2,6 +2,7 @@
 #ifndef BH_REPO_PLAIN_PRIVATE_H
 #define BH_REPO_PLAIN_PRIVATE_H
 
+#include "bucket/transfer.h"
 #include "config/config.h"
 #include "repo/plain.h"
 
@@ -35,6 +36,7 @@ struct image {
  * one. *tries counts freezes, from 0 for one flush. Ended with bh_store_thaw(img->frozen). */
 int plain_take_image(struct bh_plain *p, struct image *img, unsigned *tries,
                      const struct bh_call *call, struct bh_error *err);
+struct bh_transfer plain_transfer(const struct bh_plain *p);
 /* One put of the image with its metadata. */
 int plain_put_image(struct bh_plain *p, struct image *img, const char *key, const char *snapshot,
                     const struct bh_cond *cond, struct bh_object_info *info,

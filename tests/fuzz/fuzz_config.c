@@ -31,6 +31,19 @@ static void tell(const struct bh_config *cfg)
     must(!dump.failed && key && shown && (identity || cfg->bucket.kind == BH_BUCKET_NONE));
 }
 
+/* What a server is asked with fits together. */
+static void must_fit(const struct bh_config *cfg)
+{
+    if (cfg->bucket.kind != BH_BUCKET_S3)
+        return;
+    bool key = *cfg->bucket.access_key_id;
+    must(key == (*cfg->bucket.secret_access_key != '\0'));
+    must(key || !*cfg->bucket.session_token);
+    must(!key || cfg->bucket.credentials == BH_CREDENTIALS_AUTO);
+    must(!*cfg->bucket.sse_kms_key_id || cfg->bucket.sse == BH_SSE_KMS);
+    must(cfg->bucket.part_size >= UINT64_C(5) << 20 && cfg->bucket.part_size <= UINT64_C(5) << 30);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const char *options[OPTIONS_MAX];
@@ -50,6 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!cfg)
         return 0;
     tell(cfg);
+    must_fit(cfg);
     BH_STRBUF changes = {0};
     struct bh_error err = {0};
     must_be_told(bh_config_apply_reload(cfg, again, &changes, &err), &err);

@@ -4,6 +4,7 @@
 # the daemon's, a client's, and the next daemon's after kill -9 of the one before (super-journals).
 # level: full
 # time: 420
+# buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 OTHER=$T/other.db

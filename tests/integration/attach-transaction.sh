@@ -4,6 +4,7 @@
 # super-journal exists, by a client and by the daemon alike.
 # level: quick
 # time: 120
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 mount_bh
@@ -71,14 +72,14 @@ case_of() {
     client) changed=$(sql 'SELECT sum(v) FROM t') ;;
     daemon)
         flush
-        changed=$(sqlite3 "$SNAP" 'SELECT sum(v) FROM t')
+        changed=$(snapshot_value 'SELECT sum(v) FROM t')
         ;;
     next)
         kill_daemon
         mount_bh
         flush
-        changed=$(sqlite3 "$SNAP" 'SELECT sum(v) FROM t')
-        integrity "$SNAP"
+        changed=$(snapshot_value 'SELECT sum(v) FROM t')
+        integrity "$(snap_file)"
         ;;
     esac
     if [ "$wanted" = rolled-back ]; then

@@ -4,6 +4,7 @@
 # is lost, nothing is counted twice. BH_INCREMENTS and BH_MODES make it shorter.
 # level: full
 # time: 600
+# buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 increments=${BH_INCREMENTS:-2000}

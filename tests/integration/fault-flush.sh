@@ -5,6 +5,7 @@
 # KEY.prev is always the snapshot before, also when the daemon is killed between an upload and its own note of it.
 # level: full
 # time: 420
+# buckets: file ceph swift
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 rules=$T/rules
@@ -21,12 +22,14 @@ mount_with_faults() {
 # in_bucket [OBJECT]: the value that a snapshot has; "none" if it is not there. It must be whole.
 in_bucket() {
     local object=${1:-$SNAP}
-    if [ ! -e "$object" ]; then
+    local copy
+    if ! bucket_has "$object"; then
         echo none
         return
     fi
-    [ "$(snapshot_value 'PRAGMA integrity_check' "$object")" = ok ] || echo "damaged:"
-    snapshot_value 'SELECT n FROM c' "$object"
+    copy="file:$(snap_file "$object")?immutable=1"
+    [ "$(sqlite3 -batch -bail "$copy" 'PRAGMA integrity_check')" = ok ] || echo "damaged:"
+    sqlite3 -batch -bail "$copy" 'SELECT n FROM c'
 }
 
 # change: one more transaction, alternately a client's and the daemon's.
@@ -65,6 +68,8 @@ told_the_truth() {
         fail_at_caller "$what: KEY.prev has become the same as KEY: $new"
     fi
 }
+
+uploaded() { [ "$(in_bucket)" = "$value" ]; }
 
 # flush_under WHAT: a change, then a flush under whatever rules there are.
 flush_under() {
@@ -140,7 +145,7 @@ for round in 1 2 3; do
     echo '*:delay=1s;put:done-but-failed:100%' >"$rules"
     "$BHFS" flush "$MNT" >"$T/flush.out" 2>&1 &
     flusher=$!
-    wait_for 20 sh -c "[ \"\$(sqlite3 'file:$SNAP?immutable=1' 'SELECT n FROM c')\" = $value ]"
+    wait_for 20 uploaded
     kill_daemon
     status=0
     wait "$flusher" || status=$?

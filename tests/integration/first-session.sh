@@ -3,6 +3,8 @@
 # lost, and all that was flushed is there on the next one, and in the bucket as a plain file.
 # level: quick
 # time: 60
+# buckets: file ceph swift
+# level@ceph: quick
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 mount_bh
@@ -22,8 +24,8 @@ written=$(digest)
 touch "$CTL/flush"
 assert_eq "$(last_status)" ok
 assert_eq "$(status_of unflushed)" no "unflushed, in status"
-integrity "$SNAP"
-assert_eq "$(digest "$SNAP")" "$written" "the snapshot in the bucket"
+integrity "$(snap_file)"
+assert_eq "$(digest "$(snap_file)")" "$written" "the snapshot in the bucket"
 
 umount_bh
 drop_state
@@ -37,9 +39,9 @@ sql "UPDATE person SET name = upper(name); DROP VIEW old"
 written=$(digest)
 touch "$CTL/flush"
 umount_bh
-assert_eq "$(digest "$SNAP")" "$written" "the second snapshot"
-[ -e "$SNAP.prev" ] || fail "there is no snapshot before the last: $SNAP.prev"
-integrity "$SNAP.prev"
+assert_eq "$(digest "$(snap_file)")" "$written" "the second snapshot"
+bucket_has "$SNAP.prev" || fail "there is no snapshot before the last: $SNAP.prev"
+integrity "$(snap_file "$SNAP.prev")"
 drop_state
 mount_bh
 assert_eq "$(digest)" "$written" "the content after the second loss"

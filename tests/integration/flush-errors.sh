@@ -3,6 +3,7 @@
 # the same open file returns. Control files cannot be removed, renamed, or changed otherwise.
 # level: quick
 # time: 90
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 rules=$T/rules
@@ -66,7 +67,7 @@ must_fail "$BHFS" flush "$MNT"
 assert_match "$OUT" 'snap.db' "what bhfs flush says"
 : >"$rules"
 flush
-assert_eq "$(sqlite3 "$SNAP" 'SELECT count(*) FROM t')" 1 "rows in the bucket after the repair"
+assert_eq "$(snapshot_value 'SELECT count(*) FROM t')" 1 "rows in the bucket after the repair"
 assert_eq "$(status_of unflushed)" no "unflushed after the repair"
 
 # Somebody's transaction does not end: EBUSY, and who it is.

@@ -3,6 +3,7 @@
 # does a second one that waits behind it; nothing is lost.
 # level: quick
 # time: 90
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 rules=$T/rules
@@ -60,7 +61,7 @@ ends "$second"
 ends "$first"
 beside ls -la "$CTL"
 assert_eq "$(status_of unflushed)" yes "unflushed after the interruption"
-assert_eq "$(sqlite3 "$SNAP" 'SELECT max(i) FROM t')" 1 "what is in the bucket after the interruption"
+assert_eq "$(snapshot_value 'SELECT max(i) FROM t')" 1 "what is in the bucket after the interruption"
 
 # A write that is interrupted gives EINTR.
 echo 'put:delay=60s' >"$rules"
@@ -81,6 +82,6 @@ assert_eq "$got" EINTR "an interrupted write"
 
 : >"$rules"
 flush
-assert_eq "$(sqlite3 "$SNAP" 'SELECT max(i) FROM t')" 3 "what is in the bucket in the end"
-integrity "$SNAP"
+assert_eq "$(snapshot_value 'SELECT max(i) FROM t')" 3 "what is in the bucket in the end"
+integrity "$(snap_file)"
 umount_bh

@@ -3,6 +3,7 @@
 # written before is in the bucket when it returns.
 # level: quick
 # time: 120
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 mount_bh
@@ -19,7 +20,7 @@ one() {
     before=$(metric bhfs_flushes_total)
     uploaded=$(metric 'bhfs_flushes_total{result="uploaded"}')
     "$@" || fail "$name: status $?, $(last_status)"
-    assert_eq "$(sqlite3 "$SNAP" 'SELECT max(i) FROM t')" "$n" "$name: what is in the bucket"
+    assert_eq "$(snapshot_value 'SELECT max(i) FROM t')" "$n" "$name: what is in the bucket"
     assert_eq "$(($(metric bhfs_flushes_total) - before))" 1 "$name: number of flushes"
     assert_eq "$(($(metric 'bhfs_flushes_total{result="uploaded"}') - uploaded))" 1 "$name: number of uploads"
 }

@@ -3,6 +3,7 @@
 # Whoever comes next rolls it back: another client, the daemon's reads and writes, a flush, the next mount.
 # level: full
 # time: 240
+# buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 mount_bh -o snapshot.interval=0
@@ -29,7 +30,7 @@ next_is() {
         touch "$CTL/force_flush" || fail "flush: $(last_status)"
         assert_eq "$(snapshot_value 'PRAGMA integrity_check')" ok "integrity_check of the snapshot"
         assert_eq "$(snapshot_value 'SELECT count(*) FROM big WHERE tag <> 0')" 0 "rows of the lost transaction in the bucket"
-        assert_eq "$(digest "$SNAP")" "$content" "the content of the snapshot"
+        assert_eq "$(digest "$(snap_file)")" "$content" "the content of the snapshot"
         ;;
     remount)
         kill_daemon
@@ -37,7 +38,7 @@ next_is() {
         ;;
     umount)
         umount_bh
-        assert_eq "$(digest "$SNAP")" "$content" "the content of the last snapshot"
+        assert_eq "$(digest "$(snap_file)")" "$content" "the content of the last snapshot"
         mount_bh -o snapshot.interval=0
         ;;
     esac

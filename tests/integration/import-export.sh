@@ -3,6 +3,7 @@
 # database, or a transaction that does not end, stops it with nothing changed. export gives a sound plain file under load.
 # level: quick
 # time: 120
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 mount_bh -o live.busy_timeout=1s
@@ -44,7 +45,7 @@ assert_eq "$(sql 'SELECT v FROM t WHERE i = 2')" 'by the client'
 integrity
 now=$(digest)
 flush
-assert_eq "$(digest "$SNAP")" "$now" "the snapshot after the import"
+assert_eq "$(digest "$(snap_file)")" "$now" "the snapshot after the import"
 
 # Not sound, not there, not a database, empty: refused, and nothing has changed.
 cp "$T/new.db" "$T/damaged.db"

@@ -4,6 +4,7 @@
 # the daemon to put back. No acknowledged transaction is lost, none is there by half, nobody is locked out for good.
 # level: full
 # time: 200
+# buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 deaths=${BH_ROUNDS:-${BHFS_LONG:+1000}}

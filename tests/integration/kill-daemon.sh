@@ -3,6 +3,7 @@
 # on what is left. No transaction that was acknowledged is ever missing, none is there by half. 20 rounds; 200 in --long.
 # level: full
 # time: 300
+# buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 rounds=${BH_ROUNDS:-${BHFS_LONG:+200}}

@@ -3,6 +3,7 @@
 # import. The next mount finds the old content or the new one, whole, and the bucket's snapshot where nothing else is.
 # level: full
 # time: 300
+# buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 rounds=${BH_ROUNDS:-${BHFS_LONG:+40}}
@@ -16,7 +17,7 @@ sql 'UPDATE which SET name = "two"; UPDATE big SET x = zeroblob(990) WHERE id % 
 "$BHFS" export "$MNT" "$T/two.db"
 umount_bh
 declare -A wanted=([one]=$(digest "$T/one.db") [two]=$(digest "$T/two.db"))
-assert_eq "$(digest "$SNAP")" "${wanted[two]}" 'the snapshot'
+assert_eq "$(digest "$(snap_file)")" "${wanted[two]}" 'the snapshot'
 
 # after_cut: what a power cut leaves takes the state directory's place, every other time.
 after_cut() {
@@ -32,7 +33,7 @@ for ((round = 1; round <= rounds; round++)); do
     drop_state
     rm -rf "$T/shadow"
     random ms 1 250
-    "$BHFS" -f -o live.dir="$STATE" "${power[@]}" "file://$BUCKET" "$MNT" 2>"$T/mount.err" &
+    "$BHFS" -f -o live.dir="$STATE" "${power[@]}" "$URL" "$MNT" 2>"$T/mount.err" &
     pid=$!
     sleep_ms "$ms"
     kill -KILL "$pid" || fail "the daemon ended by itself: $(cat "$T/mount.err")"
@@ -65,7 +66,7 @@ for ((round = 1; round <= rounds; round++)); do
     [ "$status" -ne 0 ] || assert_eq "$after" "$other" "round $round: the import said that it was done (seed $SEED)"
     [ "$after" = "$before" ] && seen+=o || seen+=n
     flush
-    assert_eq "$(digest "$SNAP")" "${wanted[$after]}" "round $round: the snapshot after an interrupted import"
+    assert_eq "$(digest "$(snap_file)")" "${wanted[$after]}" "round $round: the snapshot after an interrupted import"
     umount_bh
 done
 echo "$rounds imports interrupted (o: the old content, n: the new): $seen"

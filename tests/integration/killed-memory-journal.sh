@@ -3,6 +3,7 @@
 # with it: the database would be ruined. The daemon keeps it and puts it back, after its own death too.
 # level: full
 # time: 180
+# buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 mount_bh -o snapshot.interval=0
@@ -44,7 +45,7 @@ for mode in MEMORY OFF; do
         kill -KILL "$PID"
         reap 137 "$PID"
         touch "$CTL/force_flush" || fail "$what: flush: $(last_status)"
-        assert_eq "$(digest "$SNAP")" "$content" "$what: the snapshot"
+        assert_eq "$(digest "$(snap_file)")" "$content" "$what: the snapshot"
 
         spill -j "$mode" ${grow:+"$grow"}
         kill -KILL "$PID"
@@ -63,7 +64,7 @@ for mode in MEMORY OFF; do
         # Those who wait for the one that dies go on from the old content.
         spill -j "$mode" ${grow:+"$grow"}
         victim=$PID
-        before=$(sqlite3 "$SNAP" 'SELECT n FROM c')
+        before=$(snapshot_value 'SELECT n FROM c')
         start counter -n 10 -j "$mode" "$DB"
         waiting=$PID
         sleep 0.2

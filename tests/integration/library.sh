@@ -3,6 +3,7 @@
 # connects, writes from several threads, flushes, gets its callbacks, imports, stops; and the bucket has what it wrote.
 # level: quick
 # time: 90
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 meson install -C "$BHFS_BUILD" --no-rebuild --quiet --destdir "$T/root" >"$T/install.log" 2>&1 || fail "meson install: $(cat "$T/install.log")"
@@ -29,10 +30,10 @@ cc -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -g "${flags[@]}" -o "$T/libuser"
     $(PKG_CONFIG_PATH=${pc%/*} pkg-config --define-variable=prefix="$prefix" --cflags --libs buckethead) -lsqlite3 -pthread
 sqlite3 "$T/import.db" "CREATE TABLE imported(i); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) INSERT INTO imported SELECT i FROM n"
 
-LD_LIBRARY_PATH=$libdir "$T/libuser" "$STATE" "file://$BUCKET" "$T/rules" "$T/import.db" || fail "libuser: status $?"
-integrity "$SNAP"
-assert_eq "$(sqlite3 "$SNAP" 'SELECT count(*), min(i) FROM imported')" "1001|-1" "what the program left in the bucket"
-assert_eq "$(sqlite3 "$SNAP.prev" 'SELECT count(*) FROM imported')" 1000 "the snapshot before it"
+LD_LIBRARY_PATH=$libdir "$T/libuser" "$STATE" "$URL" "$T/rules" "$T/import.db" || fail "libuser: status $?"
+integrity "$(snap_file)"
+assert_eq "$(snapshot_value 'SELECT count(*), min(i) FROM imported')" "1001|-1" "what the program left in the bucket"
+assert_eq "$(snapshot_value 'SELECT count(*) FROM imported' "$SNAP.prev")" 1000 "the snapshot before it"
 
 # What it left is what a mount finds, with the same state and without.
 mount_bh

@@ -3,6 +3,7 @@
 # many flushes (300; 10,000 in --long).
 # level: full
 # time: 900
+# buckets: file ceph
 # serial
 # plain: a sanitizer's own memory is all one would see
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
@@ -37,8 +38,7 @@ use() {
     restored=$(resident)
     umount_bh
     drop_state
-    rm -rf "$BUCKET"
-    mkdir "$BUCKET"
+    bucket_empty
 }
 
 use $small

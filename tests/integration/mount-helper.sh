@@ -10,7 +10,7 @@ export PATH=$BHFS_BUILD/fs:$PATH
 helper=$SRC/mountscripts/mount.bhfs
 printf '[live]\ndir = %s\n[snapshot]\ninterval = 0\n' "$STATE" >"$T/other.ini"
 
-"$helper" "file://$BUCKET" "$MNT" -n -v -o "rw,noauto,user,_netdev,nofail,x-systemd.automount,noatime,nosuid,nodev,config=$T/other.ini,snapshot.min_interval=5s"
+"$helper" "$URL" "$MNT" -n -v -o "rw,noauto,user,_netdev,nofail,x-systemd.automount,noatime,nosuid,nodev,config=$T/other.ini,snapshot.min_interval=5s"
 daemons[$MNT]=$(status_of pid)
 assert_eq "$(findmnt -n -o FSTYPE,SOURCE -M "$MNT" | xargs)" "fuse.bhfs file://$BUCKET" "findmnt"
 assert_eq "$(status_of state_dir)" "$STATE" "the state directory of config="
@@ -18,14 +18,14 @@ assert_match "$(cat "$CTL/config")" 'snapshot\.min_interval = 5(s|000)' "an opti
 sql 'CREATE TABLE t(i); INSERT INTO t VALUES(1)'
 umount_bh
 
-"$helper" "file://$BUCKET" "$MNT" -r -o "config=$T/other.ini"
+"$helper" "$URL" "$MNT" -r -o "config=$T/other.ini"
 daemons[$MNT]=$(status_of pid)
 assert_match "$(findmnt -n -o OPTIONS -M "$MNT")" '(^|,)ro(,|$)' "-r"
 assert_eq "$(sql 'SELECT i FROM t')" 1
 umount_bh
 
 # -f: everything but the mount.
-"$helper" "file://$BUCKET" "$MNT" -f -o "config=$T/other.ini"
+"$helper" "$URL" "$MNT" -f -o "config=$T/other.ini"
 ! mounted "$MNT" || fail "-f mounted"
 
 fails() {
@@ -37,7 +37,7 @@ fails() {
     ! mounted "$MNT" || fail "mounted by: $*"
 }
 fails 32 'no-bucket' "file://$T/no-bucket" "$MNT" -o "config=$T/other.ini"
-fails 32 'no-such\.ini' "file://$BUCKET" "$MNT" -o "config=$T/no-such.ini"
-fails 32 'nonsense' "file://$BUCKET" "$MNT" -o "config=$T/other.ini,nonsense"
-fails 32 'remount' "file://$BUCKET" "$MNT" -o remount,ro
-fails 1 'usage' "file://$BUCKET"
+fails 32 'no-such\.ini' "$URL" "$MNT" -o "config=$T/no-such.ini"
+fails 32 'nonsense' "$URL" "$MNT" -o "config=$T/other.ini,nonsense"
+fails 32 'remount' "$URL" "$MNT" -o remount,ro
+fails 1 'usage' "$URL"

@@ -3,16 +3,21 @@
 # the caller's terminal that names the thing, nothing mounted.
 # level: quick
 # time: 120
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 need_fuse
 
 assert_match "$("$BHFS" -V)" '[0-9]+\.[0-9]+\.[0-9]+' "bhfs -V"
 assert_match "$("$BHFS" -h)" 'umount.*MOUNTPOINT|MOUNTPOINT' "bhfs -h"
 
+case "$ON" in
+file) shown=$URL ;;
+*) shown="s3://$BUCKET/?endpoint=$SERVER" ;; # and no word of what is the default, nor of credentials
+esac
 mount_bh
-assert_eq "$(findmnt -n -o FSTYPE,SOURCE -M "$MNT" | xargs)" "fuse.bhfs file://$BUCKET" "findmnt"
-assert_eq "$(df --output=source "$MNT" | tail -n 1)" "file://$BUCKET" "df"
-assert_match "$(mount)" "file://$BUCKET on $MNT type fuse\.bhfs" "mount"
+assert_eq "$(findmnt -n -o FSTYPE,SOURCE -M "$MNT" | xargs)" "fuse.bhfs $shown" "findmnt"
+assert_eq "$(df --output=source "$MNT" | tail -n 1)" "$shown" "df"
+assert_eq "$(mount | grep -cF "$shown on $MNT type fuse.bhfs ")" 1 "lines of mount"
 assert_eq "$(status_of mountpoint)" "$MNT" "mountpoint, in status"
 assert_match "$(status_of bucket)" "$BUCKET" "bucket, in status"
 assert_eq "$(status_of state_dir)" "$STATE" "state_dir, in status"
@@ -25,19 +30,19 @@ assert_match "$(cat "$CTL/config")" "live\.dir = $STATE" ".ctl/config"
 
 # The same state twice: refused, with the pid of the first, which goes on.
 mkdir "$T/mnt2"
-must_fail timeout 60 "$BHFS" -o live.dir="$STATE" "file://$BUCKET" "$T/mnt2"
+must_fail timeout 60 "$BHFS" -o live.dir="$STATE" "$URL" "$T/mnt2"
 assert_match "$OUT" "(^|[^0-9])$DAEMON([^0-9]|\$)" "the refusal of a second daemon"
 ! mounted "$T/mnt2" || fail "a second daemon mounted on the same state"
 sql 'CREATE TABLE t(i); INSERT INTO t VALUES(1)'
 # On a mount point that is taken by itself: refused, the first one unharmed.
-attempt timeout 60 "$BHFS" -o live.dir="$T/state2" "file://$BUCKET" "$T/not-there"
+attempt timeout 60 "$BHFS" -o live.dir="$T/state2" "$URL" "$T/not-there"
 [ "$STATUS" -ne 0 ] || fail "mounted on a directory that is not there"
 assert_match "$OUT" "not-there" "the sentence for a missing mount point"
 : >"$T/a-file"
-must_fail timeout 60 "$BHFS" -o live.dir="$T/state2" "file://$BUCKET" "$T/a-file"
+must_fail timeout 60 "$BHFS" -o live.dir="$T/state2" "$URL" "$T/a-file"
 assert_match "$OUT" "a-file" "the sentence for a mount point that is a file"
 umount_bh
-before=$(sha256sum "$SNAP"; stat -c %Y "$SNAP")
+before=$(bucket_stamp "$SNAP")
 
 # Read-only.
 mount_bh -o ro
@@ -48,14 +53,14 @@ assert_errno EROFS "os.utime(M + '/.ctl/flush')"
 assert_errno EROFS "os.open(M + '/.ctl/flush', os.O_WRONLY | os.O_TRUNC)"
 assert_errno EROFS "os.open(M + '/live.db', os.O_RDWR)"
 must_fail "$BHFS" flush "$MNT"
-must_fail "$BHFS" import "$SNAP" "$MNT"
+must_fail "$BHFS" import "$(snap_file)" "$MNT"
 assert_eq "$(metric 'bhfs_bucket_requests_total{op="put"}')" 0 "puts of a read-only mount"
 assert_match "$(findmnt -n -o OPTIONS -M "$MNT")" '(^|,)ro(,|$)'
 umount_bh
-assert_eq "$(sha256sum "$SNAP"; stat -c %Y "$SNAP")" "$before" "the snapshot after a read-only mount"
+assert_eq "$(bucket_stamp "$SNAP")" "$before" "the snapshot after a read-only mount"
 
 # In the foreground.
-"$BHFS" -f -o live.dir="$STATE" "file://$BUCKET" "$MNT" >"$T/foreground" 2>&1 &
+"$BHFS" -f -o live.dir="$STATE" "$URL" "$MNT" >"$T/foreground" 2>&1 &
 pid=$!
 wait_for 20 test -e "$DB"
 daemons[$MNT]=$pid
@@ -65,7 +70,7 @@ sql 'INSERT INTO t VALUES(2)'
 kill -TERM "$pid"
 wait "$pid" || fail "the foreground daemon ended with status $? on SIGTERM: $(cat "$T/foreground")"
 ended
-assert_eq "$(sqlite3 "$SNAP" 'SELECT count(*) FROM t')" 2 "the snapshot after SIGTERM in the foreground"
+assert_eq "$(snapshot_value 'SELECT count(*) FROM t')" 2 "the snapshot after SIGTERM in the foreground"
 
 # The mount options that mount(8), fstab and mount.fuse add are understood.
 mount_bh -o rw,nosuid,nodev,noatime,default_permissions,allow_other
@@ -75,7 +80,7 @@ assert_eq "$(findmnt -n -o SOURCE -M "$MNT")" mine "fsname"
 umount_bh
 
 # The environment's bucket, without one on the command line; the state directory made from it.
-BUCKETHEAD_BUCKET__URL=file://$BUCKET "$BHFS" -o live.dir="$STATE" "$MNT"
+BUCKETHEAD_BUCKET__URL=$URL "$BHFS" -o live.dir="$STATE" "$MNT"
 daemons[$MNT]=$(status_of pid)
 assert_eq "$(sql 'SELECT count(*) FROM t')" 2 "the bucket of the environment"
 umount_bh
@@ -110,12 +115,19 @@ refused 'chmod 600' -c "$T/bad.ini"
 
 must_fail timeout 60 "$BHFS" -o live.dir="$STATE" "file://$T/no-bucket" "$MNT"
 assert_match "$OUT" 'no-bucket' "the sentence for a missing bucket directory"
+if [ "$ON" != file ]; then
+    must_fail timeout 60 "$BHFS" -o live.dir="$STATE" "$(s3_url no-such-bucket)" "$MNT"
+    assert_match "$OUT" 'no-such-bucket' "the sentence for a missing bucket"
+    AWS_SECRET_ACCESS_KEY=QUITESECRET must_fail timeout 60 "$BHFS" -o live.dir="$STATE" "$URL" "$MNT"
+    assert_match "$OUT" "$BUCKET" "the sentence for a wrong key"
+    [[ "$OUT" != *QUITESECRET* ]] || fail "the secret is in the sentence"
+fi
 must_fail timeout 60 "$BHFS" -o live.dir="$STATE" "gopher://x" "$MNT"
 assert_match "$OUT" 'gopher' "the sentence for an unknown kind of bucket"
 must_fail timeout 60 "$BHFS"
 must_fail timeout 60 "$BHFS" "$MNT"
-must_fail timeout 60 "$BHFS" "file://$BUCKET" "$MNT" "$MNT"
-must_fail timeout 60 "$BHFS" --no-such-option "file://$BUCKET" "$MNT"
+must_fail timeout 60 "$BHFS" "$URL" "$MNT" "$MNT"
+must_fail timeout 60 "$BHFS" --no-such-option "$URL" "$MNT"
 must_fail timeout 60 "$BHFS" umount "$MNT"
 must_fail timeout 60 "$BHFS" umount "$T/not-there"
 must_fail timeout 60 "$BHFS" flush "$MNT"

@@ -3,6 +3,7 @@
 # client without a busy timeout makes 2,000 transactions, and as many reads, while the daemon commits all the time.
 # level: full
 # time: 300
+# buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 tries=${BH_TRIES:-2000}

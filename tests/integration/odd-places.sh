@@ -17,19 +17,19 @@ refused() { # WHAT ARGUMENTS...: bhfs refuses and says WHAT
 
 # The state directory or the bucket inside the mount point would lead through the mount itself.
 chmod 700 "$MNT"
-refused 'lies in the mount point' -o live.dir="$MNT" "file://$BUCKET" "$MNT"
-refused 'lies in the mount point' -o live.dir="$MNT/state" "file://$BUCKET" "$MNT"
+refused 'lies in the mount point' -o live.dir="$MNT" "$URL" "$MNT"
+refused 'lies in the mount point' -o live.dir="$MNT/state" "$URL" "$MNT"
 rm -rf "$MNT/state"
 mkdir "$MNT/bucket"
 refused 'lies in the mount point' -o live.dir="$STATE" "file://$MNT/bucket" "$MNT"
 rm -rf "$MNT/bucket"
 ! mounted "$MNT" || fail "something is mounted"
-refused 'no mount point' "file://$BUCKET" ''
+refused 'no mount point' "$URL" ''
 
 # A mount over a mount would hide one that goes on.
 mount_bh
-refused 'mounted bhfs already' -o live.dir="$T/other" "file://$BUCKET" "$MNT"
-refused 'mounted bhfs already' -o live.dir="$T/other" "file://$BUCKET" "$MNT/.ctl"
+refused 'mounted bhfs already' -o live.dir="$T/other" "$URL" "$MNT"
+refused 'mounted bhfs already' -o live.dir="$T/other" "$URL" "$MNT/.ctl"
 attempt "$BHFS" export "$MNT" "$T/nothing.db"
 assert_eq "$STATUS" 1 "exporting an empty database"
 assert_match "$OUT" 'empty' "what exporting an empty database says"
@@ -45,7 +45,7 @@ assert_eq "$(stat -c %a "$MNT")" 1777 "the root's mode after chmod"
 ls "$MNT" >/dev/null
 kill -KILL "$(status_of pid)"
 sleep 0.3
-refused 'daemon died' -o live.dir="$T/other" "file://$BUCKET" "$MNT"
+refused 'daemon died' -o live.dir="$T/other" "$URL" "$MNT"
 attempt "$BHFS" export "$MNT" "$T/dead.db"
 assert_match "$OUT" 'died' "what exporting from a dead mount says"
 unmount_dead "$MNT"

@@ -3,6 +3,7 @@
 # had synced (and, at random, some of the rest). Clients with synchronous=FULL have their acknowledged transactions.
 # level: full
 # time: 400
+# buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 rounds=${BH_ROUNDS:-${BHFS_LONG:+100}}

@@ -12,7 +12,7 @@ printf '[live]\ndir = %s\n' "$STATE" >"$BUCKETHEAD_CONFIG"
 mkdir "$T/clone"
 tar -C "$SRC" --exclude='./build*' --exclude=./.git -cf - . | tar -C "$T/clone" -xf -
 MNT=$XDG_DATA_HOME/bhfs/quickstart/mnt DB=$MNT/live.db CTL=$MNT/.ctl
-SNAP=$XDG_DATA_HOME/bhfs/quickstart/bucket/bucketsqlite/snap.db
+BUCKET=$XDG_DATA_HOME/bhfs/quickstart/bucket
 
 run() {
     attempt timeout 300 "$T/clone/mountscripts/quickstart" "$@"
@@ -21,7 +21,7 @@ run() {
 run
 daemons[$MNT]=$(status_of pid)
 BHFS=$T/clone/build/fs/bhfs
-assert_match "$OUT" "mounted: file://$XDG_DATA_HOME/bhfs/quickstart/bucket on $MNT"
+assert_match "$OUT" "mounted: file://$BUCKET on $MNT"
 assert_match "$OUT" 'live\.db' "the tree"
 assert_match "$OUT" 'force_flush' "the control files"
 assert_match "$OUT" 'state: ' "the status"
@@ -31,7 +31,7 @@ assert_eq "$(findmnt -n -o FSTYPE -M "$MNT")" fuse.bhfs
 commands=$(sed -n 's/^  \([^ ]\)/\1/p' <<<"$OUT")
 assert_eq "$(wc -l <<<"$commands")" 4 "commands to type"
 bash -euc "$(head -n 3 <<<"$commands")" >"$T/typed" 2>&1 || fail "what quickstart says to type fails: $(cat "$T/typed")"
-assert_eq "$(sqlite3 "$SNAP" 'SELECT text FROM note')" hello "what was typed, in the bucket"
+assert_eq "$(snapshot_value 'SELECT text FROM note')" hello "what was typed, in the bucket"
 
 # A second run, mounted.
 pid=$(status_of pid)
@@ -60,4 +60,4 @@ daemons[$MNT]=$(status_of pid)
 commands=$(sed -n 's/^  \([^ ]\)/\1/p' <<<"$OUT")
 bash -euc "$commands" >"$T/typed" 2>&1 || fail "what quickstart says to type fails: $(cat "$T/typed")"
 ended
-assert_eq "$(sqlite3 "$BUCKET/bucketsqlite/snap.db" 'SELECT text FROM note')" hello
+assert_eq "$(snapshot_value 'SELECT text FROM note')" hello

@@ -3,6 +3,7 @@
 # one mounts the bucket and finds it byte for byte. 60 MB of text; 600 MB in --long.
 # level: full
 # time: 300
+# buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 megabytes=${BH_MEGABYTES:-${BHFS_LONG:+600}}
@@ -39,7 +40,7 @@ before=$(aggregates "$DB")
 began=$(now_ms)
 flush
 echo "flushed in $(($(now_ms) - began)) ms"
-assert_eq "$(digest "$SNAP")" "$changed" 'the content of the snapshot'
+assert_eq "$(digest "$(snap_file)")" "$changed" 'the content of the snapshot'
 umount_bh
 
 drop_state

@@ -3,6 +3,8 @@
 # takes that; what is good in the bucket stays there meanwhile.
 # level: quick
 # time: 90
+# buckets: file ceph swift
+# level@ceph: quick
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 mount_bh
@@ -14,8 +16,18 @@ sql "UPDATE t SET v = 'second ' || i"
 flush
 second=$(digest)
 umount_bh
-cp "$SNAP" "$T/good.db"
-assert_eq "$(digest "$SNAP.prev")" "$first" "the snapshot before the last"
+bucket_get "$SNAP" "$T/good.db"
+assert_eq "$(digest "$(snap_file "$SNAP.prev")")" "$first" "the snapshot before the last"
+
+# damage KEY COMMAND...: puts the good snapshot there, after the command has damaged it in the file $bad.
+bad=$T/bad.db
+damage() {
+    local key=$1
+    shift
+    cp "$T/good.db" "$bad"
+    "$@"
+    bucket_put "$bad" "$key"
+}
 
 refuses() {
     drop_state
@@ -23,34 +35,32 @@ refuses() {
     assert_match "$OUT" 'bucketsqlite/snap\.db' "the sentence"
     assert_match "$OUT" '\.prev' "the way out in the sentence"
     assert_match "$OUT" 'snapshot\.recover=prev' "the way out in the sentence"
-    assert_eq "$(digest "$SNAP.prev")" "$first" "the snapshot before the last, after a refusal"
+    assert_eq "$(digest "$(snap_file "$SNAP.prev")")" "$first" "the snapshot before the last, after a refusal"
     mount_fails # the refusal left no state behind that would be taken for good
 }
 
 # Pages overwritten in the middle, at the start; a file cut off, inside a page and at its end; no database at all.
-dd if=/dev/urandom of="$SNAP" bs=4096 seek=5 count=3 conv=notrunc status=none
+damage "$SNAP" dd if=/dev/urandom bs=4096 seek=5 count=3 conv=notrunc status=none of="$bad"
 refuses
-cp "$T/good.db" "$SNAP"
-dd if=/dev/zero of="$SNAP" bs=100 count=1 conv=notrunc status=none
+damage "$SNAP" dd if=/dev/zero bs=100 count=1 conv=notrunc status=none of="$bad"
 refuses
-cp "$T/good.db" "$SNAP"
-truncate -s -20000 "$SNAP"
+damage "$SNAP" truncate -s -20000 "$bad"
 refuses
-cp "$T/good.db" "$SNAP"
-truncate -s 4096 "$SNAP"
+damage "$SNAP" truncate -s 4096 "$bad"
 refuses
-seq 10000 >"$SNAP"
+seq 10000 >"$T/text"
+bucket_put "$T/text" "$SNAP"
 refuses
 
 # The good one again: nothing remembers the bad ones.
-cp "$T/good.db" "$SNAP"
+bucket_put "$T/good.db" "$SNAP"
 mount_bh
 assert_eq "$(digest)" "$second" "the content of the good snapshot"
 umount_bh
 drop_state
 
 # The way out.
-truncate -s -20000 "$SNAP"
+damage "$SNAP" truncate -s -20000 "$bad"
 mount_bh -o snapshot.recover=prev
 integrity
 assert_eq "$(digest)" "$first" "the content with snapshot.recover=prev"
@@ -60,8 +70,8 @@ assert_match "$(status_of recovered)" '\.prev' "recovered, in status"
 sql "INSERT INTO t VALUES(-1, 'third')"
 flush
 third=$(digest)
-assert_eq "$(digest "$SNAP")" "$third" "the snapshot after the recovery"
-integrity "$SNAP.prev"
+assert_eq "$(digest "$(snap_file)")" "$third" "the snapshot after the recovery"
+integrity "$(snap_file "$SNAP.prev")"
 umount_bh
 drop_state
 mount_bh
@@ -70,13 +80,14 @@ umount_bh
 
 # Both damaged: no way out, nothing mounted.
 drop_state
-truncate -s -5000 "$SNAP" "$SNAP.prev"
+damage "$SNAP" truncate -s -5000 "$bad"
+damage "$SNAP.prev" truncate -s -5000 "$bad"
 mount_fails -o snapshot.recover=prev
 assert_match "$OUT" '\.prev' "the sentence when both are damaged"
 # No .prev at all: asking for it is refused too, unless the snapshot is good.
-rm "$SNAP.prev"
+bucket_rm "$SNAP.prev"
 mount_fails -o snapshot.recover=prev
-cp "$T/good.db" "$SNAP"
+bucket_put "$T/good.db" "$SNAP"
 mount_bh -o snapshot.recover=prev
 assert_eq "$(digest)" "$second" "a good snapshot with snapshot.recover=prev"
 umount_bh

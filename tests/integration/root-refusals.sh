@@ -3,6 +3,7 @@
 # live.db, is EPERM and harms nothing.
 # level: quick
 # time: 60
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 mount_bh

@@ -3,6 +3,7 @@
 # the log and re-reads what can change.
 # level: quick
 # time: 120
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 n=0
@@ -15,8 +16,8 @@ ends() {
     sql "CREATE TABLE IF NOT EXISTS t(i); INSERT INTO t VALUES($n)"
     "$@" || fail "$name: status $?"
     ended
-    assert_eq "$(sqlite3 "$SNAP" 'SELECT max(i) FROM t')" "$n" "$name: the snapshot"
-    integrity "$SNAP"
+    assert_eq "$(snapshot_value 'SELECT max(i) FROM t')" "$n" "$name: the snapshot"
+    integrity "$(snap_file)"
 }
 terminate() { kill -TERM "$DAEMON"; }
 interrupt() { kill -INT "$DAEMON"; }
@@ -52,7 +53,7 @@ kill -KILL "$client"
 wait "$client" 2>/dev/null || true
 unmount_dead "$MNT"
 unset "daemons[$MNT]"
-assert_eq "$(sqlite3 "$SNAP" 'SELECT max(i) FROM t')" 1000 "the snapshot beside an open transaction"
+assert_eq "$(snapshot_value 'SELECT max(i) FROM t')" 1000 "the snapshot beside an open transaction"
 mount_bh
 assert_eq "$(sql 'SELECT max(i) FROM t')" 1000 "after the end of the client and of the daemon"
 integrity
@@ -67,7 +68,7 @@ exec 9<&-
 sql 'INSERT INTO t VALUES(3000)'
 assert_eq "$(status_of pid)" "$DAEMON"
 umount_bh
-assert_eq "$(sqlite3 "$SNAP" 'SELECT max(i) FROM t')" 3000
+assert_eq "$(snapshot_value 'SELECT max(i) FROM t')" 3000
 
 # SIGHUP.
 mount_bh
@@ -83,7 +84,7 @@ kill -HUP "$DAEMON"
 wait_for 10 grep -qE 'snapshot\.interval = 1(s|000)' "$CTL/config"
 log_has 'snapshot\.interval' || fail "the log does not say what has changed"
 sql 'INSERT INTO t VALUES(4000)'
-in_bucket() { [ "$(sqlite3 "$SNAP" 'SELECT max(i) FROM t')" = 4000 ]; }
+in_bucket() { [ "$(snapshot_value 'SELECT max(i) FROM t')" = 4000 ]; }
 wait_for 10 in_bucket
 # A file with a mistake changes nothing and is said.
 echo 'intervall = 5s' >>"$BUCKETHEAD_CONFIG"

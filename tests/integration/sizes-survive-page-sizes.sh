@@ -3,15 +3,16 @@
 # what is restored from it is what was written, row for row.
 # level: quick
 # time: 200
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 # flushed STAGE: flushes; the snapshot is the same and sound, and has the size that live.db has
 flushed() {
     content=$(digest)
     flush
-    assert_eq "$(stat -c %s "$SNAP")" "$(stat -c %s "$DB")" "page size $page, $1: size of the snapshot"
-    assert_eq "$(digest "$SNAP")" "$content" "page size $page, $1: the snapshot"
-    integrity "$SNAP"
+    assert_eq "$(stat -c %s "$(snap_file)")" "$(stat -c %s "$DB")" "page size $page, $1: size of the snapshot"
+    assert_eq "$(digest "$(snap_file)")" "$content" "page size $page, $1: the snapshot"
+    integrity "$(snap_file)"
 }
 # restored STAGE: flushed, and the same after the loss of the machine
 restored() {
@@ -26,7 +27,7 @@ restored() {
 
 for shape in 512:1 1024:2 4096:0 8192:2 65536:1; do # page size and auto_vacuum: 0 none, 1 full, 2 incremental
     page=${shape%:*} vacuum=${shape#*:}
-    rm -rf "$BUCKET" && mkdir "$BUCKET"
+    bucket_empty
     drop_state
     mount_bh
     sql "PRAGMA page_size=$page; PRAGMA auto_vacuum=$vacuum; CREATE TABLE t(i INTEGER PRIMARY KEY, v TEXT, b BLOB); CREATE INDEX tv ON t(v);
@@ -57,7 +58,7 @@ done
 
 # The page size changed by VACUUM, between two flushes and without one.
 page=4096
-rm -rf "$BUCKET" && mkdir "$BUCKET"
+bucket_empty
 drop_state
 mount_bh
 sql "CREATE TABLE t(i INTEGER PRIMARY KEY, b); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) INSERT INTO t SELECT i, randomblob(300) FROM n"

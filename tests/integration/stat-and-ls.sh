@@ -2,6 +2,7 @@
 # What stat, ls -la, du, find and df say of the tree is true: types, modes, owners, link counts, sizes, times, inode numbers.
 # level: quick
 # time: 60
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 start=$(date +%s)

@@ -18,13 +18,13 @@ mount_default() {
     daemons[$MNT]=$(status_of pid)
     DIR=$(status_of state_dir)
 }
-mount_default "file://$BUCKET"
+mount_default "$URL"
 main=$DIR
 assert_match "$main" '^/var/lib/bhfs/[0-9a-f]{16}$' "root's state directory"
 assert_eq "$(stat -c '%a %u' "$main")" "700 0" "its mode and owner"
 sql 'CREATE TABLE t(i); INSERT INTO t VALUES(1)'
 kill_daemon
-mount_default "file://$BUCKET"
+mount_default "$URL"
 assert_eq "$DIR" "$main" "the state directory of the same bucket"
 assert_eq "$(sql 'SELECT i FROM t')" 1 "what was not flushed"
 umount_bh
@@ -33,10 +33,10 @@ umount_bh
 mount_default "file://$T/../${T##*/}//bucket/"
 assert_eq "$DIR" "$main" "the state directory of the same bucket, spelt otherwise"
 umount_bh
-mount_default -o snapshot.branch=other "file://$BUCKET"
+mount_default -o snapshot.branch=other "$URL"
 branch=$DIR
 umount_bh
-mount_default -o snapshot.key=elsewhere/x.db "file://$BUCKET"
+mount_default -o snapshot.key=elsewhere/x.db "$URL"
 key=$DIR
 umount_bh
 mkdir "$T/bucket2"
@@ -50,16 +50,16 @@ must_fail "$BHFS" -o live.dir="$main" "file://$T/bucket2" "$MNT"
 ! mounted "$MNT" || fail "mounted with another bucket's state"
 # Nor one that others may write to.
 mkdir -m 777 "$T/open"
-must_fail "$BHFS" -o live.dir="$T/open" "file://$BUCKET" "$MNT"
+must_fail "$BHFS" -o live.dir="$T/open" "$URL" "$MNT"
 ! mounted "$MNT" || fail "mounted with a state directory that others may write to"
 
 # On tmpfs.
-mount_default -o live.dir=memory "file://$BUCKET"
+mount_default -o live.dir=memory "$URL"
 assert_match "$DIR" '^/dev/shm/' "the state directory in memory"
 assert_match "$(cat "$CTL/status")" '[Pp]ower' "status says what memory does not survive"
 sql 'INSERT INTO t VALUES(2)'
 kill_daemon
-mount_default -o live.dir=memory "file://$BUCKET"
+mount_default -o live.dir=memory "$URL"
 assert_eq "$(sql 'SELECT max(i) FROM t')" 2 "what was not flushed, after a kill -9, in memory"
 umount_bh
-assert_eq "$(sqlite3 "$SNAP" 'SELECT max(i) FROM t')" 2
+assert_eq "$(snapshot_value 'SELECT max(i) FROM t')" 2

@@ -3,6 +3,7 @@
 # they change, and not before.
 # level: quick
 # time: 60
+# buckets: file ceph
 # serial
 . "${BASH_SOURCE%/*}/../lib.sh"
 

@@ -3,6 +3,8 @@
 # mount goes on with them and says so.
 # level: quick
 # time: 90
+# buckets: file ceph swift
+# level@ceph: quick
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 rules=$T/rules
@@ -21,7 +23,7 @@ again() {
     "$@"
     ended
     grep -qi 'unflushed\|not .*in the bucket' "$T/daemon.log" || fail "$*: the log does not say that changes are unflushed"
-    assert_eq "$(sqlite3 "$SNAP" 'SELECT max(i) FROM t')" 1 "the snapshot after: $*"
+    assert_eq "$(snapshot_value 'SELECT max(i) FROM t')" 1 "the snapshot after: $*"
     : >"$rules"
     mount_bh "${options[@]}"
     assert_eq "$(sql 'SELECT max(i) FROM t')" "$n" "what the next mount has after: $*"
@@ -62,11 +64,11 @@ mount_bh "${options[@]}"
 assert_eq "$(sql 'SELECT max(i) FROM t')" 6
 assert_match "$(status_of recovered)" 'unflushed changes'
 flush
-assert_eq "$(sqlite3 "$SNAP" 'SELECT max(i) FROM t')" 6
+assert_eq "$(snapshot_value 'SELECT max(i) FROM t')" 6
 kill_daemon
 mount_bh "${options[@]}"
 assert_eq "$(status_of recovered)" none "recovered, in status, with nothing unflushed"
 assert_eq "$(status_of unflushed)" no
 umount_bh
-integrity "$SNAP"
-assert_eq "$(sqlite3 "$SNAP" 'SELECT group_concat(i) FROM t')" 1,2,3,4,5,6 "the snapshot in the end"
+integrity "$(snap_file)"
+assert_eq "$(snapshot_value 'SELECT group_concat(i) FROM t')" 1,2,3,4,5,6 "the snapshot in the end"

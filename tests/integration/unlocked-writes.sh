@@ -3,6 +3,7 @@
 # sentence in the log that says what to do instead.
 # level: quick
 # time: 60
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 mount_bh
@@ -68,5 +69,5 @@ unharmed "a write through a mapping"
 sql "INSERT INTO t VALUES(2, 'y')"
 integrity
 flush
-integrity "$SNAP"
+integrity "$(snap_file)"
 umount_bh

@@ -14,7 +14,7 @@ mount -t tmpfs -o mode=755 none /mnt
 mknod -m 666 /mnt/fuse c 10 229
 mount --bind /mnt/fuse /dev/fuse
 cp "$BHFS" /mnt/bhfs
-BHFS=/mnt/bhfs BUCKET=/mnt/bucket MNT=/mnt/mnt DB=/mnt/mnt/live.db CTL=/mnt/mnt/.ctl SNAP=/mnt/bucket/bucketsqlite/snap.db
+BHFS=/mnt/bhfs BUCKET=/mnt/bucket URL=file:///mnt/bucket MNT=/mnt/mnt DB=/mnt/mnt/live.db CTL=/mnt/mnt/.ctl
 export HOME=/mnt/home XDG_STATE_HOME=/mnt/home/state XDG_CONFIG_HOME=/mnt/home/config BUCKETHEAD_CONFIG=/mnt/home/bh.ini
 mkdir "$BUCKET" "$MNT" /mnt/home
 printf '[snapshot]\ninterval = 0\n' >/mnt/home/bh.ini
@@ -29,7 +29,7 @@ as() {
 }
 user=65534 other=65533
 
-as $user "$BHFS" "file://$BUCKET" "$MNT" || fail "a user cannot mount"
+as $user "$BHFS" "$URL" "$MNT" || fail "a user cannot mount"
 DAEMON=$(as $user sed -n 's/^pid: //p' "$CTL/status")
 daemons[$MNT]=$DAEMON
 assert_eq "$(ps -o uid= -p "$DAEMON" | xargs)" $user "the daemon's user"
@@ -39,7 +39,7 @@ assert_eq "$(as $user stat -c %u "$MNT" "$DB" "$CTL/flush" | sort -u)" $user "ow
 as $user sqlite3 -batch "$DB" 'CREATE TABLE t(i); INSERT INTO t VALUES(1)'
 as $user touch "$CTL/flush"
 as $user cat "$CTL/config" >/dev/null
-assert_eq "$(sqlite3 "$SNAP" 'SELECT i FROM t')" 1
+assert_eq "$(snapshot_value 'SELECT i FROM t')" 1
 
 # Nobody else, root included.
 must_fail ls "$MNT"
@@ -49,17 +49,17 @@ as $user "$BHFS" status "$MNT" >/dev/null
 as $user sqlite3 -batch "$DB" 'INSERT INTO t VALUES(2)'
 as $user "$BHFS" umount "$MNT"
 ended
-assert_eq "$(sqlite3 "$SNAP" 'SELECT count(*) FROM t')" 2
+assert_eq "$(snapshot_value 'SELECT count(*) FROM t')" 2
 
 # allow_other: not without the administrator's word, and then for looking only.
 : >/mnt/fuse.conf
 [ -e /etc/fuse.conf ] || skip "there is no /etc/fuse.conf"
 mount --bind /mnt/fuse.conf /etc/fuse.conf
-must_fail as $user "$BHFS" -o allow_other "file://$BUCKET" "$MNT"
+must_fail as $user "$BHFS" -o allow_other "$URL" "$MNT"
 assert_match "$OUT" 'allow_other' "the sentence"
 ! mounted "$MNT" || fail "mounted without user_allow_other"
 echo user_allow_other >/mnt/fuse.conf
-as $user "$BHFS" -o allow_other "file://$BUCKET" "$MNT"
+as $user "$BHFS" -o allow_other "$URL" "$MNT"
 daemons[$MNT]=$(as $user sed -n 's/^pid: //p' "$CTL/status")
 as $other ls -la "$MNT" >/dev/null
 as $other cat "$CTL/status" >/dev/null
@@ -75,4 +75,4 @@ ls "$MNT" >/dev/null # root
 as $user sqlite3 -batch "$DB" 'INSERT INTO t VALUES(4)'
 as $user fusermount3 -u "$MNT"
 ended
-assert_eq "$(sqlite3 "$SNAP" 'SELECT group_concat(i) FROM t')" 1,2,4
+assert_eq "$(snapshot_value 'SELECT group_concat(i) FROM t')" 1,2,4

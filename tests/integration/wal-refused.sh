@@ -3,6 +3,7 @@
 # snapshot whose header says WAL is converted when it is loaded.
 # level: quick
 # time: 60
+# buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 mount_bh
@@ -51,7 +52,7 @@ usable
 # On a database that is still empty.
 umount_bh
 drop_state
-rm -r "$BUCKET" && mkdir "$BUCKET"
+bucket_empty
 mount_bh
 refused 'PRAGMA journal_mode=WAL; CREATE TABLE t(i)'
 sql 'CREATE TABLE IF NOT EXISTS t(i)'
@@ -61,17 +62,16 @@ umount_bh
 drop_state
 
 # Somebody else's snapshot, in WAL mode, put into the bucket by hand.
-rm -f "$SNAP" "$SNAP.prev"
-rm -rf "$BUCKET/.bhfs-meta"
-sqlite3 "$SNAP" "PRAGMA journal_mode=WAL; CREATE TABLE t(i); INSERT INTO t VALUES(42)" >/dev/null
-rm -f "$SNAP-wal" "$SNAP-shm"
-assert_eq "$(od -An -tu1 -j18 -N2 "$SNAP" | xargs)" "2 2" "the header of the foreign snapshot"
+bucket_empty
+sqlite3 "$T/foreign.db" "PRAGMA journal_mode=WAL; CREATE TABLE t(i); INSERT INTO t VALUES(42)" >/dev/null
+assert_eq "$(od -An -tu1 -j18 -N2 "$T/foreign.db" | xargs)" "2 2" "the header of the foreign snapshot"
+bucket_put "$T/foreign.db" "$SNAP"
 mount_bh
 assert_eq "$(sql 'SELECT i FROM t')" 42
 usable
 flush
-assert_eq "$(od -An -tu1 -j18 -N2 "$SNAP" | xargs)" "1 1" "the header of the next snapshot"
-integrity "$SNAP"
+assert_eq "$(od -An -tu1 -j18 -N2 "$(snap_file)" | xargs)" "1 1" "the header of the next snapshot"
+integrity "$(snap_file)"
 umount_bh
 drop_state
 mount_bh

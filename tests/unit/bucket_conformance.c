@@ -177,10 +177,12 @@ static void test_meta_limits(void **state)
     must_fail(bh_meta_set(&meta, "under_score", "v", ERR), EINVAL);
     must_fail(bh_meta_set(&meta, "n", "new\nline", ERR), EINVAL);
     must_fail(bh_meta_set(&meta, "n", "\xc3\xbc", ERR), EINVAL);
-    for (int i = 0; i < BH_META_ITEMS_MAX; i++) {
+    for (int i = 0; i < BH_META_ITEMS_MAX - 1; i++) {
         snprintf(name, sizeof name, "n%d", i);
         must(bh_meta_set(&meta, name, "v", ERR));
     }
+    must_fail(bh_meta_set(&meta, "one-more", "v", ERR), E2BIG);
+    must(bh_meta_set(&meta, BH_META_PUT, "has a place of its own", ERR));
     must_fail(bh_meta_set(&meta, "one-more", "v", ERR), E2BIG);
     must(bh_meta_set(&meta, "n3", "replaced", ERR));
     assert_int_equal(meta.count, BH_META_ITEMS_MAX);

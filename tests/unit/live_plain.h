@@ -112,13 +112,19 @@ static inline int spy_put(struct bh_bucket *b, const char *key, const struct bh_
     return bh_bucket_put(s->inner, key, src, meta, cond, info, call, err);
 }
 
+static inline int spy_learn(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err)
+{
+    return 0;
+}
+
 static const struct bh_bucket_ops spy_ops = {.name = "spy",
                                              .close = spy_close,
                                              .caps = spy_caps,
                                              .get = spy_get,
                                              .head = spy_head,
                                              .copy = spy_copy,
-                                             .put = spy_put};
+                                             .put = spy_put,
+                                             .learn = spy_learn};
 
 /* What was held back reaches the store now; the store's answer. */
 static inline int deliver(void)

@@ -355,7 +355,7 @@ static void test_open_by_config(void **state)
     must_put(opened, "x", "y");
     must_have(b, "x", "y");
     bh_bucket_close(opened);
-    char rules[] = "put:eacces", wrong[] = "put:nonsense", name[] = "bucket";
+    char rules[] = "put:eacces", wrong[] = "put:nonsense";
     cfg.bucket.fault = rules;
     must(bh_bucket_open(&opened, &cfg, ERR));
     must_fail(put_text(opened, "x", "z", NULL), EACCES);
@@ -364,9 +364,6 @@ static void test_open_by_config(void **state)
     must_fail(bh_bucket_open(&opened, &cfg, ERR), EINVAL);
     cfg.bucket.kind = BH_BUCKET_NONE;
     must_fail(bh_bucket_open(&opened, &cfg, ERR), EINVAL);
-    cfg.bucket.kind = BH_BUCKET_S3;
-    cfg.bucket.name = name;
-    must_fail(bh_bucket_open(&opened, &cfg, ERR), ENOTSUP);
 }
 
 static void test_permissions(void **state)

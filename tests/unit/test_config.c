@@ -14,8 +14,23 @@ static void defaults(void **state)
     assert_string_equal(c->bucket.path, "/srv/b");
     assert_string_equal(c->bucket.prefix, "");
     assert_string_equal(c->bucket.region, "us-east-1");
+    assert_int_equal(c->bucket.credentials, BH_CREDENTIALS_AUTO);
+    assert_string_equal(c->bucket.profile, "");
+    assert_int_equal(c->bucket.addressing, BH_ADDRESSING_AUTO);
+    assert_false(c->bucket.create);
+    assert_string_equal(c->bucket.proxy, "");
+    assert_string_equal(c->bucket.ca_file, "");
+    assert_int_equal(c->bucket.connections, 16);
+    assert_int_equal(c->bucket.part_size, 16 << 20);
+    assert_int_equal(c->bucket.payload, BH_PAYLOAD_AUTO);
+    assert_string_equal(c->bucket.storage_class, "");
+    assert_int_equal(c->bucket.sse, BH_SSE_NONE);
+    assert_string_equal(c->bucket.sse_kms_key_id, "");
+    assert_false(c->bucket.requester_pays);
     assert_int_equal(c->bucket.attempts, 5);
     assert_int_equal(c->bucket.retry_base_ms, 100);
+    assert_int_equal(c->bucket.retry_time_ms, 120000);
+    assert_int_equal(c->bucket.connect_timeout_ms, 10000);
     assert_int_equal(c->bucket.timeout_ms, 30000);
     assert_string_equal(c->bucket.fault, "");
     assert_int_equal(c->bucket.fault_seed, 0);
@@ -47,29 +62,96 @@ static void defaults(void **state)
     bh_config_free(c);
 }
 
+/* What a server is asked for, in every form that a value may have. */
+static void keys_of_servers(void **state)
+{
+    static const struct {
+        const char *part_size;
+        uint64_t bytes;
+    } sizes[] = {
+        {"5MiB", 5 << 20},  {"5242880", 5 << 20}, {"8m", 8 << 20},
+        {"8192K", 8 << 20}, {"8192KiB", 8 << 20}, {"5G", UINT64_C(5) << 30},
+    };
+    static const struct {
+        const char *proxy, *kept;
+    } proxies[] = {
+        {"None", "none"},
+        {"HTTP://Proxy.example:3128/", "http://Proxy.example:3128"},
+        {"https://user:p%40ss:word@10.0.0.1:1", "https://user:p%40ss:word@10.0.0.1:1"},
+        {"socks5://[::1]:65535", "socks5://[::1]:65535"},
+        {"socks5h://me@h:1080", "socks5h://me@h:1080"},
+    };
+    char text[400];
+    (void)state;
+    struct bh_config *c = load_ok(
+        write_file(
+            "f.ini", 0600,
+            "[bucket]\nname = b\ncredentials = anonymous\nprofile = work\naddressing = path\n"
+            "create = yes\nca_file = /ca.pem\nconnections = 256\npayload = unsigned\n"
+            "storage_class = STANDARD_IA\nsse = AWS:KMS\nsse_kms_key_id = arn:aws:kms:k/1\n"
+            "requester_pays = on\nretry_time = 1h\nconnect_timeout = 250ms\n"),
+        NULL, NULL);
+    assert_int_equal(c->bucket.credentials, BH_CREDENTIALS_ANONYMOUS);
+    assert_string_equal(c->bucket.profile, "work");
+    assert_int_equal(c->bucket.addressing, BH_ADDRESSING_PATH);
+    assert_true(c->bucket.create);
+    assert_string_equal(c->bucket.ca_file, "/ca.pem");
+    assert_int_equal(c->bucket.connections, 256);
+    assert_int_equal(c->bucket.payload, BH_PAYLOAD_UNSIGNED);
+    assert_string_equal(c->bucket.storage_class, "STANDARD_IA");
+    assert_int_equal(c->bucket.sse, BH_SSE_KMS);
+    assert_string_equal(c->bucket.sse_kms_key_id, "arn:aws:kms:k/1");
+    assert_true(c->bucket.requester_pays);
+    assert_int_equal(c->bucket.retry_time_ms, 3600000);
+    assert_int_equal(c->bucket.connect_timeout_ms, 250);
+    bh_config_free(c);
+    c = load_ok(NULL, "s3://b?addressing=virtual", "bucket.sse=aes256");
+    assert_int_equal(c->bucket.sse, BH_SSE_AES256);
+    assert_int_equal(c->bucket.addressing, BH_ADDRESSING_VIRTUAL);
+    bh_config_free(c);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        snprintf(text, sizeof text, "bucket.part_size=%s", sizes[i].part_size);
+        c = load_ok(NULL, "s3://b", text);
+        assert_int_equal(c->bucket.part_size, sizes[i].bytes);
+        bh_config_free(c);
+    }
+    for (size_t i = 0; i < sizeof proxies / sizeof proxies[0]; i++) {
+        setenv("BUCKETHEAD_BUCKET__PROXY", proxies[i].proxy, 1);
+        c = load_ok(NULL, "s3://b", NULL);
+        assert_string_equal(c->bucket.proxy, proxies[i].kept);
+        bh_config_free(c);
+    }
+}
+
 /* Each source stands over the one before it, and says where its value came from. */
 static void order_of_sources(void **state)
 {
     (void)state;
     char from[300];
     const char *file =
-        write_file("a.ini", 0644, "[snapshot]\ninterval = 11s\n[bucket]\n\nregion = r1\n");
-    struct bh_config *c = load_ok(file, "file:///b", NULL);
+        write_file("a.ini", 0644, "[snapshot]\ninterval = 11s\n[bucket]\n\nregion = r3\n");
+    struct bh_config *c = load_ok(NULL, "file:///b", NULL);
+    assert_null(bh_config_where(c, "bucket", "region"));
+    bh_config_free(c);
+    setenv("AWS_DEFAULT_REGION", "r1", 1);
+    c = load_ok(NULL, "file:///b", NULL);
+    assert_string_equal(c->bucket.region, "r1");
+    assert_origin(c, "bucket", "region", "environment AWS_DEFAULT_REGION");
+    assert_string_equal(bh_config_where(c, "bucket", "region"), "environment AWS_DEFAULT_REGION");
+    bh_config_free(c);
+    setenv("AWS_REGION", "r2", 1);
+    c = load_ok(NULL, "file:///b", NULL);
+    assert_string_equal(c->bucket.region, "r2");
+    bh_config_free(c);
+    /* AWS_ is for all programs, the file for this one */
+    c = load_ok(file, "file:///b", NULL);
     assert_int_equal(c->snapshot.interval_ms, 11000);
     snprintf(from, sizeof from, "%s:2", file);
     assert_origin(c, "snapshot", "interval", from);
-    assert_string_equal(c->bucket.region, "r1");
-    assert_string_equal(c->file, file);
-    bh_config_free(c);
-
-    setenv("AWS_DEFAULT_REGION", "r2", 1);
-    c = load_ok(file, "file:///b", NULL);
-    assert_string_equal(c->bucket.region, "r2");
-    assert_origin(c, "bucket", "region", "environment AWS_DEFAULT_REGION");
-    bh_config_free(c);
-    setenv("AWS_REGION", "r3", 1);
-    c = load_ok(file, "file:///b", NULL);
     assert_string_equal(c->bucket.region, "r3");
+    snprintf(from, sizeof from, "%s:5", file);
+    assert_origin(c, "bucket", "region", from);
+    assert_string_equal(c->file, file);
     bh_config_free(c);
     setenv("BUCKETHEAD_BUCKET__REGION", "r4", 1);
     setenv("BUCKETHEAD_SNAPSHOT__INTERVAL", "12s", 1);
@@ -140,12 +222,16 @@ static void environment_names(void **state)
     setenv("AWS_ENDPOINT_URL", "http://general", 1);
     setenv("AWS_ENDPOINT_URL_S3", "http://special", 1);
     setenv("AWS_REGION", "", 1);
+    setenv("AWS_PROFILE", "work", 1);
+    setenv("AWS_CA_BUNDLE", "/ca.pem", 1);
     c = load_ok(NULL, "s3://b", NULL);
     assert_string_equal(c->bucket.access_key_id, "id");
     assert_string_equal(c->bucket.secret_access_key, "sec");
     assert_string_equal(c->bucket.session_token, "tok");
     assert_string_equal(c->bucket.endpoint_url, "http://special");
     assert_string_equal(c->bucket.region, "us-east-1");
+    assert_string_equal(c->bucket.profile, "work");
+    assert_string_equal(c->bucket.ca_file, "/ca.pem");
     bh_config_free(c);
 }
 
@@ -224,46 +310,31 @@ static void forms_of_the_file(void **state)
 static void values_from_files(void **state)
 {
     (void)state;
-    char text[700], from[400], token[500];
+    char text[900], from[400], token[500];
     memset(token, 't', sizeof token);
     token[sizeof token - 1] = '\0';
     const char *secret = write_file("secret", 0600, "s3cret \r\nsecond line\n");
     const char *tok = write_file("token", 0400, token);
     const char *url = write_file("url", 0644, "s3://from-file/p\n");
+    const char *proxy = write_file("proxy", 0600, "http://u:p@h:1\n");
     snprintf(text, sizeof text,
              "[bucket]\nurl_file = %s\nsecret_access_key_file = %s\nsession_token_file = %s\n"
-             "access_key_id = id\nsecret_access_key =\n",
-             url, secret, tok);
+             "access_key_id = id\nsecret_access_key =\nproxy_file = %s\n",
+             url, secret, tok, proxy);
     struct bh_config *c = load_ok(write_file("f.ini", 0644, text), NULL, NULL);
     assert_string_equal(c->bucket.url, "s3://from-file/p");
     assert_string_equal(c->bucket.name, "from-file");
     assert_string_equal(c->bucket.secret_access_key, "s3cret");
     assert_string_equal(c->bucket.session_token, token);
+    assert_string_equal(c->bucket.proxy, "http://u:p@h:1");
     snprintf(from, sizeof from, "%s/f.ini:3, read from %s/secret", test_home, test_home);
     assert_origin(c, "bucket", "secret_access_key", from);
     bh_config_free(c);
-    snprintf(text, sizeof text, "bucket.secret_access_key_file=%s/secret", test_home);
     setenv("BUCKETHEAD_BUCKET__ACCESS_KEY_ID", "id", 1);
-    c = load_ok(NULL, "s3://b", text);
+    snprintf(from, sizeof from, "%s/secret", test_home);
+    setenv("BUCKETHEAD_BUCKET__SECRET_ACCESS_KEY_FILE", from, 1);
+    c = load_ok(NULL, "s3://b", NULL);
     assert_string_equal(c->bucket.secret_access_key, "s3cret");
-    bh_config_free(c);
-}
-
-/* A token belongs to its key: with a key from a stronger source the old one is dropped. */
-static void credentials_do_not_mix(void **state)
-{
-    (void)state;
-    const char *file = write_file("f.ini", 0600,
-                                  "[bucket]\nname = b\naccess_key_id = a\nsecret_access_key = s\n"
-                                  "session_token = t\n");
-    struct bh_config *c = load_ok(file, NULL, NULL);
-    assert_string_equal(c->bucket.session_token, "t");
-    bh_config_free(c);
-    setenv("AWS_ACCESS_KEY_ID", "other", 1);
-    setenv("AWS_SECRET_ACCESS_KEY", "other", 1);
-    c = load_ok(file, NULL, NULL);
-    assert_string_equal(c->bucket.access_key_id, "other");
-    assert_string_equal(c->bucket.session_token, "");
     bh_config_free(c);
 }
 
@@ -274,13 +345,16 @@ static void dump_hides_secrets(void **state)
     struct bh_config *c =
         load_ok(write_file("f.ini", 0600,
                            "[bucket]\nname = b\naccess_key_id = AKIA\nsecret_access_key = "
-                           "hush-secret\nsession_token = hush-token\n"),
+                           "hush-secret\nsession_token = hush-token\n"
+                           "proxy = http://me:hush@proxy:3128\n"),
                 NULL, "snapshot.interval=90s");
     bh_config_dump(c, &dump);
     assert_lacks(dump.data, "hush");
     assert_has_all(dump.data,
                    "bucket.secret_access_key = ***   # |bucket.session_token = ***   # |"
-                   "bucket.access_key_id = AKIA   # |snapshot.interval = 90s   # -o\n|"
+                   "bucket.access_key_id = AKIA   # |bucket.proxy = ***   # |"
+                   "bucket.part_size = 16MiB   # default\n|bucket.sse = none   # default\n|"
+                   "snapshot.interval = 90s   # -o\n|"
                    "snapshot.stop_timeout = 60s   # default\n|live.journal = delete   # |"
                    "snapshot.keep_previous = true   # |bucket.retry_base = 100ms   # |"
                    "bucket.fault =    # default\n|mount.workers = 4   # default\n");
@@ -320,7 +394,8 @@ static void reload(void **state)
     struct bh_config *fresh = load_ok(
         write_file("f.ini", 0600,
                    BUCKET
-                   "secret_access_key = hush2\nattempts = 9\n[log]\nlevel = debug\nfile = /b\n"
+                   "secret_access_key = hush2\nattempts = 9\npart_size = 1G\nproxy = "
+                   "http://hush:hush@h:1\nrequester_pays = true\n[log]\nlevel = debug\nfile = /b\n"
                    "[snapshot]\ninterval = 5s\nmin_interval = 1s\nstop_timeout = 2s\n"
                    "keep_previous = off\nbranch = other\n[hooks]\non_flush_start = x\n"
                    "on_flush_complete = y\non_flush_error = z\n"),
@@ -340,6 +415,9 @@ static void reload(void **state)
     assert_string_equal(c->snapshot.branch, "main");
     assert_string_equal(c->bucket.secret_access_key, "hush1");
     assert_string_equal(changes.data, "bucket.secret_access_key: *** -> *** (needs a remount)\n"
+                                      "bucket.proxy:  -> *** (needs a remount)\n"
+                                      "bucket.part_size: 16MiB -> 1GiB (needs a remount)\n"
+                                      "bucket.requester_pays: false -> true (needs a remount)\n"
                                       "bucket.attempts: 5 -> 9 (needs a remount)\n"
                                       "snapshot.branch: main -> other (needs a remount)\n"
                                       "snapshot.interval: 30s -> 5s\n"
@@ -352,7 +430,7 @@ static void reload(void **state)
                                       "log.level: info -> debug\n"
                                       "log.file: /a -> /b\n");
     char from[128];
-    snprintf(from, sizeof from, "%s/f.ini:9", test_home);
+    snprintf(from, sizeof from, "%s/f.ini:12", test_home);
     assert_origin(c, "snapshot", "interval", from);
     bh_strbuf_reset(&changes);
     fresh = load_ok(c->file, NULL, "snapshot.branch=main");
@@ -418,7 +496,7 @@ static void sample_names_every_key(void **state)
         forms += is_file;
     }
     assert_int_equal(found, bh_key_count);
-    assert_int_equal(forms, 4);
+    assert_int_equal(forms, 5);
     free(text);
     struct bh_config *c = load_ok(write_file("sample.ini", 0644, plain), "s3://b", NULL);
     for (size_t i = 0; i < bh_key_count; i++) {
@@ -438,6 +516,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, test_setup, test_teardown)
     const struct CMUnitTest tests[] = {
         TEST(defaults),
+        TEST(keys_of_servers),
         TEST(order_of_sources),
         TEST(overrides_in_order),
         TEST(environment_names),
@@ -446,7 +525,6 @@ int main(void)
         TEST(the_file_of_c_is_remembered_absolute),
         TEST(forms_of_the_file),
         TEST(values_from_files),
-        TEST(credentials_do_not_mix),
         TEST(dump_hides_secrets),
         TEST(defaults_read_back),
         TEST(reload),

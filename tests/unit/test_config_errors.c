@@ -66,6 +66,10 @@ static void refusals_of_a_file(void **state)
         {"[bucket]\nprefix = a//b\n", "bucket.prefix = a//b|not empty"},
         {"[bucket]\nendpoint_url = ftp://h\n", "bucket.endpoint_url = ftp://h|http:// or https://"},
         {"[bucket]\nendpoint_url = http://\n", "the host is missing"},
+        {"[bucket]\nendpoint_url = http://[::1\n", "IPv6 address in brackets"},
+        {"[bucket]\nendpoint_url = http://[:!:80\n", "the host of an endpoint is a name"},
+        {"[bucket]\nendpoint_url = http://h,i\n", "the host of an endpoint is a name"},
+        {"[bucket]\nendpoint_url = http://::1:80\n", "IPv6 address in brackets"},
         {"[bucket]\nendpoint_url = http://h:0\n", "port|1 to 65535"},
         {"[bucket]\nendpoint_url = http://h:65536\n", "port|1 to 65535"},
         {"[bucket]\nendpoint_url = http://h?x=1\n", "without '?'"},
@@ -81,6 +85,36 @@ static void refusals_of_a_file(void **state)
          "f.ini:2: bucket.prefix is also said by bucket.url"},
         {"[bucket]\nregion = p\nurl = s3://a?region=q\n",
          "bucket.region is also said by bucket.url"},
+        {"[bucket]\npart_size = big\n",
+         "f.ini:2: bucket.part_size = big: not a size such as 512KiB, 16MiB or 1GiB; allowed: "
+         "5 MiB to 5 GiB"},
+        {"[bucket]\npart_size = 16MB\n", "bucket.part_size = 16MB: not a size"},
+        {"[bucket]\npart_size = 5242879\n", "5242879: out of range; allowed: 5 MiB to 5 GiB"},
+        {"[bucket]\npart_size = 5121M\n", "5121M: out of range; allowed: 5 MiB to 5 GiB"},
+        {"[bucket]\npart_size = 99999999999999999999\n", "out of range; allowed: 5 MiB to 5 GiB"},
+        {"[bucket]\npart_size =\n", "bucket.part_size = : not a size"},
+        {"[bucket]\nconnections = 0\n", "bucket.connections = 0: out of range; allowed: 1 to 256"},
+        {"[bucket]\nconnections = 257\n", "out of range; allowed: 1 to 256"},
+        {"[bucket]\nconnect_timeout = 0\n", "bucket.connect_timeout = 0: out of range|10 ms"},
+        {"[bucket]\nretry_time = 0\n", "bucket.retry_time = 0: out of range; allowed: 1 ms to 1 d"},
+        {"[bucket]\nca_file = certs.pem\n",
+         "f.ini:2: bucket.ca_file = certs.pem: the path must be absolute"},
+        {"[bucket]\nstorage_class = GLACIER IR\n", "bucket.storage_class = GLACIER IR|a space"},
+        {"[bucket]\nprofile = my own\n", "bucket.profile = my own|a space"},
+        {"[bucket]\nsse = AES128\n",
+         "bucket.sse = AES128: no such choice; allowed: none, AES256, aws:kms"},
+        {"[bucket]\nsse =\n", "bucket.sse = : no such choice"},
+        {"[bucket]\nsse_kms_key_id = a b\n", "bucket.sse_kms_key_id = a b|a space"},
+        {"[bucket]\nname = b\nsse_kms_key_id = k\n",
+         "bucket.sse_kms_key_id is set|f.ini:3) but bucket.sse (default) is not aws:kms"},
+        {"[bucket]\nname = b\nsse = aes256\nsse_kms_key_id = k\n",
+         "bucket.sse_kms_key_id is set|f.ini:4) but bucket.sse (|f.ini:3) is not aws:kms"},
+        {"[bucket]\nrequester_pays = me\n",
+         "bucket.requester_pays = me: neither true (yes, on, 1)"},
+        {"[bucket]\ncreate = maybe\n", "bucket.create = maybe: neither true"},
+        {"[bucket]\npayload = Signed\n", "no such choice; allowed: auto, signed, unsigned"},
+        {"[bucket]\naddressing = host\n", "no such choice; allowed: auto, path, virtual"},
+        {"[bucket]\ncredentials = none\n", "no such choice; allowed: auto, anonymous"},
         {"[bucket]\nname = x\n[log]\nfile = /\x01\n",
          "f.ini:4: log.file = /?: it contains a control character"},
     };
@@ -88,6 +122,52 @@ static void refusals_of_a_file(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         assert_refused(write_file("f.ini", 0600, cases[i].text), NULL, NULL, EINVAL,
                        cases[i].parts);
+}
+
+/* A proxy may hold a password: its sentences name the key and show nothing of the value. */
+static void proxies(void **state)
+{
+    static const struct {
+        const char *value, *parts;
+    } cases[] = {
+        {"HUSH:3128", "a proxy is http://HOST:PORT"},
+        {"ftp://u:HUSH@h:1", "socks5://HOST:PORT or none"},
+        {"socks4://HUSH:1", "socks5://HOST:PORT or none"},
+        {"nones", "a proxy is http://HOST:PORT"},
+        {"http://HUSH", "HOST:PORT and nothing else"},
+        {"http://u:HUSH@h", "HOST:PORT and nothing else"},
+        {"http://u:HUSH@:80", "HOST:PORT and nothing else"},
+        {"http://u:HUSH@h:0", "a number from 1 to 65535"},
+        {"http://u:HUSH@h:65536", "a number from 1 to 65535"},
+        {"http://u:HUSH@h:8x", "a number from 1 to 65535"},
+        {"http://HUSH:1/path", "HOST:PORT and nothing else"},
+        {"http://HUSH:1//", "HOST:PORT and nothing else"},
+        {"http://HU SH:1", "HOST:PORT and nothing else"},
+        {"http://[::HUSH]:1", "HOST:PORT and nothing else"},
+        {"http://[]:1", "HOST:PORT and nothing else"},
+        {"http://", "HOST:PORT and nothing else"},
+        {"http:///", "HOST:PORT and nothing else"},
+        {"http://u:HU@SH@h:1", "written as %XX"},
+        {"http://u:HU/SH@h:1", "written as %XX"},
+        {"http://u:HU SH@h:1", "written as %XX"},
+    };
+    struct bh_error err;
+    char text[200];
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        snprintf(text, sizeof text, "[bucket]\nname = b\nproxy = %s\n", cases[i].value);
+        if (load(write_file("f.ini", 0600, text), NULL, NULL, &err))
+            fail_msg("accepted: %s", cases[i].value);
+        assert_int_equal(err.code, EINVAL);
+        assert_has_all(err.text, "f.ini:3: bucket.proxy: ");
+        assert_has_all(err.text, cases[i].parts);
+        assert_lacks(err.text, "HU");
+    }
+    assert_refused(write_file("f.ini", 0644, "[bucket]\nname = b\nproxy = http://h:1\n"), NULL,
+                   NULL, EACCES, "f.ini:3 holds bucket.proxy|chmod 600");
+    assert_null(load(NULL, "s3://b", "bucket.proxy=http://u:HUSH@h:1", &err));
+    assert_has_all(err.text, "-o bucket.proxy: secrets do not belong|bucket.proxy_file=PATH");
+    assert_lacks(err.text, "HUSH");
 }
 
 static void binary_file(void **state)
@@ -227,6 +307,9 @@ static void environment(void **state)
          "environment BUCKETHEAD_SNAPSHOT__INTERVAL: snapshot.interval = x: not a duration"},
         {"AWS_ENDPOINT_URL", "host",
          "environment AWS_ENDPOINT_URL: bucket.endpoint_url = host|http://"},
+        {"AWS_CA_BUNDLE", "certs/ca.pem",
+         "environment AWS_CA_BUNDLE: bucket.ca_file = certs/ca.pem: the path must be absolute"},
+        {"AWS_PROFILE", "a b", "environment AWS_PROFILE: bucket.profile = a b|a space"},
     };
     char long_name[300] = "BUCKETHEAD_A__";
     (void)state;
@@ -296,9 +379,11 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, test_setup, test_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(refusals_of_a_file), TEST(binary_file),           TEST(long_lines),
-        TEST(permissions),        TEST(secrets_are_not_shown), TEST(environment),
-        TEST(overrides),          TEST(missing_bucket),        TEST(object_keys_that_are_too_long),
+        TEST(refusals_of_a_file), TEST(proxies),
+        TEST(binary_file),        TEST(long_lines),
+        TEST(permissions),        TEST(secrets_are_not_shown),
+        TEST(environment),        TEST(overrides),
+        TEST(missing_bucket),     TEST(object_keys_that_are_too_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

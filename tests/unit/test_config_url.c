@@ -33,6 +33,13 @@ static void accepted(void **state)
         {"r2://acc/b?endpoint=https://acc.eu.r2.cloudflarestorage.com", BH_BUCKET_S3, NULL, "b", "",
          "https://acc.eu.r2.cloudflarestorage.com", "auto",
          "s3://b/?endpoint=https://acc.eu.r2.cloudflarestorage.com"},
+        {"r2://acc.eu/b", BH_BUCKET_S3, NULL, "b", "", "https://acc.eu.r2.cloudflarestorage.com",
+         "auto", "r2://acc.eu/b/"},
+        {"R2://0123456789abcdef.FedRAMP/b/p", BH_BUCKET_S3, NULL, "b", "p/",
+         "https://0123456789abcdef.fedramp.r2.cloudflarestorage.com", "auto",
+         "r2://0123456789abcdef.FedRAMP/b/p/"},
+        {"s3://b?profile=work&addressing=path&requester_pays=yes&credentials=anonymous",
+         BH_BUCKET_S3, NULL, "b", "", "", "us-east-1", "s3://b/"},
     };
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -52,6 +59,44 @@ static void accepted(void **state)
         free(shown);
         bh_config_free(c);
     }
+}
+
+/* The parameters are keys of [bucket] and take what these take. */
+static void parameters(void **state)
+{
+    (void)state;
+    struct bh_config *c = load_ok(
+        NULL, "s3://b/p?profile=w%6Frk&addressing=virtual&requester_pays=1&&credentials=auto",
+        NULL);
+    assert_string_equal(c->bucket.profile, "work");
+    assert_int_equal(c->bucket.addressing, BH_ADDRESSING_VIRTUAL);
+    assert_true(c->bucket.requester_pays);
+    assert_int_equal(c->bucket.credentials, BH_CREDENTIALS_AUTO);
+    assert_origin(c, "bucket", "addressing", "command line");
+    assert_origin(c, "bucket", "requester_pays", "command line");
+    bh_config_free(c);
+    c = load_ok(NULL, "r2://acc/b?addressing=path&credentials=anonymous", NULL);
+    assert_int_equal(c->bucket.addressing, BH_ADDRESSING_PATH);
+    assert_int_equal(c->bucket.credentials, BH_CREDENTIALS_ANONYMOUS);
+    bh_config_free(c);
+    /* over a weaker source, under a stronger one, never beside itself */
+    const char *file = write_file("f.ini", 0644,
+                                  "[bucket]\naddressing = path\nrequester_pays = true\n"
+                                  "url = s3://low\nprofile = low\n");
+    c = load_ok(file, "s3://b?addressing=virtual&profile=high", NULL);
+    assert_int_equal(c->bucket.addressing, BH_ADDRESSING_VIRTUAL);
+    assert_string_equal(c->bucket.profile, "high");
+    assert_true(c->bucket.requester_pays);
+    bh_config_free(c);
+    c = load_ok(NULL, "s3://b?addressing=virtual", "bucket.addressing=path");
+    assert_int_equal(c->bucket.addressing, BH_ADDRESSING_PATH);
+    bh_config_free(c);
+    assert_refused(
+        write_file("f.ini", 0644, "[bucket]\naddressing = auto\nurl = s3://b?addressing=path\n"),
+        NULL, NULL, EINVAL, "f.ini:2: bucket.addressing is also said by bucket.url|:3");
+    assert_refused(write_file("f.ini", 0644,
+                              "[bucket]\nurl = s3://b?requester_pays=no\nrequester_pays = no\n"),
+                   NULL, NULL, EINVAL, "f.ini:3: bucket.requester_pays is also said by bucket.url");
 }
 
 static void refused(void **state)
@@ -89,16 +134,34 @@ static void refused(void **state)
         {"s3://user:secret@b/p", "user, secret or port|process list|secret_access_key_file"},
         {"s3://user@b/p", "user, secret or port"},
         {"s3://b:9000/p", "user, secret or port"},
-        {"s3://b?regoin=x", "unknown parameter 'regoin'|endpoint and region"},
+        {"s3://b?regoin=x",
+         "unknown parameter 'regoin' in the URL; known are endpoint, region, profile, "
+         "addressing, requester_pays and credentials"},
         {"s3://b?region=x&Region=y", "unknown parameter 'Region'"},
         {"s3://b?region=x&region=y", "region stands twice"},
         {"s3://b?region=", "region of the URL has no value"},
         {"s3://b?region", "region of the URL has no value"},
+        {"s3://b?region=a%20b", "the parameter region: it holds a space"},
+        {"s3://b?profile=a%20b", "the parameter profile: it holds a space"},
+        {"s3://b?profile=", "profile of the URL has no value"},
+        {"s3://b?addressing=host",
+         "the parameter addressing: no such choice; allowed: auto, path, virtual"},
+        {"s3://b?addressing=path&addressing=path", "addressing stands twice"},
+        {"s3://b?requester_pays", "requester_pays of the URL has no value"},
+        {"s3://b?requester_pays=you", "the parameter requester_pays: neither true (yes, on, 1)"},
+        {"s3://b?credentials=none", "the parameter credentials: no such choice; allowed: auto"},
+        {"s3://b?sse=none", "unknown parameter 'sse'"},
+        {"s3://b?endpoint_url=http://h", "unknown parameter 'endpoint_url'"},
+        {"file:///b?profile=x", "takes no parameter such as 'profile'"},
         {"s3://b?endpoint=h", "http:// or https://"},
         {"s3://b?endpoint=http://u:p@h", "no user or secret"},
         {"r2://", "account is missing"},
         {"r2://acc", "names no bucket"},
         {"r2://a_b/c", "not an account id"},
+        {"r2://acc.de/b", "not an account id|.eu or .fedramp"},
+        {"r2://.eu/b", "not an account id"},
+        {"r2://acc.eu.eu/b", "not an account id"},
+        {"r2://acc./b", "not an account id"},
     };
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -164,6 +227,23 @@ static void cloudflare_account(void **state)
     assert_string_equal(c->bucket.endpoint_url, "http://own");
     assert_string_equal(c->bucket.region, "weur");
     bh_config_free(c);
+    /* what other programs use is not meant for the account's bucket */
+    setenv("AWS_REGION", "eu-west-1", 1);
+    setenv("AWS_ENDPOINT_URL", "http://other", 1);
+    setenv("BUCKETHEAD_CLOUDFLARE__ACCOUNT_ID", "acc.eu", 1);
+    c = load_ok(NULL, "s3://b", NULL);
+    assert_string_equal(c->bucket.endpoint_url, "https://acc.eu.r2.cloudflarestorage.com");
+    assert_string_equal(c->bucket.region, "auto");
+    bh_config_free(c);
+    const char *file = write_file("f.ini", 0644, "[bucket]\nregion = weur\nurl = s3://b\n");
+    c = load_ok(file, NULL, NULL);
+    assert_string_equal(c->bucket.region, "weur");
+    bh_config_free(c);
+    unsetenv("BUCKETHEAD_CLOUDFLARE__ACCOUNT_ID");
+    c = load_ok(write_file("f.ini", 0644, "[bucket]\nurl = r2://acc/b\n"), NULL, NULL);
+    assert_string_equal(c->bucket.endpoint_url, "https://acc.r2.cloudflarestorage.com");
+    assert_string_equal(c->bucket.region, "auto");
+    bh_config_free(c);
 }
 
 static char *identity(const char *url, const char *override)
@@ -190,7 +270,7 @@ static void identities(void **state)
     (void)state;
     char *id = identity("s3://b/p", NULL);
     assert_string_equal(
-        id, "s3://b/p/?endpoint=https://s3.us-east-1.amazonaws.com\nbucketsqlite/snap.db\nmain\n");
+        id, "s3://b/p/?endpoint=https://s3.amazonaws.com\nbucketsqlite/snap.db\nmain\n");
     free(id);
     id = identity("file:///no/such/d%20e", NULL);
     assert_string_equal(id, "file:///no/such/d%20e\nbucketsqlite/snap.db\nmain\n");
@@ -198,10 +278,21 @@ static void identities(void **state)
     assert_identities("s3://b/p", NULL, "s3://b/p/?region=us-east-1", "snapshot.branch=main", true);
     assert_identities("s3://b", NULL, "s3://b?endpoint=https://S3.us-east-1.amazonaws.com:443/",
                       NULL, true);
+    assert_identities("s3://b", NULL, "s3://b?region=eu-west-1", NULL, true);
+    assert_identities("s3://b", NULL, "s3://b?endpoint=https://s3.example.com", NULL, false);
     assert_identities("r2://acc/b", NULL,
                       "s3://b?endpoint=https://acc.r2.cloudflarestorage.com&region=auto", NULL,
                       true);
+    assert_identities("r2://acc.eu/b", NULL,
+                      "s3://b?endpoint=https://acc.eu.r2.cloudflarestorage.com", NULL, true);
+    assert_identities("r2://acc/b", NULL, "r2://acc.eu/b", NULL, false);
     assert_identities("s3://b", "bucket.attempts=3", "s3://b", "snapshot.interval=1s", true);
+    /* how a bucket is reached, and as whom, does not make it another */
+    assert_identities("s3://b", NULL, "s3://b?profile=work&requester_pays=yes", NULL, true);
+    assert_identities("s3://b?addressing=path", NULL, "s3://b?addressing=virtual", NULL, true);
+    assert_identities("s3://b?credentials=anonymous", NULL, "s3://b?profile=other", NULL, true);
+    assert_identities("s3://b", "bucket.sse=AES256", "s3://b", "bucket.create=yes", true);
+    assert_identities("s3://b", "bucket.ca_file=/x", "s3://b", "bucket.part_size=5M", true);
     assert_identities("s3://b", NULL, "s3://c", NULL, false);
     assert_identities("s3://b", NULL, "s3://b/p", NULL, false);
     assert_identities("s3://b", NULL, "s3://b?endpoint=http://h", NULL, false);
@@ -213,8 +304,10 @@ static void identities(void **state)
 
     setenv("AWS_ACCESS_KEY_ID", "a", 1);
     setenv("AWS_SECRET_ACCESS_KEY", "hush", 1);
+    setenv("BUCKETHEAD_BUCKET__PROXY", "http://u:hush@h:1", 1);
     id = identity("s3://b", NULL);
-    assert_lacks(id, "hush");
+    assert_string_equal(
+        id, "s3://b/?endpoint=https://s3.amazonaws.com\nbucketsqlite/snap.db\nmain\n");
     free(id);
 }
 
@@ -269,8 +362,13 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, test_setup, test_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(accepted),           TEST(refused),    TEST(url_over_weaker_sources),
-        TEST(cloudflare_account), TEST(identities), TEST(identities_of_directories),
+        TEST(accepted),
+        TEST(parameters),
+        TEST(refused),
+        TEST(url_over_weaker_sources),
+        TEST(cloudflare_account),
+        TEST(identities),
+        TEST(identities_of_directories),
         TEST(snapshot_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

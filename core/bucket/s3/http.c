@@ -1,0 +1,689 @@
+/* Each request runs in its caller's thread on a slot: a multi handle of its own, whose connection
+ * cache keeps the connection for the next one. The slot used last is used first,
+ * so that there are as few connections as there were requests at once. */
+#include "bucket/s3/http.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bucket/bucket_util.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+
+#define POLL_MS      50 /* how soon a cancelled call ends */
+#define BUFFER_BYTES (256L << 10)
+#define SLOW_BYTES   1024 /* fewer within the time-out are a stall */
+#define PATIENCE     20
+#define EXPECT_MIN   ((uint64_t)1 << 20)
+/* Servers close idle connections after 5 to 60 s; a request on a dead one is lost. */
+#define IDLE_MAX_S 15L
+
+struct slot {
+    struct slot *next;
+    CURLM *multi;
+};
+
+struct bh_http {
+    struct bh_http_options options;
+    char *proxy, *ca_file;
+    pthread_mutex_t mutex;
+    pthread_cond_t freed;
+    struct slot *idle;
+    unsigned busy;
+    CURLSH *share; /* names and TLS sessions */
+    pthread_mutex_t share_mutex[CURL_LOCK_DATA_LAST];
+    atomic_uint_fast64_t connects;
+    atomic_bool expect_off;
+};
+
+/* One request under way. */
+struct exchange {
+    struct bh_http *http;
+    const struct bh_http_request *req;
+    struct bh_http_answer *a;
+    struct bh_error *err;
+    CURL *easy;
+    int rc; /* of a callback that ended it */
+    size_t header_bytes;
+    bool head_done, stream;
+    uint64_t at;       /* of the body to send */
+    int64_t moved_ms;  /* bh_mono_ms() of the last progress */
+    int64_t window_ms; /* since then, window_bytes were moved before it */
+    uint64_t window_bytes;
+    int unsent; /* bytes in the kernel's buffer when it was last looked at */
+};
+
+/* "https://HOST:PORT": what of the URL a sentence may show (a signature may be behind it). */
+static int host_length(const char *url)
+{
+    const char *host = strstr(url, "://");
+    return host ? (int)(host + 3 - url) + (int)strcspn(host + 3, "/?") : (int)strcspn(url, "/?");
+}
+
+/* --- the client --- */
+
+static void share_lock(CURL *easy, curl_lock_data data, curl_lock_access access, void *arg)
+{
+    pthread_mutex_lock(&((struct bh_http *)arg)->share_mutex[data]);
+}
+
+static void share_unlock(CURL *easy, curl_lock_data data, void *arg)
+{
+    pthread_mutex_unlock(&((struct bh_http *)arg)->share_mutex[data]);
+}
+
+static void global_init(void)
+{
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+}
+
+static bool make_share(struct bh_http *h)
+{
+    for (int i = 0; i < CURL_LOCK_DATA_LAST; i++)
+        pthread_mutex_init(&h->share_mutex[i], NULL);
+    h->share = curl_share_init();
+    return h->share && curl_share_setopt(h->share, CURLSHOPT_LOCKFUNC, share_lock) == CURLSHE_OK &&
+           curl_share_setopt(h->share, CURLSHOPT_UNLOCKFUNC, share_unlock) == CURLSHE_OK &&
+           curl_share_setopt(h->share, CURLSHOPT_USERDATA, h) == CURLSHE_OK &&
+           curl_share_setopt(h->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_DNS) == CURLSHE_OK &&
+           curl_share_setopt(h->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION) == CURLSHE_OK;
+}
+
+int bh_http_new(struct bh_http **out, const struct bh_http_options *options, struct bh_error *err)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, global_init);
+    if (options->ca_file && *options->ca_file && access(options->ca_file, R_OK) != 0)
+        return bh_fail(err, EINVAL, "the file of certificates %s cannot be read: %s",
+                       options->ca_file, strerror(errno));
+    struct bh_http *h = calloc(1, sizeof *h);
+    if (!h)
+        return bh_fail(err, ENOMEM, "out of memory");
+    h->options = *options;
+    if (h->options.connections == 0)
+        h->options.connections = 1;
+    pthread_mutex_init(&h->mutex, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&h->freed, &attr);
+    pthread_condattr_destroy(&attr);
+    h->proxy = options->proxy ? strdup(options->proxy) : NULL;
+    h->ca_file = options->ca_file && *options->ca_file ? strdup(options->ca_file) : NULL;
+    bool copied =
+        (!options->proxy || h->proxy) && (!options->ca_file || !*options->ca_file || h->ca_file);
+    if (!make_share(h) || !copied) {
+        bh_http_free(h);
+        return bh_fail(err, ENOMEM, "out of memory");
+    }
+    *out = h;
+    return 0;
+}
+
+static void slot_free(struct slot *s)
+{
+    if (s->multi)
+        curl_multi_cleanup(s->multi);
+    free(s);
+}
+
+void bh_http_free(struct bh_http *h)
+{
+    if (!h)
+        return;
+    while (h->idle) {
+        struct slot *s = h->idle;
+        h->idle = s->next;
+        slot_free(s);
+    }
+    if (h->share)
+        curl_share_cleanup(h->share);
+    for (int i = 0; i < CURL_LOCK_DATA_LAST; i++)
+        pthread_mutex_destroy(&h->share_mutex[i]);
+    pthread_cond_destroy(&h->freed);
+    pthread_mutex_destroy(&h->mutex);
+    free(h->proxy);
+    free(h->ca_file);
+    free(h);
+}
+
+void bh_http_expect_off(struct bh_http *h)
+{
+    atomic_store(&h->expect_off, true);
+}
+
+uint64_t bh_http_connects(struct bh_http *h)
+{
+    return atomic_load(&h->connects);
+}
+
+/* --- slots --- */
+
+static struct slot *slot_new(void)
+{
+    struct slot *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    s->multi = curl_multi_init();
+    if (s->multi && curl_multi_setopt(s->multi, CURLMOPT_MAXCONNECTS, 2L) == CURLM_OK)
+        return s;
+    slot_free(s);
+    return NULL;
+}
+
+static int take_slot(struct bh_http *h, struct slot **out, const struct bh_call *call,
+                     struct bh_error *err)
+{
+    BH_LOCK_SCOPE(&h->mutex);
+    while (h->busy >= h->options.connections) {
+        struct timespec until = bh_mono_after_ms(POLL_MS);
+        int rc = bh_call_check(call, "waiting for a free connection", err);
+        if (rc)
+            return rc;
+        pthread_cond_timedwait(&h->freed, &h->mutex, &until);
+    }
+    struct slot *s = h->idle;
+    if (s)
+        h->idle = s->next;
+    else if (!(s = slot_new()))
+        return bh_fail(err, ENOMEM, "out of memory for a connection");
+    h->busy++;
+    *out = s;
+    return 0;
+}
+
+static void give_slot(struct bh_http *h, struct slot *s)
+{
+    BH_LOCK_SCOPE(&h->mutex);
+    s->next = h->idle;
+    h->idle = s;
+    h->busy--;
+    pthread_cond_signal(&h->freed);
+}
+
+/* --- headers of the answer --- */
+
+const char *bh_http_header(const struct bh_http_answer *a, const char *name)
+{
+    const char *found = NULL, *n, *v;
+    for (size_t at = 0; bh_http_next_header(a, &at, &n, &v);)
+        if (strcmp(n, name) == 0)
+            found = v;
+    return found;
+}
+
+bool bh_http_next_header(const struct bh_http_answer *a, size_t *at, const char **name,
+                         const char **value)
+{
+    if (*at >= a->headers.len)
+        return false;
+    *name = a->headers.data + *at;
+    *value = *name + strlen(*name) + 1;
+    *at = (size_t)(*value + strlen(*value) + 1 - a->headers.data);
+    return true;
+}
+
+void bh_http_answer_free(struct bh_http_answer *a)
+{
+    bh_strbuf_free(&a->headers);
+    bh_strbuf_free(&a->body);
+}
+
+static int parse_length(struct bh_http_answer *a, struct bh_error *err)
+{
+    const char *n, *v;
+    a->length = UINT64_MAX;
+    for (size_t at = 0; bh_http_next_header(a, &at, &n, &v);) {
+        if (strcmp(n, "content-length") != 0)
+            continue;
+        size_t digits = strspn(v, "0123456789");
+        if (digits == 0 || digits > 18 || v[digits])
+            return bh_fail(err, EIO, "the answer's Content-Length is no number");
+        uint64_t length = strtoull(v, NULL, 10);
+        if (a->length != UINT64_MAX && a->length != length)
+            return bh_fail(err, EIO, "the answer has two different Content-Lengths");
+        a->length = length;
+    }
+    return 0;
+}
+
+static int add_header(struct bh_http_answer *a, const char *line, size_t len, struct bh_error *err)
+{
+    const char *colon = memchr(line, ':', len);
+    if (!colon || colon == line || memchr(line, '\0', len))
+        return bh_fail(err, EIO, "the answer has a malformed header line");
+    for (const char *c = line; c < colon; c++) {
+        char low = *c >= 'A' && *c <= 'Z' ? (char)(*c | 0x20) : *c;
+        bh_strbuf_add(&a->headers, &low, 1);
+    }
+    bh_strbuf_add(&a->headers, "", 1);
+    const char *v = colon + 1, *end = line + len;
+    while (v < end && (*v == ' ' || *v == '\t'))
+        v++;
+    while (end > v && (end[-1] == ' ' || end[-1] == '\t'))
+        end--;
+    bh_strbuf_add(&a->headers, v, (size_t)(end - v));
+    bh_strbuf_add(&a->headers, "", 1);
+    return a->headers.failed ? bh_fail(err, ENOMEM, "out of memory") : 0;
+}
+
+/* "HTTP/1.1 200 OK": an interim answer before it is forgotten. */
+static int begin_answer(struct exchange *x, const char *line, size_t len)
+{
+    const char *space = memchr(line, ' ', len);
+    size_t left = space ? (size_t)(line + len - space - 1) : 0;
+    bh_strbuf_reset(&x->a->headers);
+    x->a->status = 0;
+    for (size_t i = 0; i < 3 && i < left; i++) {
+        if (space[1 + i] < '0' || space[1 + i] > '9')
+            return bh_fail(x->err, EIO, "the answer has a malformed status line");
+        x->a->status = x->a->status * 10 + (space[1 + i] - '0');
+    }
+    if (x->a->status < 100)
+        return bh_fail(x->err, EIO, "the answer has a malformed status line");
+    x->a->replied = x->a->status >= 200;
+    return 0;
+}
+
+static int end_head(struct exchange *x)
+{
+    if (x->a->status < 200)
+        return 0;
+    int rc = parse_length(x->a, x->err);
+    if (rc)
+        return rc;
+    x->head_done = true;
+    x->a->at_ms = bh_mono_ms();
+    if (x->req->head)
+        rc = x->req->head(x->req->arg, x->a, &x->stream, x->err);
+    return rc;
+}
+
+static int take_line(struct exchange *x, const char *line, size_t len)
+{
+    while (len > 0 && (line[len - 1] == '\n' || line[len - 1] == '\r'))
+        len--;
+    if (len >= 5 && strncasecmp(line, "HTTP/", 5) == 0 && !x->head_done)
+        return begin_answer(x, line, len);
+    if (x->head_done)
+        return 0; /* a trailer */
+    return len == 0 ? end_head(x) : add_header(x->a, line, len, x->err);
+}
+
+static size_t on_header(char *data, size_t size, size_t count, void *arg)
+{
+    struct exchange *x = arg;
+    size_t len = size * count;
+    x->moved_ms = bh_mono_ms();
+    x->header_bytes += len;
+    x->rc = x->header_bytes > BH_HTTP_HEADERS_MAX
+                ? bh_fail(x->err, EIO, "the answer's headers have more than %zu bytes",
+                          BH_HTTP_HEADERS_MAX)
+                : take_line(x, data, len);
+    if (x->rc && !x->head_done)
+        bh_fail_prefix(x->err, x->rc, "%.*s", host_length(x->req->url), x->req->url);
+    return x->rc ? 0 : len;
+}
+
+/* --- bodies --- */
+
+static int keep(struct exchange *x, const void *data, size_t len)
+{
+    if (len > x->req->keep_body - x->a->body.len)
+        return bh_fail(x->err, EIO,
+                       "the answer's body has more than the %zu bytes that it may have",
+                       x->req->keep_body);
+    bh_strbuf_add(&x->a->body, data, len);
+    return x->a->body.failed ? bh_fail(x->err, ENOMEM, "out of memory") : 0;
+}
+
+static size_t on_body(char *data, size_t size, size_t count, void *arg)
+{
+    struct exchange *x = arg;
+    size_t len = size * count;
+    x->moved_ms = bh_mono_ms();
+    x->a->received += len;
+    x->rc = x->stream ? x->req->sink(x->req->arg, data, len, x->err) : keep(x, data, len);
+    x->moved_ms = bh_mono_ms(); /* the sink's time is not the server's */
+    return x->rc ? CURL_WRITEFUNC_ERROR : len;
+}
+
+static size_t on_read(char *buf, size_t size, size_t count, void *arg)
+{
+    struct exchange *x = arg;
+    uint64_t left = x->req->body->size - x->at;
+    size_t len = size * count < left ? size * count : (size_t)left;
+    if (len > 0)
+        x->rc = bh_source_read(x->req->body, x->at, buf, len, x->err);
+    if (x->rc)
+        return CURL_READFUNC_ABORT;
+    x->at += len;
+    x->a->sent += len;
+    x->moved_ms = bh_mono_ms();
+    return len;
+}
+
+static int on_seek(void *arg, curl_off_t offset, int origin)
+{
+    struct exchange *x = arg;
+    if (x->req->once || origin != SEEK_SET)
+        return CURL_SEEKFUNC_FAIL;
+    x->at = (uint64_t)offset;
+    return CURL_SEEKFUNC_OK;
+}
+
+/* A child of the program must not inherit the connection. */
+static curl_socket_t on_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+    return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+}
+
+/* --- one request --- */
+
+#define SET(option, value) ok = ok && curl_easy_setopt(x->easy, (option), (value)) == CURLE_OK
+
+static bool set_method(struct exchange *x)
+{
+    const char *method = x->req->method;
+    bool ok = true;
+    if (strcmp(method, "HEAD") == 0) {
+        SET(CURLOPT_NOBODY, 1L);
+    } else if (x->req->body || strcmp(method, "PUT") == 0 || strcmp(method, "POST") == 0) {
+        SET(CURLOPT_UPLOAD, 1L);
+        SET(CURLOPT_INFILESIZE_LARGE, x->req->body ? (curl_off_t)x->req->body->size : 0);
+        SET(CURLOPT_CUSTOMREQUEST, method);
+    } else {
+        SET(CURLOPT_HTTPGET, 1L);
+        SET(CURLOPT_CUSTOMREQUEST, method);
+    }
+    if (x->req->body) {
+        SET(CURLOPT_READFUNCTION, on_read);
+        SET(CURLOPT_READDATA, x);
+        SET(CURLOPT_SEEKFUNCTION, on_seek);
+        SET(CURLOPT_SEEKDATA, x);
+    }
+    return ok;
+}
+
+/* How long to wait for "100 Continue" before the body is sent without it. */
+static long expect_wait(const struct bh_http *h)
+{
+    int64_t half = h->options.timeout_ms / 2;
+    return half > 0 && half < 1000 ? (long)half : 1000L;
+}
+
+static bool set_options(struct exchange *x, struct curl_slist *headers)
+{
+    struct bh_http *h = x->http;
+    bool ok = true;
+    SET(CURLOPT_URL, x->req->url);
+    SET(CURLOPT_HTTPHEADER, headers);
+    SET(CURLOPT_PATH_AS_IS, 1L); /* "." and ".." are keys */
+    SET(CURLOPT_NOSIGNAL, 1L);
+    SET(CURLOPT_NOPROGRESS, 1L);
+#if LIBCURL_VERSION_NUM >= 0x075500
+    SET(CURLOPT_PROTOCOLS_STR, "http,https");
+#else
+    SET(CURLOPT_PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
+    SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+    SET(CURLOPT_CONNECTTIMEOUT_MS, (long)h->options.connect_timeout_ms);
+    SET(CURLOPT_MAXAGE_CONN, IDLE_MAX_S);
+    SET(CURLOPT_TCP_KEEPALIVE, 1L);
+    SET(CURLOPT_BUFFERSIZE, BUFFER_BYTES);
+    SET(CURLOPT_UPLOAD_BUFFERSIZE, BUFFER_BYTES);
+    SET(CURLOPT_OPENSOCKETFUNCTION, on_socket);
+    SET(CURLOPT_SHARE, h->share);
+    SET(CURLOPT_HEADERFUNCTION, on_header);
+    SET(CURLOPT_HEADERDATA, x);
+    SET(CURLOPT_WRITEFUNCTION, on_body);
+    SET(CURLOPT_WRITEDATA, x);
+    SET(CURLOPT_EXPECT_100_TIMEOUT_MS, expect_wait(h));
+    if (x->req->once && (!x->req->body || x->req->body->size == 0))
+        SET(CURLOPT_FRESH_CONNECT, 1L); /* with nothing to rewind, libcurl would send it again */
+    if (h->proxy)
+        SET(CURLOPT_PROXY, h->proxy);
+    if (h->ca_file)
+        SET(CURLOPT_CAINFO, h->ca_file);
+#if LIBCURL_VERSION_NUM >= 0x075700
+    SET(CURLOPT_QUICK_EXIT, 1L); /* a cancelled call does not wait for a name server */
+#endif
+    return ok && set_method(x);
+}
+
+static int code_of(CURLcode code)
+{
+    switch (code) {
+    case CURLE_COULDNT_RESOLVE_HOST:
+    case CURLE_COULDNT_RESOLVE_PROXY:
+    case CURLE_COULDNT_CONNECT:
+    case CURLE_OPERATION_TIMEDOUT:
+        return ETIMEDOUT;
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_ISSUER_ERROR:
+        return EACCES;
+    case CURLE_URL_MALFORMAT:
+    case CURLE_UNSUPPORTED_PROTOCOL:
+        return EINVAL;
+    case CURLE_OUT_OF_MEMORY:
+        return ENOMEM;
+    default:
+        return EIO;
+    }
+}
+
+static int failed(struct exchange *x, CURLcode code, const char *detail)
+{
+    int rc = code_of(code);
+    int len = host_length(x->req->url);
+    if (rc == ENOMEM && x->header_bytes > 0 && !x->head_done) /* libcurl's own limit of a line */
+        return bh_fail(x->err, EIO, "the headers of the answer of %.*s are too long", len,
+                       x->req->url);
+    const char *why = detail && *detail ? detail : curl_easy_strerror(code);
+    if (code == CURLE_UNSUPPORTED_PROTOCOL && strncasecmp(x->req->url, "http", 4) == 0)
+        return bh_fail(x->err, EIO, "what answers at %.*s is no HTTP server", len, x->req->url);
+    if (rc == EACCES)
+        return bh_fail(x->err, rc,
+                       "the certificate of %.*s cannot be trusted (%s); if it is signed by an "
+                       "authority of your own, name its certificate with bucket.ca_file",
+                       len, x->req->url, why);
+    if (x->a->replied)
+        return bh_fail(x->err, rc, "the answer of %.*s was cut or is malformed: %s", len,
+                       x->req->url, why);
+    return bh_fail(x->err, rc, "no answer from %.*s: %s", len, x->req->url, why);
+}
+
+/* What the kernel has not sent yet, or -1: it goes on without any call of libcurl's. */
+static int unsent(struct exchange *x)
+{
+    curl_socket_t fd = CURL_SOCKET_BAD;
+    int bytes = -1;
+    if (curl_easy_getinfo(x->easy, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK ||
+        fd == CURL_SOCKET_BAD || ioctl(fd, SIOCOUTQ, &bytes) != 0)
+        return -1;
+    return bytes;
+}
+
+static int stalled(struct exchange *x)
+{
+    int64_t limit = x->http->options.timeout_ms, now = bh_mono_ms();
+    if (limit <= 0)
+        return 0;
+    if (now - x->moved_ms >= limit / 4) {
+        int left = unsent(x);
+        if (left != x->unsent)
+            x->moved_ms = now;
+        x->unsent = left;
+    }
+    if (now - x->moved_ms >= limit)
+        return bh_fail(x->err, ETIMEDOUT, "no byte from or to %.*s for %.1f s (bucket.timeout)",
+                       host_length(x->req->url), x->req->url, (double)limit / 1000);
+    /* a byte now and then is no progress either, but for short answers that a store stretches with
+     * blanks while it works */
+    uint64_t moved = x->a->sent + x->a->received + x->header_bytes;
+    bool patient = x->head_done && !x->stream;
+    if (now - x->window_ms < (patient ? PATIENCE : 1) * limit)
+        return 0;
+    if (moved - x->window_bytes < SLOW_BYTES && x->unsent <= 0)
+        return bh_fail(x->err, ETIMEDOUT,
+                       "only %llu bytes from or to %.*s in %.1f s (bucket.timeout)",
+                       (unsigned long long)(moved - x->window_bytes), host_length(x->req->url),
+                       x->req->url, (double)(now - x->window_ms) / 1000);
+    x->window_ms = now;
+    x->window_bytes = moved;
+    return 0;
+}
+
+/* Runs until the transfer ends (*code then, 0 returned), or has to. */
+static int run(struct exchange *x, CURLM *multi, const struct bh_call *call, CURLcode *code)
+{
+    for (;;) {
+        int running = 0, queued = 0;
+        CURLMcode m = curl_multi_perform(multi, &running);
+        if (m == CURLM_OK && !running) {
+            CURLMsg *msg = curl_multi_info_read(multi, &queued);
+            *code = msg && msg->msg == CURLMSG_DONE ? msg->data.result : CURLE_FAILED_INIT;
+            return 0;
+        }
+        int rc = bh_call_check(call, "the request to the bucket", x->err);
+        if (!rc)
+            rc = stalled(x);
+        if (!rc && m == CURLM_OK)
+            m = curl_multi_poll(multi, NULL, 0, POLL_MS, NULL);
+        if (!rc && m != CURLM_OK)
+            rc = bh_fail(x->err, EIO, "libcurl cannot go on: %s", curl_multi_strerror(m));
+        if (rc)
+            return rc;
+    }
+}
+
+static int exchange(struct exchange *x, struct slot *s, struct curl_slist *headers,
+                    const struct bh_call *call)
+{
+    char detail[CURL_ERROR_SIZE] = "";
+    CURLcode code = CURLE_OK;
+    long connects = 0;
+    /* a new one each time: one that failed keeps parts of its last request */
+    x->easy = curl_easy_init();
+    if (!x->easy || !set_options(x, headers) ||
+        curl_easy_setopt(x->easy, CURLOPT_ERRORBUFFER, detail) != CURLE_OK ||
+        curl_multi_add_handle(s->multi, x->easy) != CURLM_OK) {
+        curl_easy_cleanup(x->easy);
+        return bh_fail(x->err, ENOMEM, "libcurl does not take the request");
+    }
+    x->moved_ms = x->window_ms = bh_mono_ms();
+    x->unsent = -1;
+    int rc = run(x, s->multi, call, &code);
+    curl_easy_getinfo(x->easy, CURLINFO_NUM_CONNECTS, &connects);
+    atomic_fetch_add(&x->http->connects, (uint64_t)connects);
+    x->a->reused = connects == 0 && x->a->replied;
+    curl_multi_remove_handle(s->multi, x->easy);
+    curl_easy_cleanup(x->easy);
+    if (rc || x->rc)
+        return x->rc ? x->rc : rc;
+    if (code)
+        return failed(x, code, detail);
+    if (!x->head_done)
+        return bh_fail(x->err, EIO, "the answer of %.*s has no end of its headers",
+                       host_length(x->req->url), x->req->url);
+    if (x->req->body && x->at < x->req->body->size && x->a->status < 300)
+        return bh_fail(x->err, EIO, "%.*s answered before it had the whole body",
+                       host_length(x->req->url), x->req->url);
+    return 0;
+}
+
+/* OpenSSL writes to sockets without MSG_NOSIGNAL. */
+struct pipe_guard {
+    sigset_t before;
+    bool pending;
+};
+
+static void pipe_block(struct pipe_guard *g)
+{
+    sigset_t pipe, now;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    sigpending(&now);
+    g->pending = sigismember(&now, SIGPIPE) == 1;
+    pthread_sigmask(SIG_BLOCK, &pipe, &g->before);
+}
+
+static void pipe_restore(const struct pipe_guard *g)
+{
+    sigset_t pipe;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    if (!g->pending)
+        while (sigtimedwait(&pipe, NULL, &(struct timespec){0}) < 0 && errno == EINTR)
+            ;
+    pthread_sigmask(SIG_SETMASK, &g->before, NULL);
+}
+
+/* The longer list; NULL, and the list freed, where there is no memory. */
+static struct curl_slist *append_header(struct curl_slist *list, const char *line)
+{
+    struct curl_slist *longer = line ? curl_slist_append(list, line) : NULL;
+    if (!longer)
+        curl_slist_free_all(list);
+    return longer;
+}
+
+static struct curl_slist *header_list(struct bh_http *h, const struct bh_http_request *req)
+{
+    /* a proxy that compresses would hand out something that is not the object */
+    struct curl_slist *list = curl_slist_append(NULL, "Accept-Encoding: identity");
+    if (list)
+        list = append_header(list, "Accept:");
+    /* "Expect: 100-continue" is worth a round trip for large bodies only; some stores never answer
+     * it for a POST, and libcurl waits a second then */
+    bool expect = req->body && req->body->size >= EXPECT_MIN && strcmp(req->method, "PUT") == 0 &&
+                  !atomic_load(&h->expect_off);
+    if (list && !expect)
+        list = append_header(list, "Expect:");
+    for (size_t i = 0; list && i < req->header_count; i++) {
+        BH_STRBUF line = {0};
+        const struct bh_pair *p = &req->headers[i];
+        if (*p->value)
+            bh_strbuf_addf(&line, "%s: %s", p->name, p->value);
+        else
+            bh_strbuf_addf(&line, "%s;", p->name); /* libcurl's way to send it empty */
+        list = append_header(list, line.failed ? NULL : line.data);
+    }
+    return list;
+}
+
+int bh_http_do(struct bh_http *h, const struct bh_http_request *req, struct bh_http_answer *a,
+               const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_error own;
+    struct slot *s = NULL;
+    struct pipe_guard guard;
+    *a = (struct bh_http_answer){.length = UINT64_MAX};
+    struct exchange x = {.http = h, .req = req, .a = a, .err = err ? err : &own};
+    for (size_t i = 0; i < req->header_count; i++)
+        if (strpbrk(req->headers[i].value, "\r\n") || strpbrk(req->headers[i].name, "\r\n:"))
+            return bh_fail(err, EINVAL, "a header of the request holds a line break");
+    struct curl_slist *headers = header_list(h, req);
+    if (!headers)
+        return bh_fail(err, ENOMEM, "out of memory");
+    int rc = take_slot(h, &s, call, x.err);
+    if (rc == 0) {
+        pipe_block(&guard);
+        rc = exchange(&x, s, headers, call);
+        pipe_restore(&guard);
+        give_slot(h, s);
+    }
+    curl_slist_free_all(headers);
+    return rc;
+}

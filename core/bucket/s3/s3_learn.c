@@ -1,0 +1,191 @@
+/* What the store can do, found out by trying it on objects of our own. Some stores refuse
+ * conditions (501), some ignore them without a word, which would be a lost update: nothing is
+ * believed but what was seen to be honoured. AWS documents its answers, so it is not tried. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bucket/s3/s3_private.h"
+#include "util/cleanup.h"
+#include "util/log.h"
+
+#define CONDITIONS (BH_CAP_IF_NONE_MATCH | BH_CAP_IF_MATCH | BH_CAP_COPY_IF_MATCH | BH_CAP_MP_COND)
+#define NO_ETAG    "00000000000000000000000000000000"
+
+struct trial {
+    struct s3 *s;
+    const struct bh_call *call;
+    struct bh_error *err;
+    char key[BH_KEY_MAX + 64], copy[BH_KEY_MAX + 64];
+    char etag[BH_ETAG_MAX]; /* of the object at key */
+    bool unquoted;
+    unsigned caps;
+};
+
+static bool is_passing(int rc)
+{
+    return rc == EIO || rc == ETIMEDOUT || rc == EAGAIN || rc == ECANCELED || rc == ENOMEM;
+}
+
+static int try_put(struct trial *t, const char *body, const struct bh_cond *cond)
+{
+    const struct bh_source src = {.size = strlen(body), .data = body};
+    struct bh_object_info info;
+    int rc = s3_put_raw(t->s, t->key, &src, NULL, cond, t->unquoted, &info, t->call, t->err);
+    if (rc == 0)
+        memcpy(t->etag, info.etag, sizeof t->etag);
+    return rc;
+}
+
+static int try_if_none_match(struct trial *t)
+{
+    const struct bh_cond cond = {.if_none_match = true};
+    int rc = try_put(t, "first", &cond);
+    if (rc == 0) {
+        rc = try_put(t, "second", &cond);
+        if (rc == EEXIST)
+            t->caps |= BH_CAP_IF_NONE_MATCH;
+        return rc == EEXIST || !is_passing(rc) ? 0 : rc;
+    }
+    if (is_passing(rc) || rc == EACCES || rc == ENODEV || rc == ENOSPC)
+        return rc;
+    return try_put(t, "first", NULL); /* refused: the store has no conditions */
+}
+
+static int try_if_match(struct trial *t)
+{
+    const struct bh_cond wrong = {.if_match = NO_ETAG};
+    char etag[BH_ETAG_MAX];
+    for (int unquoted = 0; unquoted <= 1; unquoted++) {
+        t->unquoted = unquoted;
+        int rc = try_put(t, "third", &wrong);
+        if (rc != ESTALE)
+            return is_passing(rc) ? rc : 0; /* ignored, or refused */
+        memcpy(etag, t->etag, sizeof etag);
+        const struct bh_cond right = {.if_match = etag};
+        rc = try_put(t, "fourth", &right);
+        if (rc == 0)
+            t->caps |= BH_CAP_IF_MATCH;
+        if (rc != ESTALE)
+            return is_passing(rc) ? rc : 0;
+    }
+    t->unquoted = false;
+    return 0;
+}
+
+static int try_copy(struct trial *t)
+{
+    struct bh_object_info info;
+    int rc = s3_copy_raw(t->s, t->key, t->copy, NO_ETAG, t->unquoted, &info, t->call, t->err);
+    if (rc != ESTALE)
+        return is_passing(rc) ? rc : 0;
+    rc = s3_copy_raw(t->s, t->key, t->copy, t->etag, t->unquoted, &info, t->call, t->err);
+    if (rc == 0)
+        t->caps |= BH_CAP_COPY_IF_MATCH;
+    return is_passing(rc) ? rc : 0;
+}
+
+static int try_multipart(struct trial *t)
+{
+    char id[BH_UPLOAD_ID_MAX];
+    struct bh_part part;
+    struct bh_object_info info;
+    const struct bh_cond cond = {.if_none_match = true};
+    int rc = s3_mp_begin(&t->s->base, t->key, NULL, id, t->call, t->err);
+    if (rc)
+        return is_passing(rc) ? rc : 0;
+    rc = s3_mp_part_copy_raw(t->s, t->key, id, 1, t->key, 0, UINT64_MAX, NULL, &part, t->call,
+                             t->err);
+    if (rc == 0)
+        t->caps |= BH_CAP_PART_COPY;
+    if (rc == 0 && (t->caps & BH_CAP_IF_NONE_MATCH)) {
+        rc = s3_mp_complete_raw(t->s, t->key, id, &part, 1, &cond, t->unquoted, &info, t->call,
+                                t->err);
+        if (rc == 0)
+            return 0; /* ignored, and the upload is gone */
+        if (rc == EEXIST)
+            t->caps |= BH_CAP_MP_COND;
+    }
+    struct bh_error why;
+    if (s3_mp_abort(&t->s->base, t->key, id, t->call, &why))
+        bh_log(BH_LOG_WARNING, "a trial upload of %s is left in the bucket: %s", t->key, why.text);
+    return is_passing(rc) ? rc : 0;
+}
+
+static void clean(struct trial *t)
+{
+    const char *const keys[] = {t->key, t->copy};
+    struct bh_error why;
+    size_t deleted = 0;
+    if (s3_delete_many(&t->s->base, keys, 2, &deleted, t->call, &why))
+        bh_log(BH_LOG_WARNING, "a trial object %s is left in the bucket: %s", t->key, why.text);
+}
+
+static int try_all(struct trial *t)
+{
+    unsigned char random[8];
+    bh_random_bytes(random, sizeof random);
+    int n = snprintf(t->key, sizeof t->key, "%.*s.bhfs-probe/", BH_KEY_MAX - 40,
+                     t->s->cfg->bucket.prefix ? t->s->cfg->bucket.prefix : "");
+    for (size_t i = 0; i < sizeof random; i++)
+        n += snprintf(t->key + n, sizeof t->key - (size_t)n, "%02x", random[i]);
+    snprintf(t->copy, sizeof t->copy, "%.*s-copy", BH_KEY_MAX, t->key);
+    int rc = try_if_none_match(t);
+    if (!rc)
+        rc = try_if_match(t);
+    if (!rc)
+        rc = try_copy(t);
+    if (!rc)
+        rc = try_multipart(t);
+    if (t->etag[0] || is_passing(rc)) /* there, or perhaps there */
+        clean(t);
+    return rc;
+}
+
+static bool is_learned(struct s3 *s)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    return s->learned;
+}
+
+int s3_learn(struct bh_bucket *b, const struct bh_call *call, struct bh_error *err)
+{
+    struct s3 *s = s3_of(b);
+    struct bh_error own;
+    struct trial t = {.s = s, .call = call, .err = err ? err : &own};
+    BH_LOCK_SCOPE(&s->learning);
+    if (is_learned(s))
+        return 0;
+    int rc = try_all(&t);
+    if (rc)
+        return rc == ENODEV
+                   ? rc
+                   : bh_fail_prefix(t.err, rc, "what the store can do cannot be found out");
+    BH_LOCK_SCOPE(&s->mutex);
+    s->caps = (s->caps & ~(unsigned)(CONDITIONS | BH_CAP_PART_COPY)) | t.caps;
+    s->etag_unquoted = t.unquoted;
+    s->learned = true;
+    return 0;
+}
+
+unsigned s3_caps(struct bh_bucket *b)
+{
+    struct s3 *s = s3_of(b);
+    BH_LOCK_SCOPE(&s->mutex);
+    return s->caps;
+}
+
+bool s3_unquoted(struct s3 *s)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    return s->etag_unquoted;
+}
+
+int s3_need(struct s3 *s, unsigned cap, const char *what, const struct bh_call *call,
+            struct bh_error *err)
+{
+    int rc = s3_learn(&s->base, call, err);
+    if (rc || (s3_caps(&s->base) & cap))
+        return rc;
+    return bh_fail(err, ENOTSUP, "this store does not support %s", what);
+}

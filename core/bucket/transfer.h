@@ -1,0 +1,30 @@
+/* Large bodies over several connections at once, on any bucket: uploads in parts, downloads by
+ * ranges. Memory: at most `parallel` buffers of part_size. */
+#ifndef BH_BUCKET_TRANSFER_H
+#define BH_BUCKET_TRANSFER_H
+
+#include "bucket/bucket.h"
+
+struct bh_transfer {
+    uint64_t part_size; /* bytes, 5 MiB to 5 GiB; raised where the object would have over 10,000 */
+    unsigned parallel;  /* parts at once, 1 to 256 */
+};
+
+/* Like bh_bucket_put (atomic, same errors, same conditions), but what is larger than part_size goes
+ * up as a multipart upload, parts in parallel. A condition that the store honours for a put and not
+ * for a completion (no BH_CAP_MP_COND) makes it one put up to 5 GiB, and beyond that ENOTSUP. src is
+ * read by one thread at a time, in no particular order. A failed upload is aborted; where the abort
+ * fails, too, mp_list shows it. A completion whose answer was lost is looked for: only where that is
+ * not possible is the outcome ambiguous. */
+int bh_bucket_upload(struct bh_bucket *b, const char *key, const struct bh_source *src,
+                     const struct bh_meta *meta, const struct bh_cond *cond,
+                     const struct bh_transfer *how, struct bh_object_info *info,
+                     const struct bh_call *call, struct bh_error *err);
+
+/* Like bh_bucket_get of the whole object: sink gets the bytes in order, in the calling thread. EIO
+ * when the object is replaced meanwhile. */
+int bh_bucket_download(struct bh_bucket *b, const char *key, const struct bh_transfer *how,
+                       bh_sink_fn *sink, void *arg, struct bh_object_info *info,
+                       const struct bh_call *call, struct bh_error *err);
+
+#endif
