@@ -240,9 +240,9 @@ bucket_rm() {
 # bucket_ls [PREFIX]: the keys that begin so, a line each, in order.
 bucket_ls() {
     case "$ON" in
-    file) (cd "$BUCKET" && find . -name .bhfs-meta -prune -o -type f -printf '%P\n') | awk -v p="${1-}" 'index($0, p) == 1' | sort ;;
-    *) s3 ls "$BUCKET/${1-}" | sort ;;
-    esac
+    file) (cd "$BUCKET" && find . -name .bhfs-meta -prune -o -type f -printf '%P\n') | awk -v p="${1-}" 'index($0, p) == 1' ;;
+    *) s3 ls "$BUCKET/${1-}" ;;
+    esac | sort
 }
 
 # bucket_stamp KEY: another text after every upload (on a server only if a second has passed, or the content is another).

@@ -15,6 +15,7 @@ A rule is a line of NAME=VALUE words, quoted as in a shell. Which requests it is
     key=REGEX     that matches the whole key
     header=NAME   that the request has (a lower-case name)
     nth=N         from the Nth such request on (1);  times=M: so many of them (1; 0: all)
+    chance=P      by chance, 0 to 1
 and what happens (do=, default `edit`), first before the request is performed, then instead, then after:
     reset close   the connection ends when the head was read (how=close: FIN rather than RST)
     reset_body    the same after half of the body
@@ -40,10 +41,12 @@ and what happens (do=, default `edit`), first before the request is performed, t
     close_after   FIN after a whole answer;  reset_next: the next request on the connection meets RST
     list          kind=same_token no_token unordered foreign duplicate repeat empty huge entities deep long_key bad_size
 More: GET /_log (one line a request: op method target rule), POST /_rules (replaces all), /_rule (adds), /_set
-(NAME=VALUE lines), /_fill?bucket=&prefix=&count= (empty objects), /_reset (all objects, rules and the log), GET /_creds.
+(NAME=VALUE lines), /_fill?bucket=&prefix=&count= (empty objects), /_forget (the log), /_reset (objects, rules, settings and
+the log), GET /_creds.
 """
 import argparse
 import json
+import random
 import re
 import shlex
 import socket
@@ -94,6 +97,8 @@ class Rule:
         self.seen += 1
         times = self.number('times', 1)
         if self.seen < self.number('nth', 1) or (times and self.fired >= times):
+            return False
+        if self['chance'] and random.random() >= float(self['chance']):
             return False
         self.fired += 1
         return True
@@ -183,6 +188,8 @@ class Server:
                     self.settings.set(name, value)
             elif what == 'log':
                 return ''.join(line + '\n' for line in self.log)
+            elif what == 'forget':
+                self.log = []
             elif what == 'reset':
                 self.rules, self.log = [], []
                 self.settings.__init__()

@@ -24,6 +24,7 @@ import json
 import os
 import sys
 import time
+from datetime import datetime, timezone
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
@@ -82,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
             n = issued
         life = -60 if self.fault == 'expired' else float(self.rules.get('life', 3600))
         secret = '' if self.fault == 'partial' else 'hush-secret-%d' % n
-        until = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(self.now() + life))
+        until = datetime.fromtimestamp(self.now() + life, timezone.utc).isoformat(timespec='milliseconds')[:23] + 'Z'
         return 'ASIA%d' % n, secret, 'hush-token-%d' % n, until
 
     def give_json(self, **more):
@@ -141,7 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == 'POST':
             self.sts_error(403, 'AccessDenied', 'sent was ' + sent)
         else:
-            self.answer(403, json.dumps({'code': 'AccessDenied', 'message': 'sent was ' + sent[-150:]}))
+            self.answer(403, json.dumps({'code': 'AccessDenied', 'message': 'sent was ' + sent}))
 
     # --- STS ---
 

@@ -119,7 +119,7 @@ if [ "$ON" != file ]; then
     must_fail timeout 60 "$BHFS" -o live.dir="$STATE" "$(s3_url no-such-bucket)" "$MNT"
     assert_match "$OUT" 'no-such-bucket' "the sentence for a missing bucket"
     AWS_SECRET_ACCESS_KEY=QUITESECRET must_fail timeout 60 "$BHFS" -o live.dir="$STATE" "$URL" "$MNT"
-    assert_match "$OUT" "$BUCKET" "the sentence for a wrong key"
+    assert_match "$OUT" "secret" "the sentence for a wrong key"
     [[ "$OUT" != *QUITESECRET* ]] || fail "the secret is in the sentence"
 fi
 must_fail timeout 60 "$BHFS" -o live.dir="$STATE" "gopher://x" "$MNT"

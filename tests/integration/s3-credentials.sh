@@ -168,8 +168,8 @@ export AWS_CONTAINER_CREDENTIALS_FULL_URI="$HERE/container?x=1"
 printf 'Bearer hush-container\r\n' >"$T/container-token"
 export AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=$T/container-token AWS_CONTAINER_AUTHORIZATION_TOKEN=hush-unused
 rules 'container_token=Bearer hush-container' life=4
-creds origin id sleep:3.3 id sleep:3.3 id origin
-assert_eq "$(sed -n '2,4p' <<<"$OUT" | grep ^ASIA | sort -u | wc -l)" 3 'credentials that live for 3 to 4 s'
+creds origin id sleep:3.5 id sleep:3.5 id origin
+assert_eq "$(sed -n '2,4p' <<<"$OUT" | grep ^ASIA | sort -u | wc -l)" 3 'credentials that live for 4 s'
 assert_eq "$(sed -n '1p; 5p' <<<"$OUT")" "not looked up yet
 the container's metadata service"
 assert_eq "$(wc -l <"$M/log")" 3 requests
@@ -220,12 +220,12 @@ assert_eq "$OUT" "ASIA$((next + 1))"
 rm -r "$HOME/.aws"
 
 # A renewal that fails is a warning while there is something valid, and then an error of this source alone.
-rules life=4
+rules life=6
 (
-    sleep 1
+    sleep 2
     printf 'fault=404\n' >"$M/rules"
 ) &
-creds id sleep:3.2 id sleep:1.5 id
+creds id sleep:5 id sleep:1.5 id
 assert_match "$OUT" "^(ASIA[0-9]+)
 ASIA[0-9]+
 error EACCES the instance's metadata service $HERE gives no token \(status 404\)$"

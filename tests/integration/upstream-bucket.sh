@@ -20,10 +20,10 @@ upstream_flush() {
     fi
     bucket_put "$T/backup.db" "$key"
 }
-# upstream_restore [KEY]: downloaded, checked, copied in.
+# upstream_restore: downloaded, checked, copied in.
 upstream_restore() {
     rm -f "$theirs" "$T/restored.db"
-    bucket_get "${1:-$SNAP}" "$T/restored.db"
+    bucket_get "$SNAP" "$T/restored.db"
     integrity "$T/restored.db"
     sqlite3 -batch -bail "$theirs" ".restore '$T/restored.db'"
 }
@@ -31,7 +31,8 @@ upstream_restore() {
 # Theirs first: two snapshots, a branch, a blob and the library's tables; rows with what SQL can hold.
 sqlite3 -batch -bail "$theirs" "
     CREATE TABLE bh_kv(key TEXT PRIMARY KEY, value BLOB, created_at REAL, updated_at REAL);
-    CREATE TABLE filestore(bh_key TEXT PRIMARY KEY, object_key TEXT, size INTEGER, mime TEXT, filename TEXT, metadata TEXT, created_at REAL);
+    CREATE TABLE filestore(bh_key TEXT PRIMARY KEY, object_key TEXT, size INTEGER, mime TEXT, filename TEXT, metadata TEXT,
+        created_at REAL);
     CREATE TABLE t(i INTEGER PRIMARY KEY, v);
     INSERT INTO bh_kv VALUES('greeting', x'00ff', 1.5, 1.5);
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) INSERT INTO t SELECT i, 'theirs ' || i FROM n"

@@ -4,9 +4,9 @@
 #                      one line, when it answers: URL ACCESS-KEY SECRET-KEY
 #   NAME stop DIR      ends it; also what a start that failed has left. DIR stays, with the logs in DIR/log
 #
-# and defines, before it calls run_server: ports (how many in a row it takes from $PORT on), fixed (which of them it surely binds, as offsets), prepare
-# (writes the configuration into $DIR), launch (starts the daemons; each has its pid in $DIR/run/NAME.pid), perhaps
-# new_key and new_secret. Loopback only.
+# and defines, before it calls run_server: ports (how many in a row it takes from $PORT on), fixed (which of them it surely
+# binds, as offsets), prepare (writes the configuration into $DIR), launch (starts the daemons; each has its pid in
+# $DIR/run/NAME.pid), perhaps new_key and new_secret. Loopback only.
 # shellcheck shell=bash disable=SC2154
 set -Eeuo pipefail
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
@@ -115,6 +115,7 @@ run_server() {
         pick_ports
         URL=http://127.0.0.1:$PORT KEY=$(new_key) SECRET=$(new_secret)
         {
+            trap 'echo "status $? from: $BASH_COMMAND"' ERR
             prepare
             launch
             wait_until 60 answers
@@ -127,7 +128,7 @@ run_server() {
         fi
         stop_server
         echo "${0##*/}: start number $tries in $DIR failed:" >&2
-        tail -n 20 "$DIR"/log/* | cut -c1-300 >&2
+        { tail -n 4 "$DIR"/log/*; tail -n 10 "$DIR/log/start"; } | cut -c1-300 >&2
     done
     exit 1
 }

@@ -1,7 +1,6 @@
 #include "bucket_conformance.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -94,6 +93,9 @@ static void test_ranges(void **state)
     must_fail(
         bh_bucket_get(bucket, k("range"), 3 * MIB, UINT64_MAX, pattern_check, &at, NULL, NULL, ERR),
         EINVAL);
+    must_fail(bh_bucket_get(bucket, k("range"), UINT64_MAX - 1, UINT64_MAX, pattern_check, &at,
+                            NULL, NULL, ERR),
+              EINVAL);
     must_fail(bh_bucket_get(bucket, k("range"), 0, 0, pattern_check, &at, NULL, NULL, ERR), EINVAL);
     must_put(bucket, k("empty"), "");
     must(bh_bucket_get(bucket, k("empty"), 0, 10, pattern_check, &at, NULL, NULL, ERR));
@@ -223,21 +225,6 @@ static void test_if_match(void **state)
     must_fail(put_text(bucket, k("match"), "c", &both), EINVAL);
 }
 
-static void test_delete_many(void **state)
-{
-    size_t gone = 99;
-    const char *keys[] = {k("many/1"), k("many/2"), k("many/none"), k("many/3/deep")};
-    must_put(bucket, keys[0], "1");
-    must_put(bucket, keys[1], "2");
-    must_put(bucket, keys[3], "3");
-    must_put(bucket, k("many/4"), "4");
-    must(bh_bucket_delete_many(bucket, keys, 4, &gone, NULL, ERR));
-    assert_int_equal(gone, 4);
-    must_list("many/4\n", "many/", NULL, NULL, 0);
-    must(bh_bucket_delete_many(bucket, keys, 0, &gone, NULL, ERR));
-    assert_int_equal(gone, 0);
-}
-
 static void test_list(void **state)
 {
     const char *names[] = {"l/b",   "l/a-b", "l/a/2", "l/a/1/x",    "l/a.b",    "l/a0",
@@ -283,76 +270,6 @@ static void test_list_other_delimiter(void **state)
     must_put(bucket, k("o/b"), "x");
     must_put(bucket, k("o/c/d-e"), "x");
     must_list("*o/a-\no/b\n*o/c/d-\n", "o/", "-", NULL, 0);
-}
-
-/* Keys that are odd as paths or in URLs. */
-static const char *const odd[] = {"odd/a b",
-                                  "odd/a+b",
-                                  "odd/a%20b",
-                                  "odd/%41",
-                                  "odd/a?b=c&d#e",
-                                  "odd/\"q\"",
-                                  "odd/'",
-                                  "odd/x",
-                                  "odd/x/y",
-                                  "odd/x/y/z",
-                                  "odd/a//b",
-                                  "odd/trail/",
-                                  "odd/\xe2\x82\xac",
-                                  "odd/~*!()",
-                                  "odd/...",
-                                  "odd/<&>",
-                                  "odd/\\",
-                                  "odd/:;@,$",
-                                  "odd/\xf0\x9f\x98\x80"};
-#define ODD (sizeof odd / sizeof *odd)
-
-static int compare(const void *a, const void *b)
-{
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
-}
-
-static void test_odd_keys(void **state)
-{
-    const char *sorted[ODD];
-    char want[4096] = "";
-    memcpy(sorted, odd, sizeof sorted);
-    qsort(sorted, ODD, sizeof *sorted, compare);
-    for (size_t i = 0; i < ODD; i++) {
-        must_put(bucket, k(odd[i]), odd[i]);
-        strcat(strcat(want, sorted[i]), "\n");
-    }
-    for (size_t i = 0; i < ODD; i++)
-        must_have(bucket, k(odd[i]), odd[i]);
-    must_list(want, "odd/", NULL, NULL, 0);
-    for (size_t i = 0; i < ODD; i++) {
-        must(bh_bucket_delete(bucket, k(odd[i]), NULL, ERR));
-        must_lack(bucket, k(odd[i]));
-    }
-    must_list("", "odd/", NULL, NULL, 0);
-}
-
-static void test_long_keys(void **state)
-{
-    char key[BH_KEY_MAX + 2];
-    for (int slashes = 0; slashes < 2; slashes++) {
-        size_t n = (size_t)snprintf(key, sizeof key, "%s", base);
-        for (; n < BH_KEY_MAX; n++)
-            key[n] = slashes && n % 2 == 1 && n + 1 < BH_KEY_MAX && key[n - 1] != '/' ? '/' : 'k';
-        key[n] = '\0';
-        must_put(bucket, key, "long");
-        must_have(bucket, key, "long");
-        must(bh_bucket_copy(bucket, key, k("short"), NULL, NULL, NULL, ERR));
-        must_have(bucket, k("short"), "long");
-        key[BH_KEY_MAX - 1] = '\0';
-        const char *found = listing(bucket, key, NULL, NULL, 0);
-        assert_int_equal(strlen(found), BH_KEY_MAX + 1);
-        key[BH_KEY_MAX - 1] = 'k';
-        must(bh_bucket_delete(bucket, key, NULL, ERR));
-        must_lack(bucket, key);
-        strcpy(key + BH_KEY_MAX, "k");
-        must_fail(put_text(bucket, key, "x", NULL), ENAMETOOLONG);
-    }
 }
 
 static void test_bad_arguments(void **state)
@@ -444,64 +361,6 @@ static void test_get_small(void **state)
 
 /* --- the rest --- */
 
-#define RACERS 8
-#define ROUNDS 10
-
-static void *race(void *arg)
-{
-    char text[16];
-    struct bh_cond absent = {.if_none_match = true};
-    snprintf(text, sizeof text, "%d", *(int *)arg);
-    *(int *)arg = put_text(bucket, k("race/key"), text, &absent);
-    return NULL;
-}
-
-static void test_threads_race(void **state)
-{
-    if (!has(BH_CAP_IF_NONE_MATCH))
-        skip();
-    for (int round = 0; round < ROUNDS; round++) {
-        pthread_t threads[RACERS];
-        int results[RACERS], winner = -1;
-        char text[16];
-        for (int i = 0; i < RACERS; i++) {
-            results[i] = i;
-            assert_int_equal(pthread_create(&threads[i], NULL, race, &results[i]), 0);
-        }
-        for (int i = 0; i < RACERS; i++)
-            pthread_join(threads[i], NULL);
-        for (int i = 0; i < RACERS; i++) {
-            if (results[i] == 0) {
-                assert_int_equal(winner, -1);
-                winner = i;
-            } else {
-                assert_int_equal(results[i], EEXIST);
-            }
-        }
-        assert_int_not_equal(winner, -1);
-        snprintf(text, sizeof text, "%d", winner);
-        must_have(bucket, k("race/key"), text);
-        must(bh_bucket_delete(bucket, k("race/key"), NULL, ERR));
-    }
-}
-
-static void test_presign_and_time(void **state)
-{
-    int64_t now = 0;
-    BH_STRBUF url = {0};
-    must_put(bucket, k("url"), "x");
-    if (has(BH_CAP_PRESIGN)) {
-        must(bh_bucket_presign(bucket, k("url"), 60, &url, ERR));
-        assert_true(strncmp(url.data, "http", 4) == 0);
-    } else {
-        must_fail(bh_bucket_presign(bucket, k("url"), 60, &url, ERR), ENOTSUP);
-    }
-    must_fail(bh_bucket_presign(bucket, k("url"), 0, &url, ERR), EINVAL);
-    must_fail(bh_bucket_presign(bucket, k("url"), 604801, &url, ERR), EINVAL);
-    must(bh_bucket_server_time(bucket, &now, NULL, ERR));
-    assert_true(llabs(now - bh_real_ms()) < 24 * 3600 * 1000);
-}
-
 static void test_stats(void **state)
 {
     struct bh_bucket_stats before, after;
@@ -516,7 +375,7 @@ static void test_stats(void **state)
     assert_int_equal(after.errors[BH_OP_HEAD], before.errors[BH_OP_HEAD]);
     assert_true(after.nanoseconds[BH_OP_PUT] > before.nanoseconds[BH_OP_PUT]);
     assert_true(after.bytes_up - before.bytes_up >= 5);
-    assert_true(after.bytes_down - before.bytes_down >= 5);
+    assert_true(after.bytes_down > before.bytes_down);
 }
 
 static int delete_key(void *arg, const char *key, bool is_prefix, const struct bh_object_info *info,
@@ -556,6 +415,8 @@ int bucket_conformance(const char *name, struct bh_bucket *b, const char *prefix
         cmocka_unit_test(test_list_pages),
         cmocka_unit_test(test_list_other_delimiter),
         cmocka_unit_test(test_odd_keys),
+        cmocka_unit_test(test_keys_at_the_root),
+        cmocka_unit_test(test_many_keys),
         cmocka_unit_test(test_long_keys),
         cmocka_unit_test(test_bad_arguments),
         cmocka_unit_test(test_callbacks_refuse),
@@ -566,7 +427,9 @@ int bucket_conformance(const char *name, struct bh_bucket *b, const char *prefix
         cmocka_unit_test(test_multipart_conditional),
         cmocka_unit_test(test_part_copy),
         cmocka_unit_test(test_threads_race),
-        cmocka_unit_test(test_presign_and_time),
+        cmocka_unit_test(test_compare_and_swap),
+        cmocka_unit_test(test_presign),
+        cmocka_unit_test(test_server_time),
         cmocka_unit_test(test_stats),
         cmocka_unit_test(test_empty_in_the_end),
     };

@@ -98,6 +98,13 @@ void test_multipart(void **state)
     must(bh_bucket_head(bucket, k("mp/x"), &head, NULL, ERR));
     assert_string_equal(head.etag, info.etag);
     assert_string_equal(bh_meta_get(&head.meta, "bh-snapshot"), "77");
+    if (has(BH_CAP_COPY_IF_MATCH)) /* its ETag is one like others */
+        must(bh_bucket_copy(bucket, k("mp/x"), k("mp/z"), info.etag, NULL, NULL, ERR));
+    if (has(BH_CAP_IF_MATCH)) {
+        must(put_text(bucket, k("mp/x"), "new", &(struct bh_cond){.if_match = info.etag}));
+        must_fail(put_text(bucket, k("mp/x"), "newer", &(struct bh_cond){.if_match = info.etag}),
+                  ESTALE);
+    }
     must_list_uploads(k("mp/"), "");
     must_fail(bh_bucket_mp_abort(bucket, k("mp/x"), id, NULL, ERR), ENOENT);
 }
@@ -138,7 +145,7 @@ void test_multipart_conditional(void **state)
     must_put(bucket, k("mc"), "there");
     must(bh_bucket_mp_begin(bucket, k("mc"), NULL, id, NULL, ERR));
     must(bh_bucket_mp_part(bucket, k("mc"), id, 1, &src, &part, NULL, ERR));
-    int refused = has(BH_CAP_IF_NONE_MATCH) ? EEXIST : ENOTSUP;
+    int refused = has(BH_CAP_MP_COND) ? EEXIST : ENOTSUP;
     must_fail(bh_bucket_mp_complete(bucket, k("mc"), id, &part, 1, &absent, NULL, NULL, ERR),
               refused);
     must_have(bucket, k("mc"), "there");
@@ -154,7 +161,7 @@ void test_multipart_conditional(void **state)
 void test_part_copy(void **state)
 {
     char id[BH_UPLOAD_ID_MAX];
-    struct bh_part parts[2];
+    struct bh_part parts[2], none;
     struct bh_object_info info;
     struct bh_source src = pattern_source(6 * MIB);
     uint64_t shift = 5 * MIB;
@@ -162,17 +169,24 @@ void test_part_copy(void **state)
     must(bh_bucket_put(bucket, k("pc/src"), &src, NULL, NULL, &info, NULL, ERR));
     must(bh_bucket_mp_begin(bucket, k("pc/dst"), NULL, id, NULL, ERR));
     const char *etag = has(BH_CAP_COPY_IF_MATCH) ? info.etag : NULL;
+    if (!has(BH_CAP_PART_COPY)) {
+        must_fail(bh_bucket_mp_part_copy(bucket, k("pc/dst"), id, 1, k("pc/src"), 0, 5 * MIB, NULL,
+                                         &none, NULL, ERR),
+                  ENOTSUP);
+        must(bh_bucket_mp_abort(bucket, k("pc/dst"), id, NULL, ERR));
+        return;
+    }
     must(bh_bucket_mp_part_copy(bucket, k("pc/dst"), id, 1, k("pc/src"), 0, 5 * MIB, etag,
                                 &parts[0], NULL, ERR));
     must(bh_bucket_mp_part(bucket, k("pc/dst"), id, 2, &tail, &parts[1], NULL, ERR));
     must_fail(bh_bucket_mp_part_copy(bucket, k("pc/dst"), id, 3, k("pc/src"), 0, 5 * MIB, "wrong",
-                                     &parts[1], NULL, ERR),
+                                     &none, NULL, ERR),
               has(BH_CAP_COPY_IF_MATCH) ? ESTALE : ENOTSUP);
     must_fail(bh_bucket_mp_part_copy(bucket, k("pc/dst"), id, 3, k("pc/src"), 6 * MIB, 1, NULL,
-                                     &parts[1], NULL, ERR),
+                                     &none, NULL, ERR),
               EINVAL);
-    must_fail(bh_bucket_mp_part_copy(bucket, k("pc/dst"), id, 3, k("pc/none"), 0, 1, NULL,
-                                     &parts[1], NULL, ERR),
+    must_fail(bh_bucket_mp_part_copy(bucket, k("pc/dst"), id, 3, k("pc/none"), 0, 1, NULL, &none,
+                                     NULL, ERR),
               ENOENT);
     must(bh_bucket_mp_complete(bucket, k("pc/dst"), id, parts, 2, NULL, &info, NULL, ERR));
     must_have_pattern(bucket, k("pc/dst"), 6 * MIB);

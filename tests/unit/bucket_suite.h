@@ -14,6 +14,21 @@ void must_list(const char *expected, const char *prefix, const char *delimiter, 
                size_t max);
 void must_list_uploads(const char *prefix, const char *expected); /* "KEY ID" lines */
 
+/* bucket_conformance_keys.c */
+void test_odd_keys(void **state);
+void test_keys_at_the_root(void **state);
+void test_long_keys(void **state);
+void test_delete_many(void **state);
+void test_many_keys(void **state);
+
+/* bucket_conformance_races.c */
+void test_threads_race(void **state);
+void test_compare_and_swap(void **state);
+
+/* bucket_conformance_url.c */
+void test_presign(void **state);
+void test_server_time(void **state);
+
 /* bucket_conformance_mp.c */
 void test_copy(void **state);
 void test_multipart(void **state);

@@ -153,6 +153,7 @@ static void test_large(void **state)
                                 NULL, ERR));
         assert_int_equal(at, LARGE);
         assert_string_equal(down.etag, up.etag);
+        must(bh_bucket_delete(b, "large/\xc3\xbc +", NULL, ERR));
     }
 }
 
@@ -175,6 +176,7 @@ static void test_large_conditional(void **state)
     must(bh_bucket_upload(b, "cond", &src, NULL, &match, &how, NULL, NULL, ERR));
     must_have_pattern(b, "cond", 11 * MIB + 1);
     must_fail(bh_bucket_upload(b, "cond", &src, NULL, &match, &how, NULL, NULL, ERR), ESTALE);
+    must(bh_bucket_delete(b, "cond", NULL, ERR));
 }
 
 /* A store that fails now and then, hidden by the retry layer. */
@@ -200,6 +202,7 @@ static void test_bad_day(void **state)
                       EEXIST);
         }
     }
+    must(bh_bucket_delete(b, "bad", NULL, ERR));
     bh_bucket_close(bad);
     bh_config_free(c);
 }

@@ -21,6 +21,7 @@
 
 #if COUNTED
 static volatile bool counting;
+static bool lasting;              /* all fail from then on; false: one does */
 static volatile long live, until; /* blocks that are allocated; allocations that still succeed */
 
 void *__libc_malloc(size_t size);
@@ -39,7 +40,7 @@ static void *note(void *p)
 
 static bool runs_out(void)
 {
-    if (!counting || until-- > 0)
+    if (!counting || until-- > 0 || (until < -1 && !lasting))
         return false;
     errno = ENOMEM;
     return true;
@@ -75,16 +76,18 @@ void free(void *p)
 
 #pragma GCC visibility pop
 
-static void count(long successes)
+static void count(long successes, bool for_good)
 {
     live = 0;
+    lasting = for_good;
     until = successes;
     counting = true;
 }
 
-/* How many blocks are left. */
-static long count_end(void)
+/* How many blocks are left; *failed: an allocation did. */
+static long count_end(bool *failed)
 {
+    *failed = counting && until < 0;
     counting = false;
     return live;
 }
@@ -92,19 +95,21 @@ static long count_end(void)
 /* Not below valgrind, which puts its own functions into the libraries. */
 static bool counts(void)
 {
-    count(0);
+    bool failed;
+    count(0, true);
     char *p = strdup("x");
-    count_end();
+    count_end(&failed);
     free(p);
     return !p;
 }
 #else
-static void count(long successes)
+static void count(long successes, bool for_good)
 {
 }
 
-static long count_end(void)
+static long count_end(bool *failed)
 {
+    *failed = false;
     return 0;
 }
 
@@ -121,8 +126,8 @@ static int ignore_key(void *arg, const char *key, const char *code, const char *
     return 0;
 }
 
-/* All that is left of the answer is freed. */
-static int read_and_free(const struct sample *s, struct bh_error *err)
+/* All that is left of the answer is freed. *size: of the strings it had. */
+static int read_and_free(const struct sample *s, size_t *size, struct bh_error *err)
 {
     static const char *const names[] = {"AccessKeyId", "Arn"};
     char *values[COUNT(names)], id[BH_UPLOAD_ID_MAX], etag[BH_ETAG_MAX];
@@ -132,17 +137,23 @@ static int read_and_free(const struct sample *s, struct bh_error *err)
     size_t len = strlen(s->body);
     int64_t ms;
     int rc = 0, seen = 0;
+    *size = 0;
     switch (s->kind) {
     case LIST:
         rc = bh_xml_list(s->body, len, &page, err);
+        for (size_t i = 0; i < page.count; i++)
+            *size += strlen(page.entries[i].key);
         bh_xml_page_free(&page);
         break;
     case UPLOADS:
         rc = bh_xml_uploads(s->body, len, &uploads, err);
+        for (size_t i = 0; i < uploads.count; i++)
+            *size += strlen(uploads.entries[i].key) + strlen(uploads.entries[i].upload_id);
         bh_xml_uploads_free(&uploads);
         break;
     case PARTS:
         rc = bh_xml_parts(s->body, len, &parts, err);
+        *size = parts.count;
         bh_xml_parts_free(&parts);
         break;
     case UPLOAD_ID:
@@ -166,41 +177,53 @@ static int read_and_free(const struct sample *s, struct bh_error *err)
     return rc;
 }
 
+/* Allocation n fails, and, if it lasts, all that follow. */
+static int read_short(const struct sample *s, bool counted, long n, bool lasts, size_t whole)
+{
+    struct bh_error err = {0};
+    size_t size;
+    bool failed;
+    if (counted)
+        count(n, lasts);
+    int rc = read_and_free(s, &size, &err);
+    long left = count_end(&failed);
+    /* qsort goes on without memory */
+    if ((counted && left) || (rc && (rc != ENOMEM || !failed)) || rc != err.code ||
+        (!rc && (size != whole || (failed && s->kind != LIST))))
+        fail_msg("%s, allocation %ld: %d %s, %ld blocks are left", s->name, n, rc, err.text, left);
+    assert_true(n < 1000);
+    return failed ? ENOMEM : 0;
+}
+
 static void answers(void **state)
 {
     bool counted = counts();
     for (size_t i = 0; i < COUNT(samples); i++) {
-        int rc = ENOMEM;
-        for (long n = 0; rc; n++) {
-            struct bh_error err = {0};
-            if (counted)
-                count(n);
-            rc = read_and_free(&samples[i], &err);
-            long left = count_end();
-            if ((counted && left) || (rc && rc != ENOMEM) || rc != err.code)
-                fail_msg("%s, allocation %ld: %d %s, %ld blocks are left", samples[i].name, n, rc,
-                         err.text, left);
-            assert_true(n > 10 || !counted || rc);
-            assert_true(n < 1000);
-        }
+        struct bh_error err = {0};
+        size_t whole;
+        assert_int_equal(read_and_free(&samples[i], &whole, &err), 0);
+        for (int lasts = 0; lasts < 2; lasts++)
+            for (long n = 0; read_short(&samples[i], counted, n, lasts, whole); n++)
+                ;
     }
 }
 
 /* An error is read as far as there is memory, and never wrongly. */
 static void errors(void **state)
 {
-    bool counted = counts();
-    struct bh_s3_error e = {0};
-    for (long n = 0; !*e.message; n++) {
-        if (counted)
-            count(n);
-        bool found = bh_xml_error(error_aws, strlen(error_aws), &e);
-        long left = count_end();
-        assert_true(!counted || !left);
-        assert_true(found || !*e.code);
-        assert_true(!*e.code || !strcmp(e.code, "AuthorizationHeaderMalformed"));
-        assert_true(n < 1000);
-    }
+    bool counted = counts(), failed = true;
+    for (int lasts = 0; lasts < 2; lasts++)
+        for (long n = 0; failed || n == 0; n++) {
+            struct bh_s3_error e;
+            if (counted)
+                count(n, lasts);
+            bool found = bh_xml_error(error_aws, strlen(error_aws), &e);
+            long left = count_end(&failed);
+            assert_true(!counted || !left);
+            assert_true(found || !*e.code);
+            assert_true(!*e.code || !strcmp(e.code, "AuthorizationHeaderMalformed"));
+            assert_true(failed || *e.region);
+        }
 }
 
 int main(void)

@@ -129,6 +129,8 @@ int bh_creds_from_web_environment(struct bh_lookup *l, struct bh_error *err)
                                  .session_name = bh_creds_env("AWS_ROLE_SESSION_NAME")};
     if (!file)
         return bh_creds_looked(l, "a web identity (no AWS_WEB_IDENTITY_TOKEN_FILE)");
+    if (l->cfg->bucket.profile_chosen) /* it is meant, not the role of the pod */
+        return bh_creds_looked(l, "no web identity (bucket.profile is set)");
     if (!role.arn)
         return bh_fail(err, EACCES,
                        "AWS_WEB_IDENTITY_TOKEN_FILE is set and AWS_ROLE_ARN is not; it names the "

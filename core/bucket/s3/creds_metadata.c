@@ -38,9 +38,9 @@ static int new_client(struct bh_http **out, const struct bh_lookup *l, int64_t q
 static int take_answer(struct bh_lookup *l, const char *what, const struct bh_creds_answer *a,
                        bool must_expire, struct bh_error *err)
 {
-    struct bh_creds_json json = {0};
+    BH_CREDS_JSON json = {0};
     int rc = bh_creds_read_json(&json, what, &a->body, err);
-    if (!rc && *json.code && strcmp(json.code, "Success") != 0)
+    if (!rc && json.code && strcmp(json.code, "Success") != 0)
         rc = bh_fail(err, EACCES, "%s refuses: %.64s", what, json.code);
     else if (!rc && must_expire && !json.expires)
         rc = bh_fail(err, EIO, "%s gives credentials without an Expiration", what);
@@ -48,7 +48,6 @@ static int take_answer(struct bh_lookup *l, const char *what, const struct bh_cr
         rc = bh_credentials_set(&l->found, what, json.c.access_key_id, json.c.secret_access_key,
                                 json.c.session_token,
                                 json.expires ? json.c.expires_ms - a->ahead_ms : 0, err);
-    bh_credentials_wipe(&json.c);
     return rc;
 }
 
@@ -113,15 +112,16 @@ static int container_token(const struct bh_lookup *l, struct bh_secret *token, s
 static int container_refused(const char *what, const struct bh_creds_answer *a,
                              const struct bh_secret *token, struct bh_error *err)
 {
-    struct bh_creds_json json = {0};
+    BH_CREDS_JSON json = {0};
     if (bh_creds_read_json(&json, what, &a->body, NULL) != 0)
-        *json.code = *json.message = '\0';
-    bh_secret_scrub(json.code, token->data);
-    bh_secret_scrub(json.message, token->data);
-    bh_credentials_wipe(&json.c);
-    return bh_fail(err, a->status < 500 ? EACCES : EIO, "%s answers with status %d%s%s%s%s", what,
-                   a->status, *json.code ? " " : "", json.code, *json.message ? ": " : "",
-                   json.message);
+        bh_creds_json_free(&json);
+    if (json.code)
+        bh_secret_scrub(json.code, token->data);
+    if (json.message)
+        bh_secret_scrub(json.message, token->data);
+    return bh_fail(err, a->status < 500 ? EACCES : EIO, "%s answers with status %d%s%.64s%s%.200s",
+                   what, a->status, json.code ? " " : "", json.code ? json.code : "",
+                   json.message ? ": " : "", json.message ? json.message : "");
 }
 
 int bh_creds_from_container(struct bh_lookup *l, struct bh_error *err)

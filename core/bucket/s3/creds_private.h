@@ -144,11 +144,13 @@ int bh_creds_run_process(const struct bh_lookup *l, const char *what, const char
 /* --- creds_json.c --- */
 
 struct bh_creds_json {
-    struct bh_credentials c;     /* strings NULL where they are missing */
-    bool expires;                /* whether there is an Expiration */
-    int64_t version;             /* 0: none */
-    char code[64], message[200]; /* of an error answer; "" */
+    struct bh_credentials c; /* strings NULL where they are missing */
+    bool expires;            /* whether there is an Expiration */
+    int64_t version;         /* 0: none */
+    char *code, *message;    /* of an error answer, or NULL */
 };
+#define BH_CREDS_JSON __attribute__((cleanup(bh_creds_json_free))) struct bh_creds_json
+void bh_creds_json_free(struct bh_creds_json *json);
 /* 0; EIO naming `what`: no JSON object, or an Expiration that is no time; ENOMEM. out is released
  * by bh_credentials_wipe(&out->c) in every case. */
 int bh_creds_read_json(struct bh_creds_json *out, const char *what, const struct bh_secret *text,

@@ -185,7 +185,7 @@ int bh_creds_run_process(const struct bh_lookup *l, const char *what, const char
                          struct bh_credentials *out, struct bh_error *err)
 {
     struct process p = {.out = -1, .err = -1};
-    struct bh_creds_json json = {0};
+    BH_CREDS_JSON json = {0};
     int rc = run(&p, what, command, l->call, err);
     if (!rc)
         rc = bh_creds_read_json(&json, what, &p.output, err);
@@ -195,7 +195,6 @@ int bh_creds_run_process(const struct bh_lookup *l, const char *what, const char
     if (!rc)
         rc = bh_credentials_set(out, what, json.c.access_key_id, json.c.secret_access_key,
                                 json.c.session_token, json.c.expires_ms, err);
-    bh_credentials_wipe(&json.c);
     finish(&p);
     return rc;
 }

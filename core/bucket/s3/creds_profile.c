@@ -156,6 +156,7 @@ static int find(struct chain *c, const char *name, bool as_source, struct bh_cre
     BH_PROFILE p = {0};
     const char *config = c->shared->files[BH_SHARED_CONFIG].path;
     const char *credentials = c->shared->files[BH_SHARED_CREDENTIALS].path;
+    bool optional = !as_source && !c->l->cfg->bucket.profile_chosen;
     for (size_t i = 0; i < c->depth; i++)
         if (strcmp(c->names[i], name) == 0)
             return bh_fail(c->err, EACCES, "profile %s of %s is its own source_profile in the end",
@@ -172,10 +173,10 @@ static int find(struct chain *c, const char *name, bool as_source, struct bh_cre
         c->depth--;
         if (rc != ENOENT)
             return rc;
-        if (!as_source)
+        if (optional)
             return bh_creds_looked(c->l, "profile %s of %s (it has nothing of credentials)", name,
                                    p.file);
-    } else if (!as_source && strcmp(name, "default") == 0) {
+    } else if (optional && strcmp(name, "default") == 0) {
         return bh_creds_looked(c->l, "%s and %s (no profile default)", credentials, config);
     }
     return bh_fail(c->err, EACCES, "profile %s %s; looked at %s and %s", name,

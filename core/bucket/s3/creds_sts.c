@@ -25,12 +25,12 @@ static bool is_aws_region(const char *r)
            r[2] == '-' && strspn(r, "abcdefghijklmnopqrstuvwxyz0123456789-") == len;
 }
 
-/* bucket.region has a default of its own: the profile's stands over it. */
+/* The profile's region stands over the default of bucket.region; a store that is not AWS's has
+ * regions that STS does not know. */
 static const char *region_of(const struct bh_lookup *l, const struct bh_role *role)
 {
-    const char *configured = l->cfg->bucket.region;
-    if (is_aws_region(configured) && strcmp(configured, "us-east-1") != 0)
-        return configured;
+    if (bh_config_where(l->cfg, "bucket", "region") && is_aws_region(l->cfg->bucket.region))
+        return l->cfg->bucket.region;
     return is_aws_region(role->region) ? role->region : "us-east-1";
 }
 
