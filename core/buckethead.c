@@ -280,19 +280,39 @@ static void tear_down(struct bh *b)
     b->bucket = NULL;
 }
 
-/* Makes the bucket where that is wanted, and finds out what it can do. A store that does not answer
- * now is no reason to fail: whether there is a state to go on with is bh_plain_load's business. */
+/* What a look at the snapshot's key ends with: 0 also where there is none. */
+static int look(struct bh *b, const struct bh_call *call, struct bh_error *err)
+{
+    BH_FREE char *key = bh_config_snapshot_key(b->cfg);
+    struct bh_object_info info;
+    int rc = key ? bh_bucket_head(b->bucket, key, &info, call, err)
+                 : bh_fail(err, ENOMEM, "out of memory");
+    return rc == ENOENT ? 0 : rc;
+}
+
+/* Makes the bucket where it is missing and wanted, and finds out what it can do. A store that does
+ * not answer now is no reason to fail: whether there is a state to go on with is bh_plain_load's
+ * business. */
 static int start_bucket(struct bh *b, const struct bh_call *call, struct bh_error *err)
 {
     int rc = bh_bucket_open(&b->bucket, b->cfg, err);
     if (rc || b->read_only)
         return rc;
-    if (b->cfg->bucket.create)
+    if (b->cfg->bucket.create && look(b, call, err) == ENODEV) {
         rc = bh_bucket_make(b->bucket, call, err);
+        if (rc == 0)
+            bh_log(BH_LOG_INFO, "made the bucket %s", b->cfg->bucket.name);
+    }
     if (rc == 0)
         rc = bh_bucket_learn(b->bucket, call, err);
-    if (rc == EACCES)
-        return bh_fail_prefix(err, rc, "the bucket cannot be written (mount with -o ro to read it)");
+    if (rc == EACCES) {
+        struct bh_error why;
+        int seen = look(b, call, &why);
+        return seen ? bh_fail(err, seen, "%s", why.text)
+                    : bh_fail_prefix(err, rc,
+                                     "the bucket can be read, but not written (mount with "
+                                     "-o ro to read it)");
+    }
     if (rc == ETIMEDOUT || rc == EIO || rc == EAGAIN) {
         bh_log(BH_LOG_WARNING, "%s", err->text);
         return 0;

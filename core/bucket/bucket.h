@@ -136,7 +136,8 @@ enum bh_bucket_op {
 };
 const char *bh_bucket_op_name(enum bh_bucket_op op); /* "get", "put", ... */
 
-/* Failed requests by what went wrong. ENOENT, EEXIST and ESTALE are answers, not failures. */
+/* Failed requests by what went wrong. ENOENT, EEXIST, ESTALE and ENOTSUP are answers, not
+ * failures. */
 enum bh_bucket_error_kind {
     BH_BUCKET_ERROR_TIMEOUT,   /* ETIMEDOUT: no connection, no answer, no progress */
     BH_BUCKET_ERROR_THROTTLED, /* EAGAIN: the store asks to come back later */

@@ -31,7 +31,7 @@ int bh_counters_note(struct bh_counters *c, enum bh_bucket_op op, int64_t start_
 {
     atomic_fetch_add(&c->requests[op], 1);
     atomic_fetch_add(&c->nanoseconds[op], (uint64_t)(bh_mono_ns() - start_ns));
-    if (rc && rc != ENOENT && rc != EEXIST && rc != ESTALE) {
+    if (rc && rc != ENOENT && rc != EEXIST && rc != ESTALE && rc != ENOTSUP) {
         atomic_fetch_add(&c->errors[op], 1);
         atomic_fetch_add(&c->failures[kind_of(rc)], 1);
     }

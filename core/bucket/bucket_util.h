@@ -17,7 +17,7 @@ struct bh_counters {
 };
 
 /* Counts one request that began at start_ns (bh_mono_ns) and ended with rc; returns rc. ENOENT,
- * EEXIST and ESTALE are answers, not errors. */
+ * EEXIST, ESTALE and ENOTSUP are answers, not errors. */
 int bh_counters_note(struct bh_counters *c, enum bh_bucket_op op, int64_t start_ns, int rc);
 void bh_counters_read(struct bh_counters *c, struct bh_bucket_stats *out);
 

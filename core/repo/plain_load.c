@@ -313,12 +313,14 @@ int bh_plain_load(struct bh_plain *p, struct bh_load_report *report, const struc
                err->text, p->live->dir.path);
         go_on(p, report);
         if (!report->text[0])
-            snprintf(report->text, sizeof report->text,
-                     "the bucket could not be reached; this is the state of the last mount");
+            snprintf(
+                report->text, sizeof report->text,
+                "the bucket could not be reached; this is the state of the last mount (%.300s)",
+                err->text);
         return 0;
     }
     if (rc)
-        return bh_fail_prefix(err, rc, "the snapshot %s cannot be looked up", p->key);
+        return rc;
     if (is_base(st, &info) || is_pending(st, &info) ||
         plain_is_older_pending(st, bh_meta_get(&info.meta, META_SNAPSHOT))) {
         rc = adopt(p, &info, err);

@@ -125,7 +125,9 @@ int bh_probe(const struct bh_config *cfg, bool read_only, struct bh_strbuf *out,
         rc = probe_snapshot(&p, err);
     if (rc == 0)
         rc = probe_branches(&p, err);
-    if (rc == 0 && !read_only)
+    if (rc == 0 && read_only)
+        bh_strbuf_addf(out, "can_write: not tried (-o ro)\n");
+    else if (rc == 0)
         probe_writing(&p);
     bh_bucket_describe(p.bucket, out);
     bh_bucket_close(p.bucket);

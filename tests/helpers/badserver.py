@@ -282,6 +282,7 @@ class Connection(Faults):
             reply = getattr(self, 'instead_' + rule.do)(rule, req)
             if reply is None:
                 return
+            self.date(reply)
         else:
             reply = self.perform(req, body)
         if rule and rule['early']:
@@ -317,10 +318,13 @@ class Connection(Faults):
             reply = store.perform(req, body)
         except Refused as r:
             reply = s3.error(r.status, r.code, r.message, req.raw_path, request_id, r.headers, **r.elements)
-        if 'no_date' not in self.server.settings.quirks:
-            reply.headers.append(('Date', s3.http_date(store.now())))
+        self.date(reply)
         reply.headers.append(('x-amz-request-id', request_id))
         return reply
+
+    def date(self, reply):
+        if 'no_date' not in self.server.settings.quirks:
+            reply.headers.append(('Date', s3.http_date(self.server.store.now())))
 
     def head(self, req, reply, length=None):
         reason = REASONS.get(reply.status, 'Status')

@@ -257,7 +257,7 @@ class Store:
 
     def range_of(self, req, obj):
         match = re.fullmatch(r'bytes=(\d*)-(\d*)', req.header('range') or '')
-        if not match or not (match[1] or match[2]):
+        if not match or not (match[1] or match[2]) or self.quirk('range_ignored'):
             return None
         size = len(obj.body)
         first = int(match[1]) if match[1] else max(0, size - int(match[2]))

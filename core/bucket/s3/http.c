@@ -1,16 +1,18 @@
 /* Each request runs in its caller's thread on a slot: a multi handle of its own, whose connection
  * cache keeps the connection for the next one. The slot used last is used first,
  * so that there are as few connections as there were requests at once. */
-#include "bucket/s3/http.h"
+#include "bucket/s3/http_private.h"
 
-#include <curl/curl.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <linux/sockios.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -27,48 +29,6 @@
 #define EXPECT_MIN   ((uint64_t)1 << 20)
 /* Servers close idle connections after 5 to 60 s; a request on a dead one is lost. */
 #define IDLE_MAX_S 15L
-
-struct slot {
-    struct slot *next;
-    CURLM *multi;
-};
-
-struct bh_http {
-    struct bh_http_options options;
-    char *proxy, *ca_file;
-    pthread_mutex_t mutex;
-    pthread_cond_t freed;
-    struct slot *idle;
-    unsigned busy;
-    CURLSH *share; /* names and TLS sessions */
-    pthread_mutex_t share_mutex[CURL_LOCK_DATA_LAST];
-    atomic_uint_fast64_t connects;
-    atomic_bool expect_off;
-};
-
-/* One request under way. */
-struct exchange {
-    struct bh_http *http;
-    const struct bh_http_request *req;
-    struct bh_http_answer *a;
-    struct bh_error *err;
-    CURL *easy;
-    int rc; /* of a callback that ended it */
-    size_t header_bytes;
-    bool head_done, stream;
-    uint64_t at;       /* of the body to send */
-    int64_t moved_ms;  /* bh_mono_ms() of the last progress */
-    int64_t window_ms; /* since then, window_bytes were moved before it */
-    uint64_t window_bytes;
-    int unsent; /* bytes in the kernel's buffer when it was last looked at */
-};
-
-/* "https://HOST:PORT": what of the URL a sentence may show (a signature may be behind it). */
-static int host_length(const char *url)
-{
-    const char *host = strstr(url, "://");
-    return host ? (int)(host + 3 - url) + (int)strcspn(host + 3, "/?") : (int)strcspn(url, "/?");
-}
 
 /* --- the client --- */
 
@@ -99,13 +59,30 @@ static bool make_share(struct bh_http *h)
            curl_share_setopt(h->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION) == CURLSHE_OK;
 }
 
+/* libcurl would say so at the first request only, and not clearly. */
+static int check_ca_file(const char *path, struct bh_error *err)
+{
+    BH_FILE FILE *f = fopen(path, "re");
+    if (!f)
+        return bh_fail(err, EINVAL, "bucket.ca_file %s cannot be read: %s", path, strerror(errno));
+    X509 *certificate = PEM_read_X509(f, NULL, NULL, NULL);
+    ERR_clear_error();
+    if (!certificate)
+        return bh_fail(err, EINVAL,
+                       "bucket.ca_file %s holds no certificate (a PEM file with -----BEGIN "
+                       "CERTIFICATE----- is wanted)",
+                       path);
+    X509_free(certificate);
+    return 0;
+}
+
 int bh_http_new(struct bh_http **out, const struct bh_http_options *options, struct bh_error *err)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, global_init);
-    if (options->ca_file && *options->ca_file && access(options->ca_file, R_OK) != 0)
-        return bh_fail(err, EINVAL, "the file of certificates %s cannot be read: %s",
-                       options->ca_file, strerror(errno));
+    int rc = options->ca_file && *options->ca_file ? check_ca_file(options->ca_file, err) : 0;
+    if (rc)
+        return rc;
     struct bh_http *h = calloc(1, sizeof *h);
     if (!h)
         return bh_fail(err, ENOMEM, "out of memory");
@@ -211,115 +188,6 @@ static void give_slot(struct bh_http *h, struct slot *s)
     pthread_cond_signal(&h->freed);
 }
 
-/* --- headers of the answer --- */
-
-const char *bh_http_header(const struct bh_http_answer *a, const char *name)
-{
-    const char *found = NULL, *n, *v;
-    for (size_t at = 0; bh_http_next_header(a, &at, &n, &v);)
-        if (strcmp(n, name) == 0)
-            found = v;
-    return found;
-}
-
-bool bh_http_next_header(const struct bh_http_answer *a, size_t *at, const char **name,
-                         const char **value)
-{
-    if (*at >= a->headers.len)
-        return false;
-    *name = a->headers.data + *at;
-    *value = *name + strlen(*name) + 1;
-    *at = (size_t)(*value + strlen(*value) + 1 - a->headers.data);
-    return true;
-}
-
-void bh_http_answer_free(struct bh_http_answer *a)
-{
-    bh_strbuf_free(&a->headers);
-    bh_strbuf_free(&a->body);
-}
-
-static int parse_length(struct bh_http_answer *a, struct bh_error *err)
-{
-    const char *n, *v;
-    a->length = UINT64_MAX;
-    for (size_t at = 0; bh_http_next_header(a, &at, &n, &v);) {
-        if (strcmp(n, "content-length") != 0)
-            continue;
-        size_t digits = strspn(v, "0123456789");
-        if (digits == 0 || digits > 18 || v[digits])
-            return bh_fail(err, EIO, "the answer's Content-Length is no number");
-        uint64_t length = strtoull(v, NULL, 10);
-        if (a->length != UINT64_MAX && a->length != length)
-            return bh_fail(err, EIO, "the answer has two different Content-Lengths");
-        a->length = length;
-    }
-    return 0;
-}
-
-static int add_header(struct bh_http_answer *a, const char *line, size_t len, struct bh_error *err)
-{
-    const char *colon = memchr(line, ':', len);
-    if (!colon || colon == line || memchr(line, '\0', len))
-        return bh_fail(err, EIO, "the answer has a malformed header line");
-    for (const char *c = line; c < colon; c++) {
-        char low = *c >= 'A' && *c <= 'Z' ? (char)(*c | 0x20) : *c;
-        bh_strbuf_add(&a->headers, &low, 1);
-    }
-    bh_strbuf_add(&a->headers, "", 1);
-    const char *v = colon + 1, *end = line + len;
-    while (v < end && (*v == ' ' || *v == '\t'))
-        v++;
-    while (end > v && (end[-1] == ' ' || end[-1] == '\t'))
-        end--;
-    bh_strbuf_add(&a->headers, v, (size_t)(end - v));
-    bh_strbuf_add(&a->headers, "", 1);
-    return a->headers.failed ? bh_fail(err, ENOMEM, "out of memory") : 0;
-}
-
-/* "HTTP/1.1 200 OK": an interim answer before it is forgotten. */
-static int begin_answer(struct exchange *x, const char *line, size_t len)
-{
-    const char *space = memchr(line, ' ', len);
-    size_t left = space ? (size_t)(line + len - space - 1) : 0;
-    bh_strbuf_reset(&x->a->headers);
-    x->a->status = 0;
-    for (size_t i = 0; i < 3 && i < left; i++) {
-        if (space[1 + i] < '0' || space[1 + i] > '9')
-            return bh_fail(x->err, EIO, "the answer has a malformed status line");
-        x->a->status = x->a->status * 10 + (space[1 + i] - '0');
-    }
-    if (x->a->status < 100)
-        return bh_fail(x->err, EIO, "the answer has a malformed status line");
-    x->a->replied = x->a->status >= 200;
-    return 0;
-}
-
-static int end_head(struct exchange *x)
-{
-    if (x->a->status < 200)
-        return 0;
-    int rc = parse_length(x->a, x->err);
-    if (rc)
-        return rc;
-    x->head_done = true;
-    x->a->at_ms = bh_mono_ms();
-    if (x->req->head)
-        rc = x->req->head(x->req->arg, x->a, &x->stream, x->err);
-    return rc;
-}
-
-static int take_line(struct exchange *x, const char *line, size_t len)
-{
-    while (len > 0 && (line[len - 1] == '\n' || line[len - 1] == '\r'))
-        len--;
-    if (len >= 5 && strncasecmp(line, "HTTP/", 5) == 0 && !x->head_done)
-        return begin_answer(x, line, len);
-    if (x->head_done)
-        return 0; /* a trailer */
-    return len == 0 ? end_head(x) : add_header(x->a, line, len, x->err);
-}
-
 static size_t on_header(char *data, size_t size, size_t count, void *arg)
 {
     struct exchange *x = arg;
@@ -329,9 +197,9 @@ static size_t on_header(char *data, size_t size, size_t count, void *arg)
     x->rc = x->header_bytes > BH_HTTP_HEADERS_MAX
                 ? bh_fail(x->err, EIO, "the answer's headers have more than %zu bytes",
                           BH_HTTP_HEADERS_MAX)
-                : take_line(x, data, len);
+                : http_take_line(x, data, len);
     if (x->rc && !x->head_done)
-        bh_fail_prefix(x->err, x->rc, "%.*s", host_length(x->req->url), x->req->url);
+        bh_fail_prefix(x->err, x->rc, "%.*s", http_host_length(x->req->url), x->req->url);
     return x->rc ? 0 : len;
 }
 
@@ -461,49 +329,6 @@ static bool set_options(struct exchange *x, struct curl_slist *headers)
     return ok && set_method(x);
 }
 
-static int code_of(CURLcode code)
-{
-    switch (code) {
-    case CURLE_COULDNT_RESOLVE_HOST:
-    case CURLE_COULDNT_RESOLVE_PROXY:
-    case CURLE_COULDNT_CONNECT:
-    case CURLE_OPERATION_TIMEDOUT:
-        return ETIMEDOUT;
-    case CURLE_PEER_FAILED_VERIFICATION:
-    case CURLE_SSL_CACERT_BADFILE:
-    case CURLE_SSL_ISSUER_ERROR:
-        return EACCES;
-    case CURLE_URL_MALFORMAT:
-    case CURLE_UNSUPPORTED_PROTOCOL:
-        return EINVAL;
-    case CURLE_OUT_OF_MEMORY:
-        return ENOMEM;
-    default:
-        return EIO;
-    }
-}
-
-static int failed(struct exchange *x, CURLcode code, const char *detail)
-{
-    int rc = code_of(code);
-    int len = host_length(x->req->url);
-    if (rc == ENOMEM && x->header_bytes > 0 && !x->head_done) /* libcurl's own limit of a line */
-        return bh_fail(x->err, EIO, "the headers of the answer of %.*s are too long", len,
-                       x->req->url);
-    const char *why = detail && *detail ? detail : curl_easy_strerror(code);
-    if (code == CURLE_UNSUPPORTED_PROTOCOL && strncasecmp(x->req->url, "http", 4) == 0)
-        return bh_fail(x->err, EIO, "what answers at %.*s is no HTTP server", len, x->req->url);
-    if (rc == EACCES)
-        return bh_fail(x->err, rc,
-                       "the certificate of %.*s cannot be trusted (%s); if it is signed by an "
-                       "authority of your own, name its certificate with bucket.ca_file",
-                       len, x->req->url, why);
-    if (x->a->replied)
-        return bh_fail(x->err, rc, "the answer of %.*s was cut or is malformed: %s", len,
-                       x->req->url, why);
-    return bh_fail(x->err, rc, "no answer from %.*s: %s", len, x->req->url, why);
-}
-
 /* What the kernel has not sent yet, or -1: it goes on without any call of libcurl's. */
 static int unsent(struct exchange *x)
 {
@@ -528,7 +353,7 @@ static int stalled(struct exchange *x)
     }
     if (now - x->moved_ms >= limit)
         return bh_fail(x->err, ETIMEDOUT, "no byte from or to %.*s for %.1f s (bucket.timeout)",
-                       host_length(x->req->url), x->req->url, (double)limit / 1000);
+                       http_host_length(x->req->url), x->req->url, (double)limit / 1000);
     /* a byte now and then is no progress either, but for short answers that a store stretches with
      * blanks while it works */
     uint64_t moved = x->a->sent + x->a->received + x->header_bytes;
@@ -538,7 +363,7 @@ static int stalled(struct exchange *x)
     if (moved - x->window_bytes < SLOW_BYTES && x->unsent <= 0)
         return bh_fail(x->err, ETIMEDOUT,
                        "only %llu bytes from or to %.*s in %.1f s (bucket.timeout)",
-                       (unsigned long long)(moved - x->window_bytes), host_length(x->req->url),
+                       (unsigned long long)(moved - x->window_bytes), http_host_length(x->req->url),
                        x->req->url, (double)(now - x->window_ms) / 1000);
     x->window_ms = now;
     x->window_bytes = moved;
@@ -556,9 +381,10 @@ static int run(struct exchange *x, CURLM *multi, const struct bh_call *call, CUR
             *code = msg && msg->msg == CURLMSG_DONE ? msg->data.result : CURLE_FAILED_INIT;
             return 0;
         }
-        int rc = bh_call_check(call, "the request to the bucket", x->err);
-        if (!rc)
-            rc = stalled(x);
+        int rc = bh_call_check(call, "the request", x->err);
+        if (rc)
+            return bh_fail_prefix(x->err, rc, "%.*s", http_host_length(x->req->url), x->req->url);
+        rc = stalled(x);
         if (!rc && m == CURLM_OK)
             m = curl_multi_poll(multi, NULL, 0, POLL_MS, NULL);
         if (!rc && m != CURLM_OK)
@@ -593,13 +419,13 @@ static int exchange(struct exchange *x, struct slot *s, struct curl_slist *heade
     if (rc || x->rc)
         return x->rc ? x->rc : rc;
     if (code)
-        return failed(x, code, detail);
+        return http_failed(x, code, detail);
     if (!x->head_done)
         return bh_fail(x->err, EIO, "the answer of %.*s has no end of its headers",
-                       host_length(x->req->url), x->req->url);
+                       http_host_length(x->req->url), x->req->url);
     if (x->req->body && x->at < x->req->body->size && x->a->status < 300)
         return bh_fail(x->err, EIO, "%.*s answered before it had the whole body",
-                       host_length(x->req->url), x->req->url);
+                       http_host_length(x->req->url), x->req->url);
     return 0;
 }
 

@@ -224,6 +224,13 @@ static int take_endpoint(struct s3 *s, struct bh_error *err)
     return 0;
 }
 
+/* "127.0.0.1:9000", "[::1]:9000". */
+static bool is_address(const char *host)
+{
+    size_t len = strcspn(host, ":");
+    return host[0] == '[' || (len > 0 && strspn(host, "0123456789.") == len);
+}
+
 static void take_addressing(struct s3 *s)
 {
     const char *name = s->cfg->bucket.name;
@@ -241,7 +248,9 @@ static void take_region(struct s3 *s)
     if (s->aws && !bh_config_where(s->cfg, "bucket", "region"))
         profile = bh_creds_profile_region(s->cfg);
     snprintf(s->region, sizeof s->region, "%s",
-             profile ? profile : region && *region ? region : "us-east-1");
+             profile             ? profile
+             : region && *region ? region
+                                 : "us-east-1");
 }
 
 static int open_parts(struct s3 *s, struct bh_error *err)
@@ -263,6 +272,12 @@ static int open_parts(struct s3 *s, struct bh_error *err)
             "bucket.payload = unsigned needs https: without it nothing would protect what "
             "is sent; leave it at auto");
     take_addressing(s);
+    if (!s->path_style && s->endpoint_host && is_address(s->endpoint_host))
+        return bh_fail(
+            err, EINVAL,
+            "bucket.addressing = virtual needs a host name in the endpoint, not the address "
+            "%s: the bucket's name is put before it",
+            s->endpoint_host);
     take_region(s);
     s->caps = CAPS_ASSUMED;
     s->learned = s->aws;

@@ -118,7 +118,8 @@ static void clean(struct trial *t)
     struct bh_error why;
     size_t deleted = 0;
     if (s3_delete_many(&t->s->base, keys, 2, &deleted, t->call, &why))
-        bh_log(BH_LOG_WARNING, "a trial object %s is left in the bucket: %s", t->key, why.text);
+        bh_log(t->etag[0] ? BH_LOG_WARNING : BH_LOG_DEBUG,
+               "a trial object %s is left in the bucket: %s", t->key, why.text);
 }
 
 static int try_all(struct trial *t)
@@ -137,7 +138,7 @@ static int try_all(struct trial *t)
         rc = try_copy(t);
     if (!rc)
         rc = try_multipart(t);
-    if (t->etag[0] || is_passing(rc)) /* there, or perhaps there */
+    if (t->etag[0] || rc == EIO || rc == EAGAIN) /* there, or perhaps there */
         clean(t);
     return rc;
 }
@@ -161,6 +162,12 @@ int s3_learn(struct bh_bucket *b, const struct bh_call *call, struct bh_error *e
         return rc == ENODEV
                    ? rc
                    : bh_fail_prefix(t.err, rc, "what the store can do cannot be found out");
+    if (!(t.caps & BH_CAP_IF_MATCH))
+        bh_log(
+            BH_LOG_WARNING,
+            "this store cannot write on condition that nobody else has written meanwhile: let only "
+            "one mount at a time write to %s of the bucket %s",
+            s->cfg->snapshot.key ? s->cfg->snapshot.key : "a key", s->cfg->bucket.name);
     BH_LOCK_SCOPE(&s->mutex);
     s->caps = (s->caps & ~(unsigned)(CONDITIONS | BH_CAP_PART_COPY)) | t.caps;
     s->etag_unquoted = t.unquoted;

@@ -65,6 +65,7 @@ struct s3_request {
     bh_sink_fn *sink;
     void *arg;
     const struct bh_call *call;
+    bool anonymous; /* it was sent without a signature */
     /* its answer */
     struct bh_http_answer answer;
     struct bh_s3_error error; /* what the store said, if it did */
@@ -79,7 +80,7 @@ static inline struct s3 *s3_of(struct bh_bucket *b)
 void s3_header(struct s3_request *r, const char *name, const char *value);
 /* Signs and sends, again where the store names the right region, host or time, or wants fresh
  * credentials. 0: a complete 2xx answer came (an <Error> inside is not looked for). Otherwise errno
- * and sentence by s3_answer.c's table, r->answer.status telling the status. Counts what it sends.
+ * and sentence by s3_errors.c's table, r->answer.status telling the status. Counts what it sends.
  * The answer is released with s3_request_free in every case. */
 int s3_send(struct s3 *s, struct s3_request *r, struct bh_error *err);
 void s3_request_free(struct s3_request *r);
@@ -89,7 +90,7 @@ int64_t s3_now_ms(struct s3 *s); /* real time by the store's clock, as far as it
 /* Storage class and encryption, for what creates objects. */
 void s3_creation_headers(struct s3 *s, struct s3_request *r);
 
-/* --- s3_answer.c --- */
+/* --- s3_errors.c --- */
 /* errno and sentence for an answer that is not 2xx, or whose body is an <Error>. */
 int s3_fail(struct s3 *s, struct s3_request *r, struct bh_error *err);
 /* Like it, for a 2xx answer of which the body may be an <Error>; 0 if it is not. */
@@ -99,6 +100,7 @@ int s3_check_body(struct s3 *s, struct s3_request *r, struct bh_error *err);
 int s3_check_empty(struct s3 *s, struct s3_request *r, struct bh_error *err);
 /* Whether something that speaks S3 answered, and not a proxy's page. */
 bool s3_is_genuine(const struct s3_request *r);
+/* --- s3_answer.c --- */
 /* The ETag header without quotes. EIO: missing or too long. */
 int s3_etag_of(const struct s3_request *r, char etag[BH_ETAG_MAX], struct bh_error *err);
 /* Fills size (from the length), time, ETag and metadata from headers. EIO where it cannot. */

@@ -412,6 +412,7 @@ static int send_once(struct s3 *s, struct s3_request *r, struct attempt *t, stru
     if (!rc) {
         snprintf(t->access_key_id, sizeof t->access_key_id, "%s",
                  who.access_key_id ? who.access_key_id : "");
+        r->anonymous = who.anonymous;
         rc = prepare(s, r, t, &who, &w, err);
     }
     if (!rc) {
