@@ -19,6 +19,8 @@
 /* Pauses between tries of the loop, and of the last flush, after an error. */
 #define RETRY_MIN_MS 500
 #define RETRY_MAX_MS 60000
+/* For the look at a snapshot in a store that has just not answered. */
+#define AWAY_MS 2000
 
 /* --- creation --- */
 
@@ -293,27 +295,30 @@ static int look(struct bh *b, const struct bh_call *call, struct bh_error *err)
 /* Makes the bucket where it is missing and wanted, and finds out what it can do. A store that does
  * not answer now is no reason to fail: whether there is a state to go on with is bh_plain_load's
  * business. */
-static int start_bucket(struct bh *b, const struct bh_call *call, struct bh_error *err)
+static int start_bucket(struct bh *b, struct bh_call *call, struct bh_error *err)
 {
     int rc = bh_bucket_open(&b->bucket, b->cfg, err);
     if (rc || b->read_only)
         return rc;
-    if (b->cfg->bucket.create && look(b, call, err) == ENODEV) {
-        rc = bh_bucket_make(b->bucket, call, err);
-        if (rc == 0)
+    int seen = look(b, call, err);
+    if (seen == ETIMEDOUT || seen == EIO || seen == EAGAIN) {
+        bh_log(BH_LOG_WARNING, "%s", err->text);
+        call->deadline_ms = bh_mono_ms() + AWAY_MS; /* it was waited for long enough */
+        return 0;
+    }
+    if (seen == ENODEV && b->cfg->bucket.create) {
+        seen = bh_bucket_make(b->bucket, call, err);
+        if (seen == 0)
             bh_log(BH_LOG_INFO, "made the bucket %s", b->cfg->bucket.name);
     }
-    if (rc == 0)
-        rc = bh_bucket_learn(b->bucket, call, err);
-    if (rc == EACCES) {
-        struct bh_error why;
-        int seen = look(b, call, &why);
-        return seen ? bh_fail(err, seen, "%s", why.text)
-                    : bh_fail_prefix(err, rc,
-                                     "the bucket can be read, but not written (mount with "
-                                     "-o ro to read it)");
-    }
-    if (rc == ETIMEDOUT || rc == EIO || rc == EAGAIN) {
+    if (seen)
+        return seen;
+    rc = bh_bucket_learn(b->bucket, call, err);
+    if (rc == EACCES)
+        return bh_fail_prefix(err, rc,
+                              "the bucket can be read, but not written (mount with -o ro to "
+                              "read it)");
+    if (rc == ETIMEDOUT || rc == EIO || rc == EAGAIN) { /* the first flush tries again */
         bh_log(BH_LOG_WARNING, "%s", err->text);
         return 0;
     }

@@ -256,7 +256,7 @@ int command_status(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "--probe"))
         return command_probe(argc - 1, argv + 1);
-    if (argc > 2)
+    if (argc > 2 || (argc == 2 && argv[1][0] == '-'))
         return usage_error("status [MOUNTPOINT], or: bhfs status --probe [BUCKET-URL]");
     return argc == 2 ? print_status(argv[1]) : print_all();
 }
@@ -340,9 +340,10 @@ int command_umount(int argc, char **argv)
     BH_FREE char *state = field(status, "state");
     if (!pid || !state_dir || !state)
         return complain(mountpoint, EPROTO);
-    /* The flush comes first: while it is mounted, its failure can still be mended. */
-    rc = strcmp(state, "mounted") ? 0 : command(mountpoint, "force_flush", "flush\n");
-    if (rc && !force) {
+    /* The flush comes first: while it is mounted, its failure can still be mended. With --force the
+     * daemon's own last one, bounded by snapshot.stop_timeout, is enough. */
+    rc = force || strcmp(state, "mounted") ? 0 : command(mountpoint, "force_flush", "flush\n");
+    if (rc) {
         if (rc == 1)
             fprintf(
                 stderr,

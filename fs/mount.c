@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -188,8 +187,6 @@ static int start_core(struct daemon *d, struct bh_config *cfg, int signals, stru
                                      .on_flush_start = on_start,
                                      .on_flush_complete = on_complete,
                                      .on_flush_error = on_error};
-    if (cfg->bucket.secret_access_key && cfg->bucket.secret_access_key[0])
-        setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* it would be in the core */
     int rc = bh_create(&d->bh, cfg, err);
     if (rc)
         return rc;

@@ -42,6 +42,8 @@ static bool meta_value_ok(const char *value)
     for (; value[len]; len++)
         if (value[len] < ' ' || value[len] > '~')
             return false;
+    if (value[0] == ' ' || (len > 0 && value[len - 1] == ' ')) /* HTTP would drop it */
+        return false;
     return len < BH_META_VALUE_MAX;
 }
 
@@ -52,9 +54,11 @@ int bh_meta_set(struct bh_meta *m, const char *name, const char *value, struct b
                        "the metadata name %s is not 1 to %d lower-case letters, digits and '-'",
                        name ? name : "(none)", BH_META_NAME_MAX - 1);
     if (!value || !meta_value_ok(value))
-        return bh_fail(err, EINVAL,
-                       "the metadata value of %s is not printable ASCII of at most %d bytes", name,
-                       BH_META_VALUE_MAX - 1);
+        return bh_fail(
+            err, EINVAL,
+            "the metadata value of %s is not printable ASCII of at most %d bytes without "
+            "spaces around it",
+            name, BH_META_VALUE_MAX - 1);
     size_t i = 0, others = 0; /* than BH_META_PUT, which has room of its own */
     bool is_id = strcmp(name, BH_META_PUT) == 0;
     for (; i < m->count && strcmp(m->items[i].name, name) != 0; i++)

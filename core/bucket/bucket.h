@@ -14,7 +14,8 @@
  * mean that nothing happened.
  * - Conditional puts are decided atomically against every other writer, in other processes too.
  * - Every function may be called from any thread, several at once; `call` may be NULL (no limit).
- * - Keys are 1 to 1024 bytes of UTF-8 without NUL; every other byte S3 allows is allowed.
+ * - Keys are 1 to 1024 bytes of UTF-8 without NUL, U+FFFE and U+FFFF; every other byte S3 allows is
+ * allowed. Keys with control characters cannot be uploaded in parts everywhere: EINVAL.
  */
 #ifndef BH_BUCKET_H
 #define BH_BUCKET_H
@@ -35,7 +36,7 @@ struct bh_config;
 #define BH_UPLOAD_ID_MAX  512
 #define BH_META_ITEMS_MAX 9   /* 8 of a caller's, and BH_META_PUT */
 #define BH_META_NAME_MAX  64  /* with NUL; lower-case letters, digits and '-' (S3 folds the case) */
-#define BH_META_VALUE_MAX 256 /* with NUL; printable ASCII */
+#define BH_META_VALUE_MAX 256 /* with NUL; printable ASCII, no space at the ends */
 
 /* The item that conditional puts and multipart uploads carry, beside the caller's: a random id by
  * which they recognise their object if the answer is lost. It is a put's alone: a caller who passes on

@@ -91,6 +91,12 @@ int bh_key_check(const char *key, struct bh_error *err)
                        len, BH_KEY_MAX);
     if (!bh_utf8_valid(key))
         return bh_fail(err, EINVAL, "the key %s is not valid UTF-8", key);
+    if (strstr(key, "\xEF\xBF\xBE") || strstr(key, "\xEF\xBF\xBF"))
+        return bh_fail(
+            err, EINVAL,
+            "the key %s holds U+FFFE or U+FFFF, which are no characters: the XML of S3's "
+            "listings cannot name it",
+            key);
     return 0;
 }
 

@@ -27,7 +27,10 @@ static int probe_answer(struct probe *p, struct bh_error *err)
     char when[32];
     int64_t start = bh_mono_ns(), now;
     int rc = bh_bucket_server_time(p->bucket, &now, p->call, err);
-    bh_strbuf_addf(p->out, "answers: %s\n", yes_no(rc == 0));
+    bh_strbuf_addf(p->out, "answers: %s\n",
+                   rc == 0                        ? "yes"
+                   : rc == EACCES || rc == EINVAL ? "not asked"
+                                                  : "no");
     if (rc)
         return rc;
     bh_strbuf_addf(p->out, "answer_ms: %.1f\n", (double)(bh_mono_ns() - start) / 1e6);

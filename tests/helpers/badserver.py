@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """An S3 server for tests, on 127.0.0.1, that misbehaves on demand.
 
-    badserver.py [--bucket NAME]... [--set NAME=VALUE]... [--rule RULE]... [--until-eof] [--port-file FILE]
+    badserver.py [--bucket NAME]... [--set NAME=VALUE]... [--rule RULE]... [--tls PEM]... [--until-eof] [--port-file FILE]
 
 Prints its two ports (both serve the same) in one line, or writes them to FILE. By itself it is a small correct S3
 with objects in memory (badserver_store.py), checking signatures (badserver_auth.py). --until-eof: ends when its
-standard input ends. Settings are the attributes of badserver_store.Settings; key id AKIDTEST, secret
+standard input ends. --tls: the second port speaks TLS, with the certificate and key of the PEM file that the setting
+`tls` counts (from 0). Settings are the attributes of badserver_store.Settings; key id AKIDTEST, secret
 secret/of+the=test.
 
 A rule is a line of NAME=VALUE words, quoted as in a shell. Which requests it is for:
@@ -36,6 +37,7 @@ and what happens (do=, default `edit`), first before the request is performed, t
     cut_headers reset_headers stall_headers  the same within the head
     drip          one byte of the answer's body each every= seconds (1)
     long          extra= bytes (default: another answer) after the body;  nolength: no Content-Length, ends with FIN
+                  (goodbye: and with TLS's own end)
     chunked       with at=: cut there;  chunked_bad: a size that is none;  endless endless_chunked: a body without end
     corrupt       a byte of the body flipped;  gzip: compressed unasked;  error200: <Error> (code=) with status 200
     close_after   FIN after a whole answer;  reset_next: the next request on the connection meets RST
@@ -50,6 +52,7 @@ import random
 import re
 import shlex
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -152,7 +155,7 @@ class Server:
     def __init__(self):
         self.settings = s3.Settings()
         self.store = s3.Store(self.settings)
-        self.rules, self.log, self.lock, self.serial = [], [], threading.Lock(), 0
+        self.rules, self.log, self.lock, self.serial, self.tls = [], [], threading.Lock(), 0, []
         self.listeners = [socket.create_server(('127.0.0.1', 0), backlog=128) for _ in range(2)]
         self.ports = [listener.getsockname()[1] for listener in self.listeners]
 
@@ -254,6 +257,9 @@ class Connection(Faults):
                 self.stall(rule)
             elif rule:
                 self.end(rule)
+            if second and self.server.tls:
+                context = self.server.tls[self.server.settings.tls]
+                self.conn = context.wrap_socket(self.conn, server_side=True)
             while self.open:
                 self.one()
         except (Gone, OSError):
@@ -346,12 +352,16 @@ def main():
     parser.add_argument('--bucket', action='append', default=[])
     parser.add_argument('--set', action='append', default=[])
     parser.add_argument('--rule', action='append', default=[])
+    parser.add_argument('--tls', action='append', default=[])
     parser.add_argument('--until-eof', action='store_true')
     parser.add_argument('--port-file')
     args = parser.parse_args()
     server = Server()
     server.store.buckets = {name: s3.Bucket() for name in args.bucket or ['b']}
     server.rules = [Rule(line) for line in args.rule]
+    for pem in args.tls:
+        server.tls.append(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        server.tls[-1].load_cert_chain(pem)
     for setting in args.set:
         name, _, value = setting.partition('=')
         server.settings.set(name, value)

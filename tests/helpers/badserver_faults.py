@@ -228,6 +228,13 @@ class Faults:
         body = s3.error(200, rule['code'] or 'InternalError', 'We encountered an internal error. Please try again.')
         self.send(self.head(req, body) + body.body)
 
+    def after_goodbye(self, rule, req, reply):
+        """Like nolength, but TLS is ended as it should be."""
+        reply.set('Connection', 'close')
+        self.send(self.head(req, reply, -1) + reply.body)
+        self.conn.unwrap()
+        raise Gone
+
     def after_close_after(self, rule, req, reply):
         self.send(self.head(req, reply) + self.body_of(req, reply))
         raise Gone

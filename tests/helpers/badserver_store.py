@@ -26,6 +26,7 @@ class Settings:
         self.clock = 0.0  # seconds that this server's clock is ahead
         self.page = 1000  # entries of a listing's page
         self.checksum = ''  # kinds that every GET is answered with
+        self.tls = 0  # which of the certificates
         self.quirks = set()
 
     def set(self, name, value):

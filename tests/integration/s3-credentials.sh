@@ -114,9 +114,9 @@ source_profile = own
 aws_access_key_id = AKIDBASE
 aws_secret_access_key = hush-base/+
 aws_session_token = hush-base-token
-[profile instance]
-role_arn = $ROLE
-credential_source = Ec2InstanceMetadata
+[profile twice]
+role_arn = $ROLE-3
+source_profile = own
 END
 chmod 600 "$HOME/.aws/credentials"
 export AWS_PROFILE=backup
@@ -130,6 +130,10 @@ asked "POST AssumeRole DurationSeconds=900 ExternalId=x&y=z RoleArn=$ROLE RoleSe
 
 creds -o bucket.profile=own id
 assert_match "$OUT" '^ASIA'
+# the keys of a source stand over its role
+rules "$base"
+creds -o bucket.profile=twice id
+asked "POST AssumeRole RoleArn=$ROLE-3 RoleSessionName=bhfs Version=2011-06-15 Region=us-east-1 200"
 # a role by a role: what the first gave signs the second
 rules web_token=hush-second
 creds -o bucket.profile=web id

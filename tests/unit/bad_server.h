@@ -12,6 +12,8 @@
 int bad_start(void **state);
 int bad_stop(void **state);
 extern int bad_port, bad_other_port; /* both serve the same */
+extern const char *bad_tls[4]; /* before the start: files with a certificate and its key, for TLS at
+                                  bad_other_port; bad_set("tls=N") chooses one */
 
 /* Set-up of a test: no objects, no rules, an empty log, settings as at the start. */
 int bad_fresh(void **state);
@@ -33,7 +35,7 @@ void bad_close(struct bh_bucket *b);
 /* Bytes that a sink took. */
 struct got {
     char *data;
-    size_t len;
+    size_t len, cap;
 };
 int got_take(void *arg, const void *data, size_t len, struct bh_error *err);
 void got_free(struct got *g);

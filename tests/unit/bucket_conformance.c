@@ -142,13 +142,15 @@ static void test_metadata(void **state)
     memset(value, '~', sizeof value - 1);
     must(bh_meta_set(&meta, "bh-snapshot", "0000123-abc", ERR));
     must(bh_meta_set(&meta, "x", value, ERR));
-    must(bh_meta_set(&meta, "spaces", "a = b;  c", ERR));
+    must(bh_meta_set(&meta, "spaces", "a = b;  c, \"d\" %41", ERR));
+    must(bh_meta_set(&meta, "empty", "", ERR));
     must(bh_bucket_put(bucket, k("meta"), &src, &meta, NULL, NULL, NULL, ERR));
     must(bh_bucket_head(bucket, k("meta"), &info, NULL, ERR));
-    assert_int_equal(info.meta.count, 3);
+    assert_int_equal(info.meta.count, 4);
     assert_string_equal(bh_meta_get(&info.meta, "bh-snapshot"), "0000123-abc");
     assert_string_equal(bh_meta_get(&info.meta, "x"), value);
-    assert_string_equal(bh_meta_get(&info.meta, "spaces"), "a = b;  c");
+    assert_string_equal(bh_meta_get(&info.meta, "spaces"), "a = b;  c, \"d\" %41");
+    assert_string_equal(bh_meta_get(&info.meta, "empty"), "");
     assert_null(bh_meta_get(&info.meta, "y"));
     must(bh_bucket_get_small(bucket, k("meta"), 10, &data, NULL, &info, NULL, ERR));
     assert_string_equal(bh_meta_get(&info.meta, "bh-snapshot"), "0000123-abc");
@@ -178,6 +180,9 @@ static void test_meta_limits(void **state)
     must_fail(bh_meta_set(&meta, "Upper", "v", ERR), EINVAL);
     must_fail(bh_meta_set(&meta, "under_score", "v", ERR), EINVAL);
     must_fail(bh_meta_set(&meta, "n", "new\nline", ERR), EINVAL);
+    must_fail(bh_meta_set(&meta, "n", " lead", ERR), EINVAL);
+    must_fail(bh_meta_set(&meta, "n", "trail ", ERR), EINVAL);
+    must_fail(bh_meta_set(&meta, "n", " ", ERR), EINVAL);
     must_fail(bh_meta_set(&meta, "n", "\xc3\xbc", ERR), EINVAL);
     for (int i = 0; i < BH_META_ITEMS_MAX - 1; i++) {
         snprintf(name, sizeof name, "n%d", i);
@@ -280,6 +285,13 @@ static void test_bad_arguments(void **state)
     must_fail(put_text(bucket, "\xff", "x", NULL), EINVAL);
     must_fail(put_text(bucket, "\xc0\xaf", "x", NULL), EINVAL);
     must_fail(put_text(bucket, "\xed\xa0\x80", "x", NULL), EINVAL);
+    must_fail(put_text(bucket, "a\xef\xbf\xbe", "x", NULL), EINVAL); /* XML cannot name these */
+    must_fail(put_text(bucket,
+                       "\xef\xbf\xbf"
+                       "b",
+                       "x", NULL),
+              EINVAL);
+    must(put_text(bucket, k("\xef\xbf\xbd"), "x", NULL));
     must_fail(bh_bucket_head(bucket, "", NULL, NULL, ERR), EINVAL);
     must_fail(bh_bucket_put(bucket, k("x"), &none, NULL, NULL, NULL, NULL, ERR), EINVAL);
     must_fail(bh_bucket_mp_complete(bucket, k("x"), "id", parts, 0, NULL, NULL, NULL, ERR), EINVAL);

@@ -275,7 +275,8 @@ static void surplus_bytes_are_dropped(void **state)
     }
 }
 
-/* A kept connection that the server has closed meanwhile is no failure of a request without a body. */
+/* A kept connection that the server has closed meanwhile is no failure of a request without a body.
+ */
 static void dead_connection_is_replaced(void **state)
 {
     must(put_content(false));
@@ -419,6 +420,65 @@ static void calls_end_when_told(void **state)
     }
 }
 
+/* --- turns --- */
+
+struct asker {
+    pthread_t thread;
+    struct bh_call call;
+    int rc;
+    unsigned turns;
+};
+
+static void *ask(void *arg)
+{
+    struct asker *a = arg;
+    for (unsigned i = 0; i < a->turns && a->rc == 0; i++) {
+        struct seen s = {.stream = true};
+        a->rc = send_at(bad_port, "GET", "k", NULL, false, &s, &a->call);
+        if (a->rc == 0 && (s.got.len != BODY_BYTES || memcmp(s.got.data, content, BODY_BYTES) != 0))
+            a->rc = EBADMSG;
+        seen_free(&s);
+    }
+    return NULL;
+}
+
+static void many_wait_for_their_turn(void **state)
+{
+    struct asker askers[12] = {0};
+    must(put_content(false));
+    for (int i = 0; i < 12; i++) {
+        askers[i].turns = 20;
+        assert_int_equal(pthread_create(&askers[i].thread, NULL, ask, &askers[i]), 0);
+    }
+    for (int i = 0; i < 12; i++) {
+        pthread_join(askers[i].thread, NULL);
+        assert_int_equal(askers[i].rc, 0);
+    }
+    assert_true(bh_http_connects(http) <= 4);
+    /* all connections wait for the server: who waits for a connection is let go all the same */
+    bad_rule("op=get times=4 do=stall seconds=0.9");
+    clock_start();
+    for (int i = 0; i < 4; i++) {
+        askers[i] = (struct asker){.turns = 1};
+        assert_int_equal(pthread_create(&askers[i].thread, NULL, ask, &askers[i]), 0);
+    }
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+    struct seen s = {0};
+    struct bh_call call = {.deadline_ms = bh_mono_ms() + 200};
+    must_say(send_at(bad_port, "GET", "k", NULL, false, &s, &call), ETIMEDOUT, "connection");
+    seen_free(&s);
+    atomic_bool cancelled = true;
+    call = (struct bh_call){.cancel = &cancelled};
+    must_say(send_at(bad_port, "GET", "k", NULL, false, &s, &call), ECANCELED, "connection");
+    seen_free(&s);
+    clock_within(700);
+    for (int i = 0; i < 4; i++) {
+        pthread_join(askers[i].thread, NULL);
+        assert_int_equal(askers[i].rc, 0);
+    }
+    must_read();
+}
+
 static void nobody_answers(void **state)
 {
     struct seen s = {0};
@@ -453,6 +513,7 @@ int main(void)
         TEST(upload_meets_trouble),
         TEST(upload_is_told_no),
         TEST(calls_end_when_told),
+        TEST(many_wait_for_their_turn),
         TEST(nobody_answers),
     };
     return cmocka_run_group_tests_name("HTTP, badly served", tests, bad_start, bad_stop);

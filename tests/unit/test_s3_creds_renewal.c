@@ -283,9 +283,9 @@ static void others_go_on_during_a_renewal(void **state)
 {
     struct getter g[GETTERS];
     int waited = 0, renewed = 0;
-    use_counter("[ $n = 1 ] || sleep 0.7", "+5 seconds");
+    use_counter("[ $n = 1 ] || sleep 0.7", "+6 seconds");
     assert_string_equal(get(), "ID1 hush -");
-    sleep_ms(4100); /* in the last quarter of 5 s */
+    sleep_ms(4700); /* in the last quarter of 6 s */
     if (runs() != 1)
         fail_msg("renewed too early");
     get_at_once(g);

@@ -182,13 +182,11 @@ static int try_all(struct bh_lookup *l, const struct source **found, struct bh_e
 /* The source that had them, or all in turn. */
 static int look_up(struct bh_lookup *l, const struct source **source, struct bh_error *err)
 {
-    struct bh_error why = {0};
-    int rc = *source ? try_source(l, *source, &why) : ENOENT;
-    if (rc == ENOENT) {
-        bh_credentials_wipe(&l->found);
-        return try_all(l, source, err);
-    }
-    return rc ? bh_fail(err, rc, "%s", why.text) : 0;
+    int rc = *source ? try_source(l, *source, err) : ENOENT;
+    if (rc != ENOENT)
+        return rc;
+    bh_credentials_wipe(&l->found);
+    return try_all(l, source, err);
 }
 
 /* --- the state --- */
@@ -235,32 +233,28 @@ static struct bh_call bounded(const struct bh_call *call, int64_t ms)
     return out;
 }
 
-/* Called and left with the lock held; without it meanwhile. */
+/* Called and left with the lock held; without it meanwhile. err is not NULL. */
 static int renew(struct bh_creds *c, const struct bh_call *call, struct bh_error *err)
 {
-    struct bh_error why = {0};
     const struct source *source = c->source;
     const struct bh_call limits = bounded(call, usable(c) ? RENEW_MS : FIND_MS);
     struct bh_lookup l = {.cfg = c->cfg, .cwd = c->cwd, .call = &limits};
     c->looking = true;
     pthread_mutex_unlock(&c->mutex);
-    int rc = look_up(&l, &source, &why);
-    int ended =
-        rc ? bh_call_check(call, "finding credentials", err) : 0; /* not the source's fault */
+    int rc = look_up(&l, &source, err);
+    int ended = rc ? bh_call_check(call, "finding credentials", err) : 0;
     pthread_mutex_lock(&c->mutex);
     c->looking = false;
     c->lookups++;
     c->failure.code = 0;
     if (!rc) {
         take(c, &l, source);
-    } else if (!ended) {
-        c->failure = why;
+    } else if (!ended) { /* by the source's fault, not by the caller's wish */
+        c->failure = *err;
         c->no_renewal_before = bh_mono_ms() + PAUSE_MS;
         if (usable(c))
             bh_log(BH_LOG_WARNING,
-                   "the credentials could not be renewed, the old ones still hold: %s", why.text);
-        else if (err)
-            *err = why;
+                   "the credentials could not be renewed, the old ones still hold: %s", err->text);
     }
     pthread_cond_broadcast(&c->ended);
     bh_credentials_wipe(&l.found);
@@ -309,6 +303,7 @@ static int hand_out(const struct bh_creds *c, struct bh_credentials *out, struct
 int bh_creds_get(struct bh_creds *c, struct bh_credentials *out, const struct bh_call *call,
                  struct bh_error *err)
 {
+    struct bh_error why;
     *out = (struct bh_credentials){0};
     BH_LOCK_SCOPE(&c->mutex);
     for (;;) {
@@ -317,9 +312,9 @@ int bh_creds_get(struct bh_creds *c, struct bh_credentials *out, const struct bh
             return rc;
         if (usable(c) && (!due(c) || c->looking))
             return hand_out(c, out, err);
-        rc = c->looking ? wait_for_other(c, call, err) : renew(c, call, err);
+        rc = c->looking ? wait_for_other(c, call, &why) : renew(c, call, &why);
         if (rc && !usable(c))
-            return rc;
+            return bh_fail(err, rc, "%s", why.text);
     }
 }
 

@@ -15,7 +15,7 @@ struct bh_credentials {
     char *access_key_id;
     char *secret_access_key;
     char *session_token; /* NULL: none */
-    int64_t expires_ms;  /* real time; 0: never */
+    int64_t expires_ms;  /* real time by this machine's clock; 0: never */
 };
 
 /* Looks nothing up yet. cfg must outlive it. EINVAL, ENOMEM. */

@@ -221,6 +221,13 @@ static size_t on_body(char *data, size_t size, size_t count, void *arg)
     size_t len = size * count;
     x->moved_ms = bh_mono_ms();
     x->a->received += len;
+    x->unchecked += len;
+    if (x->unchecked >= BH_CHUNK) { /* much may come within one turn of run() */
+        x->unchecked = 0;
+        x->rc = bh_call_check(x->call, "the request", x->err);
+        if (x->rc)
+            return CURL_WRITEFUNC_ERROR;
+    }
     x->rc = x->stream ? x->req->sink(x->req->arg, data, len, x->err) : keep(x, data, len);
     x->moved_ms = bh_mono_ms(); /* the sink's time is not the server's */
     return x->rc ? CURL_WRITEFUNC_ERROR : len;
@@ -496,7 +503,7 @@ int bh_http_do(struct bh_http *h, const struct bh_http_request *req, struct bh_h
     struct slot *s = NULL;
     struct pipe_guard guard;
     *a = (struct bh_http_answer){.length = UINT64_MAX};
-    struct exchange x = {.http = h, .req = req, .a = a, .err = err ? err : &own};
+    struct exchange x = {.http = h, .req = req, .a = a, .err = err ? err : &own, .call = call};
     for (size_t i = 0; i < req->header_count; i++)
         if (strpbrk(req->headers[i].value, "\r\n") || strpbrk(req->headers[i].name, "\r\n:"))
             return bh_fail(err, EINVAL, "a header of the request holds a line break");

@@ -48,6 +48,12 @@ static bool environment_has_proxy(void)
 static int untrusted(struct exchange *x, int len, const char *why)
 {
     const char *ca_file = x->http->ca_file;
+    if (strstr(why, "subject name"))
+        return bh_fail(
+            x->err, EACCES,
+            "the certificate of %.*s is for another name (%s); use the name that it has in "
+            "bucket.endpoint_url",
+            len, x->req->url, why);
     if (ca_file)
         return bh_fail(x->err, EACCES,
                        "the certificate of %.*s cannot be trusted (%s): it is not signed by what "

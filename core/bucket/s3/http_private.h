@@ -39,6 +39,8 @@ struct exchange {
     int64_t moved_ms;  /* bh_mono_ms() of the last progress */
     int64_t window_ms; /* since then, window_bytes were moved before it */
     uint64_t window_bytes;
+    const struct bh_call *call;
+    size_t unchecked; /* bytes of the answer's body since the call was looked at */
     int unsent; /* bytes in the kernel's buffer when it was last looked at */
 };
 

@@ -257,15 +257,16 @@ static int open_parts(struct s3 *s, struct bh_error *err)
 {
     const struct bh_config *cfg = s->cfg;
     const char *proxy = cfg->bucket.proxy && *cfg->bucket.proxy ? cfg->bucket.proxy : NULL;
-    const struct bh_http_options options = {.connections = (unsigned)cfg->bucket.connections,
-                                            .connect_timeout_ms = cfg->bucket.connect_timeout_ms,
-                                            .timeout_ms = cfg->bucket.timeout_ms,
-                                            .proxy =
-                                                proxy && strcmp(proxy, "none") == 0 ? "" : proxy,
-                                            .ca_file = cfg->bucket.ca_file};
+    struct bh_http_options options = {.connections = (unsigned)cfg->bucket.connections,
+                                      .connect_timeout_ms = cfg->bucket.connect_timeout_ms,
+                                      .timeout_ms = cfg->bucket.timeout_ms,
+                                      .proxy = proxy && strcmp(proxy, "none") == 0 ? "" : proxy,
+                                      .ca_file = NULL};
     int rc = take_endpoint(s, err);
     if (rc)
         return rc;
+    if (s->tls)
+        options.ca_file = cfg->bucket.ca_file;
     if (!s->tls && cfg->bucket.payload == BH_PAYLOAD_UNSIGNED)
         return bh_fail(
             err, EINVAL,

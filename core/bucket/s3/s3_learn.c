@@ -85,30 +85,51 @@ static int try_copy(struct trial *t)
     return is_passing(rc) ? rc : 0;
 }
 
+/* Some stores (Swift) compare with another ETag than they tell where an object came in parts. */
+static int try_copy_of_parts(struct trial *t, const struct bh_object_info *whole)
+{
+    struct bh_object_info info;
+    if (!(t->caps & BH_CAP_COPY_IF_MATCH))
+        return 0;
+    int rc = s3_copy_raw(t->s, t->key, t->copy, whole->etag, t->unquoted, &info, t->call, t->err);
+    if (rc)
+        t->caps &= ~(unsigned)BH_CAP_COPY_IF_MATCH;
+    return is_passing(rc) ? rc : 0;
+}
+
+/* With one part copied: does a condition on the completion hold? */
+static int try_completion(struct trial *t, const char *id, const struct bh_part *part)
+{
+    const struct bh_cond cond = {.if_none_match = true};
+    struct bh_object_info info;
+    int rc = EEXIST;
+    if (t->caps & BH_CAP_IF_NONE_MATCH)
+        rc = s3_mp_complete_raw(t->s, t->key, id, part, 1, &cond, t->unquoted, &info, t->call,
+                                t->err);
+    if (rc == EEXIST && (t->caps & BH_CAP_IF_NONE_MATCH))
+        t->caps |= BH_CAP_MP_COND;
+    if (rc == EEXIST)
+        rc = s3_mp_complete_raw(t->s, t->key, id, part, 1, NULL, false, &info, t->call, t->err);
+    return rc ? rc : try_copy_of_parts(t, &info);
+}
+
 static int try_multipart(struct trial *t)
 {
     char id[BH_UPLOAD_ID_MAX];
     struct bh_part part;
-    struct bh_object_info info;
-    const struct bh_cond cond = {.if_none_match = true};
     int rc = s3_mp_begin(&t->s->base, t->key, NULL, id, t->call, t->err);
     if (rc)
         return is_passing(rc) ? rc : 0;
     rc = s3_mp_part_copy_raw(t->s, t->key, id, 1, t->key, 0, UINT64_MAX, NULL, &part, t->call,
                              t->err);
-    if (rc == 0)
+    if (rc == 0) {
         t->caps |= BH_CAP_PART_COPY;
-    if (rc == 0 && (t->caps & BH_CAP_IF_NONE_MATCH)) {
-        rc = s3_mp_complete_raw(t->s, t->key, id, &part, 1, &cond, t->unquoted, &info, t->call,
-                                t->err);
-        if (rc == 0)
-            return 0; /* ignored, and the upload is gone */
-        if (rc == EEXIST)
-            t->caps |= BH_CAP_MP_COND;
+        rc = try_completion(t, id, &part);
     }
     struct bh_error why;
-    if (s3_mp_abort(&t->s->base, t->key, id, t->call, &why))
-        bh_log(BH_LOG_WARNING, "a trial upload of %s is left in the bucket: %s", t->key, why.text);
+    if (rc && s3_mp_abort(&t->s->base, t->key, id, t->call, &why) != 0)
+        bh_log(BH_LOG_DEBUG, "a trial upload of %s may be left in the bucket: %s", t->key,
+               why.text);
     return is_passing(rc) ? rc : 0;
 }
 
@@ -119,7 +140,7 @@ static void clean(struct trial *t)
     size_t deleted = 0;
     if (s3_delete_many(&t->s->base, keys, 2, &deleted, t->call, &why))
         bh_log(t->etag[0] ? BH_LOG_WARNING : BH_LOG_DEBUG,
-               "a trial object %s is left in the bucket: %s", t->key, why.text);
+               "a trial object %s may be left in the bucket: %s", t->key, why.text);
 }
 
 static int try_all(struct trial *t)

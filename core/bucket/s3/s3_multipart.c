@@ -45,6 +45,9 @@ int s3_mp_begin(struct bh_bucket *b, const char *key, const struct bh_meta *meta
                            .query_count = 1,
                            .call = call,
                            .keep_body = S3_RESULT_MAX};
+    if (!s3_fits_xml(key)) /* Swift breaks on its own XML afterwards, for the whole bucket */
+        return bh_fail(err, EINVAL, "a key with control characters cannot be uploaded in parts: %s",
+                       key);
     s3_header(&r, "Content-Type", "application/octet-stream");
     s3_creation_headers(s, &r);
     s3_meta_headers(&r, meta, names);

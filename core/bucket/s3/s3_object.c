@@ -380,15 +380,6 @@ static int delete_singly(struct s3 *s, const char *const *keys, size_t count, si
     return rc;
 }
 
-/* XML 1.0 has no way to write most control characters. */
-static bool fits_xml(const char *key)
-{
-    for (; *key; key++)
-        if ((unsigned char)*key < ' ')
-            return false;
-    return strstr(key, "\xEF\xBF\xBE") == NULL && strstr(key, "\xEF\xBF\xBF") == NULL;
-}
-
 int s3_delete_many(struct bh_bucket *b, const char *const *keys, size_t count, size_t *deleted,
                    const struct bh_call *call, struct bh_error *err)
 {
@@ -400,7 +391,7 @@ int s3_delete_many(struct bh_bucket *b, const char *const *keys, size_t count, s
         return bh_fail(err, ENOMEM, "out of memory");
     for (size_t i = 0, n = 0; i < count || n > 0;) {
         int rc = 0;
-        if (i < count && fits_xml(keys[i])) {
+        if (i < count && s3_fits_xml(keys[i])) {
             batch[n++] = keys[i++];
         } else if (i < count) {
             rc = s3_delete(b, keys[i++], call, &why);

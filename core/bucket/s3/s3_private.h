@@ -76,6 +76,15 @@ static inline struct s3 *s3_of(struct bh_bucket *b)
     return (struct s3 *)(void *)b;
 }
 
+/* XML 1.0 has no way to write most control characters. */
+static inline bool s3_fits_xml(const char *key)
+{
+    for (; *key; key++)
+        if ((unsigned char)*key < ' ')
+            return false;
+    return true;
+}
+
 /* --- s3_request.c --- */
 void s3_header(struct s3_request *r, const char *name, const char *value);
 /* Signs and sends, again where the store names the right region, host or time, or wants fresh

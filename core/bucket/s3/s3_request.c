@@ -390,8 +390,11 @@ static void note_answer(struct s3 *s, struct s3_request *r)
     if ((a->status == 503 || a->status == 429) && retry_after_ms(a) > 0)
         atomic_store(&s->not_before_ms, bh_mono_ms() + retry_after_ms(a));
     BH_LOCK_SCOPE(&s->mutex);
-    if (server && !s->server[0])
-        snprintf(s->server, sizeof s->server, "%s", server);
+    for (size_t i = 0; server && i < sizeof s->server - 1; i++) { /* as far as it is printable */
+        s->server[i] = server[i] >= ' ' && server[i] <= '~' ? server[i] : '\0';
+        if (!s->server[i])
+            break;
+    }
     if (a->status >= 200 && a->status < 300)
         s->bucket_seen = true;
 }
