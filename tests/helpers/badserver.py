@@ -35,6 +35,7 @@ and what happens (do=, default `edit`), first before the request is performed, t
     edit          the answer with status= and any number of set=NAME:VALUE and drop=NAME
     cut reset_answer stall_answer  the answer's body up to at= (bytes; default half), then FIN, RST, silence
     cut_headers reset_headers stall_headers  the same within the head
+    pause         the answer's body up to at=, and after seconds= (0.2) the rest
     drip          one byte of the answer's body each every= seconds (1)
     long          extra= bytes (default: another answer) after the body;  nolength: no Content-Length, ends with FIN
                   (goodbye: and with TLS's own end)

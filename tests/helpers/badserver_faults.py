@@ -147,6 +147,12 @@ class Faults:
         self.stall(rule)
         raise Gone
 
+    def after_pause(self, rule, req, reply):
+        at = rule.number('at', len(reply.body) // 2)
+        self.send(self.head(req, reply) + reply.body[:at])
+        time.sleep(rule.number('seconds', 0.2))
+        self.send(reply.body[at:])
+
     def after_cut_headers(self, rule, req, reply):
         self.partly(rule, self.head(req, reply))
         raise Gone

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The secret key, the session token, a proxy's password and what requests are signed with are in no log (debug level), status,
 # metrics, configuration, error, profile file, state directory, process list or hook; a daemon of an S3 bucket leaves no core
-# file and its memory and environment are closed to other processes of its user.
+# file, and its memory and environment are closed to other processes of its user.
 # level: quick
 # time: 60
 # server: ceph
@@ -12,22 +12,25 @@
 [ -n "${IN_NAMESPACE-}" ] || IN_NAMESPACE=1 exec unshare -m --propagation private bash "${BASH_SOURCE[0]}"
 . "${BASH_SOURCE%/*}/../lib.sh"
 
-secret=$AWS_SECRET_ACCESS_KEY
+secret=$AWS_SECRET_ACCESS_KEY key=$AWS_ACCESS_KEY_ID
 token='hush-token/with+signs=' password='hush-password'
 name=$(s3_bucket secrets)
 buckets+=("$name")
 U="s3://$name/p?endpoint=$SERVER"
-
-# All that bhfs says goes into this directory, and is searched at the end. What is planted must be found there.
-S=$T/said files=0
-mkdir "$S"
-hush() { # the patterns, a line each: the secrets as they are, and percent-encoded
-    printf '%s\n' "$secret" "$token" "$password" hush-wrong "$(encoded "$secret")" "$(encoded "$token")"
+s3() { # whatever is in the environment later
+    BHFS_S3="$SERVER $key $secret" python3 "$SRC/tests/servers/s3.py" "$@"
 }
+
+# All that bhfs says goes into this directory, and is searched at the end.
+S=$T/said
+mkdir "$S"
 encoded() {
     python3 -c 'import sys, urllib.parse; print(urllib.parse.quote(sys.argv[1], safe=""))' "$1"
 }
-# search DIR...: fails if a secret, or the header that carries a signature, is in a file there
+hush() { # what must not be found, a line each
+    printf '%s\n' "$secret" "$token" "$password" hush-wrong "$(encoded "$secret")" "$(encoded "$token")"
+}
+# search DIR...: fails if one of these is in a file there, or the header that carries a signature
 search() {
     local found
     found=$(hush | grep -rIFl -f - -- "$@"; grep -rIilE 'AWS4-HMAC-SHA256|x-amz-security-token|[?&]X-Amz-Signature' -- "$@") || true
@@ -38,14 +41,17 @@ hush | while read -r planted; do
     (search "$S") 2>/dev/null && fail "the search does not find $planted"
     rm "$S/planted"
 done
+# processes: the arguments of every bhfs that runs now
+processes() {
+    ps -C bhfs -o args= >>"$S/processes" || true
+}
 # note NAME COMMAND...: what it says, and the process list while it runs
 note() {
     local file=$S/$1
     shift
     "$@" >"$file" 2>&1 </dev/null &
     local pid=$!
-    tr '\0' ' ' <"/proc/$pid/cmdline" >>"$S/processes" 2>/dev/null || true
-    ps -eo args= >>"$S/processes"
+    processes
     wait "$pid" || true
 }
 
@@ -54,7 +60,7 @@ note() {
 cat >"$T/secret.ini" <<END
 [bucket]
 url = $U
-access_key_id = $AWS_ACCESS_KEY_ID
+access_key_id = $key
 secret_access_key = $secret
 session_token = $token
 attempts = 2
@@ -73,19 +79,21 @@ on_flush_complete = env >>$S/hooks
 on_flush_error = env >>$S/hooks
 END
 chmod 600 "$T/secret.ini"
-unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY
+unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY "${!BHFS_CEPH@}" "${!BHFS_SWIFT@}"
 export BUCKETHEAD_BUCKET__PROXY=none
 
 "$BHFS" -d -c "$T/secret.ini" -o live.dir="$STATE" "$MNT" >"$S/foreground" 2>&1 </dev/null &
 DAEMON=$!
 daemons[$MNT]=$DAEMON
 wait_for 10 mounted "$MNT"
-ps -eo args= >>"$S/processes"
+processes
+grep -qF "$T/secret.ini" "$S/processes" || fail 'the list of processes does not show the daemon'
 sql 'CREATE TABLE t(x); INSERT INTO t VALUES(1)'
 note flush "$BHFS" flush "$MNT"
 sql 'INSERT INTO t VALUES(2)'
 touch "$CTL/flush"
 note probe "$BHFS" status --probe -c "$T/secret.ini"
+grep -q '^can_write: yes' "$S/probe" || fail "the probe: $(cat "$S/probe")"
 sed -i 's/^interval = 0/interval = 1h/' "$T/secret.ini"
 kill -HUP "$DAEMON"
 wait_for 10 grep -q 're-read' "$S/log"
@@ -103,6 +111,7 @@ cp -r "$STATE" "$S/state"
 
 # --- errors ----------------------------------------------------------------------------------------------------
 
+printf '[bucket]\nattempts = 2\nretry_base = 10ms\n[log]\nlevel = debug\nfile = %s\n' "$S/log2" >"$T/plain.ini"
 # wrong NAME WORD...: a mount that must fail
 wrong() {
     local file=$1
@@ -111,23 +120,25 @@ wrong() {
     ! mounted "$MNT" || fail_at_caller mounted
     assert_match "$(tail -n 1 "$S/$file")" '^bhfs: .' "the error of $file"
 }
-printf '[bucket]\nattempts = 2\nretry_base = 10ms\n[log]\nlevel = debug\nfile = %s\n' "$S/log2" >"$T/plain.ini"
 export AWS_ACCESS_KEY_ID=AKIDWRONG AWS_SECRET_ACCESS_KEY=hush-wrong AWS_SESSION_TOKEN=$token
 wrong wrong-key "$U"
-read -r _ AWS_ACCESS_KEY_ID _ <<<"$BHFS_CEPH"
+AWS_ACCESS_KEY_ID=$key
 wrong wrong-secret "$U"
 grep -q SignatureDoesNotMatch "$S/wrong-secret" || fail "the wrong secret: $(cat "$S/wrong-secret")"
 AWS_SECRET_ACCESS_KEY=$secret
 wrong nobody "s3://$name?endpoint=http://127.0.0.1:1"
 wrong no-bucket "s3://no-such-bucket-here?endpoint=$SERVER"
 wrong no-key -o bucket.no_such_key=1 "$U"
+mv "$S/processes" "$T/processes" # what somebody writes there against all advice is refused, but it was there
 wrong in-options -o bucket.session_token="$token" "$U"
 wrong in-url "s3://AKID:hush-wrong@$name?endpoint=$SERVER"
+mv "$T/processes" "$S/processes"
 BUCKETHEAD_BUCKET__PROXY=http://someone:$password@127.0.0.1:1 wrong proxy "$U"
 grep -q 'through the proxy' "$S/proxy" || fail "the proxy: $(cat "$S/proxy")"
 BUCKETHEAD_BUCKET__PROXY=http://someone:$password@:x/y wrong bad-proxy "$U"
+files=0
 for line in "secret_access_key = $secret"$'\n'"secret_access_key = $token" "secret_access_key = $secret "$'\001' \
-    "secret_acess_key = $secret" "secret_access_key $secret" "session_token = $token" "[$secret]"; do
+    "secret_acess_key = $secret" "secret_access_key $secret" "session_token = $token"; do
     printf '[bucket]\n%s\n' "$line" >"$T/bad.ini"
     chmod 600 "$T/bad.ini"
     INI=$T/bad.ini wrong bad-file-$((++files)) "$U"
@@ -136,13 +147,13 @@ search "$S"
 
 # --- dumps -----------------------------------------------------------------------------------------------------
 
-# Credentials of a profile: what the configuration holds is not what the daemon knows them by.
+# A user's daemon, with credentials of a profile: the configuration does not hold them.
 mount -t tmpfs -o mode=755 none /mnt
 mknod -m 666 /mnt/fuse c 10 229
 mount --bind /mnt/fuse /dev/fuse
 cp "$BHFS" /mnt/bhfs
 mkdir -p /mnt/home/.aws /mnt/mnt /mnt/cores /mnt/bucket
-printf '[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n' "$AWS_ACCESS_KEY_ID" "$secret" >/mnt/home/.aws/credentials
+printf '[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n' "$key" "$secret" >/mnt/home/.aws/credentials
 printf '[snapshot]\ninterval = 0\n' >/mnt/home/bh.ini
 chmod 600 /mnt/home/.aws/credentials
 user=65534
@@ -152,40 +163,37 @@ export HOME=/mnt/home XDG_STATE_HOME=/mnt/home/state XDG_CONFIG_HOME=/mnt/home/c
 as_user() {
     setpriv --reuid=$user --regid=$user --clear-groups "$@"
 }
-# as_daemon URL: in the foreground, with core files allowed, in /mnt/cores. Sets DAEMON.
+# dumping COMMAND...: becomes it, as the user, with core files allowed, in /mnt/cores
+dumping() {
+    ulimit -c unlimited
+    cd /mnt/cores || exit
+    exec setpriv --reuid=$user --regid=$user --clear-groups "$@"
+}
+# aborted PID: ends it as a crash would
+aborted() {
+    local status=0
+    kill -ABRT "$1"
+    wait "$1" 2>/dev/null || status=$?
+    assert_eq "$status" 134 'the status of what was aborted'
+}
+# as_daemon URL: in the foreground. Sets DAEMON.
 as_daemon() {
-    (
-        ulimit -c unlimited
-        cd /mnt/cores
-        exec setpriv --reuid=$user --regid=$user --clear-groups env BHFS_HUSH=hush-environment /mnt/bhfs -f "$1" /mnt/mnt
-    ) >"$S/daemon" 2>&1 </dev/null &
+    dumping env BHFS_HUSH=hush-environment /mnt/bhfs -f "$1" /mnt/mnt >"$S/daemon" 2>&1 </dev/null &
     DAEMON=$!
     daemons[/mnt/mnt]=$DAEMON
     wait_for 10 mounted /mnt/mnt
     wait_for 10 as_user stat /mnt/mnt/.ctl
 }
-# A process of the user that is allowed all that, to see that this machine makes core files and lets users look.
-read -r pattern </proc/sys/kernel/core_pattern
-read -r suid_dumpable </proc/sys/fs/suid_dumpable
-control_dumps() {
-    (
-        ulimit -c unlimited
-        cd /mnt/cores
-        exec setpriv --reuid=$user --regid=$user --clear-groups sleep 100
-    ) &
-    local pid=$!
-    wait_for 5 grep -qx sleep "/proc/$pid/comm"
-    as_user cat "/proc/$pid/environ" >/dev/null || fail 'a user cannot look at the own process: nothing is shown here'
-    kill -ABRT "$pid"
-    wait "$pid" 2>/dev/null || true
-    [ -n "$(ls /mnt/cores)" ]
-}
+
+# Does this machine make core files at all, where they can be found, and may a user look at the own processes?
 cores=
-case "$pattern" in
-'|'* | /*) echo "core files go to $pattern: only /proc is looked at" ;;
-*) if control_dumps; then cores=1; else echo "no core file of a process that may leave one: only /proc is looked at"; fi ;;
-esac
-[ "$suid_dumpable" != 1 ] || cores=
+dumping sleep 100 &
+pid=$!
+wait_for 5 grep -qx sleep "/proc/$pid/comm"
+as_user cat "/proc/$pid/environ" >/dev/null || fail 'a user cannot look at the own process: this test shows nothing'
+aborted $pid
+[ -z "$(ls /mnt/cores)" ] || [ "$(cat /proc/sys/fs/suid_dumpable)" = 1 ] || cores=1
+[ -n "$cores" ] || echo "only /proc is looked at: core files go to $(cat /proc/sys/kernel/core_pattern)"
 rm -f /mnt/cores/*
 
 as_daemon "$U"
@@ -193,20 +201,17 @@ as_user sqlite3 -batch /mnt/mnt/live.db 'CREATE TABLE IF NOT EXISTS t(x); INSERT
 as_user touch /mnt/mnt/.ctl/flush
 assert_eq "$(ps -o uid= -p "$DAEMON" | xargs)" $user "the daemon's user"
 assert_match "$(as_user sed -n 's/^bucket_credentials: //p' /mnt/mnt/.ctl/status)" 'profile default' 'the credentials'
+grep -qzFx BHFS_HUSH=hush-environment "/proc/$DAEMON/environ" || fail 'even root does not find the environment'
 assert_eq "$(stat -c %u "/proc/$DAEMON/environ")" 0 'the owner of what /proc shows of it'
 for file in environ mem maps; do
     must_fail as_user cat "/proc/$DAEMON/$file"
     assert_match "$OUT" 'Permission denied' "$file"
 done
-grep -qzFx BHFS_HUSH=hush-environment "/proc/$DAEMON/environ" || fail 'root does not find it in the environment: the check is void'
-kill -ABRT "$DAEMON"
-STATUS=0
-wait "$DAEMON" 2>/dev/null || STATUS=$?
-assert_eq "$STATUS" 134 'the status of a daemon that was aborted'
+aborted "$DAEMON"
 unmount_dead /mnt/mnt
 [ -z "$cores" ] || assert_eq "$(ls /mnt/cores)" '' 'core files'
 
-# The same for the command that asks a bucket.
+# The same for the command that asks a bucket: of somebody who does not answer.
 mkdir "$T/quiet"
 python3 -c '
 import socket, sys, time
@@ -214,19 +219,14 @@ s = socket.create_server(("127.0.0.1", 0))
 open(sys.argv[1], "w").write(str(s.getsockname()[1]))
 time.sleep(60)' "$T/quiet/port" &
 wait_for 10 test -s "$T/quiet/port"
-(
-    ulimit -c unlimited
-    cd /mnt/cores
-    exec setpriv --reuid=$user --regid=$user --clear-groups /mnt/bhfs status --probe "s3://b1?endpoint=http://127.0.0.1:$(<"$T/quiet/port")"
-) >"$S/probe-quiet" 2>&1 &
+dumping /mnt/bhfs status --probe "s3://some-bucket?endpoint=http://127.0.0.1:$(<"$T/quiet/port")" >"$S/probe-quiet" 2>&1 &
 pid=$!
-sleep 0.5
-assert_eq "$(cat "/proc/$pid/comm") $(stat -c %u "/proc/$pid/environ")" 'bhfs 0' 'the command, and the owner of what /proc shows of it'
-kill -ABRT $pid
-wait $pid 2>/dev/null || true
+wait_for 5 grep -qx bhfs "/proc/$pid/comm"
+wait_for 5 test -O "/proc/$pid/environ"
+aborted $pid
 [ -z "$cores" ] || assert_eq "$(ls /mnt/cores)" '' 'core files of the command'
 
-# A daemon without any secret may be debugged by its user.
+# A daemon without any secret can be debugged by its user.
 as_daemon file:///mnt/bucket
 assert_eq "$(stat -c %u "/proc/$DAEMON/environ")" $user 'the owner of what /proc shows of the daemon of a directory'
 as_user fusermount3 -u /mnt/mnt

@@ -387,8 +387,7 @@ struct canceller {
 static void *cancel_later(void *arg)
 {
     struct canceller *c = arg;
-    struct timespec wait = {c->after_ms / 1000, c->after_ms % 1000 * 1000000};
-    nanosleep(&wait, NULL);
+    nanosleep(&(struct timespec){c->after_ms / 1000, c->after_ms % 1000 * 1000000}, NULL);
     atomic_store(&c->cancel, true);
     return NULL;
 }
@@ -416,6 +415,51 @@ static void calls_end_when_told(void **state)
         clock_start();
         must_say(send_at(bad_port, "GET", "k", NULL, false, &s, &call), ETIMEDOUT, "time");
         clock_within(700);
+        seen_free(&s);
+    }
+}
+
+/* --- we are slow ourselves --- */
+
+static void nap(int64_t ms)
+{
+    nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
+}
+
+static int take_slowly(void *arg, const void *data, size_t len, struct bh_error *err)
+{
+    struct seen *s = arg;
+    if (s->got.len < 1000)
+        nap(1300);
+    return got_take(&s->got, data, len, err);
+}
+
+static int read_slowly(void *arg, uint64_t offset, void *buf, size_t len, struct bh_error *err)
+{
+    nap(offset < 100 ? 1300 : 0);
+    return pattern_read(NULL, offset, buf, len, err);
+}
+
+/* The time that a sink or a source takes is not the server's. */
+static void slow_sinks_and_sources(void **state)
+{
+    char url[128];
+    struct seen s = {.stream = true};
+    must(put_content(false));
+    snprintf(url, sizeof url, "http://127.0.0.1:%d/b/k", bad_port);
+    bad_rule("op=get do=pause at=200 seconds=1.6");
+    struct bh_http_request req = {
+        .method = "GET", .url = url, .head = take_head, .sink = take_slowly, .arg = &s};
+    must(bh_http_do(http, &req, &s.answer, NULL, ERR));
+    assert_int_equal(s.got.len, BODY_BYTES);
+    assert_memory_equal(s.got.data, content, BODY_BYTES);
+    seen_free(&s);
+    static const uint64_t sizes[] = {50, 100000, 3 * MIB};
+    for (int i = 0; i < 3; i++) {
+        const struct bh_source src = {.size = sizes[i], .read = read_slowly};
+        s = (struct seen){.stream = false};
+        must(send_at(bad_port, "PUT", "slow", &src, false, &s, NULL));
+        assert_int_equal(s.answer.status, 200);
         seen_free(&s);
     }
 }
@@ -462,7 +506,7 @@ static void many_wait_for_their_turn(void **state)
         askers[i] = (struct asker){.turns = 1};
         assert_int_equal(pthread_create(&askers[i].thread, NULL, ask, &askers[i]), 0);
     }
-    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+    nap(200);
     struct seen s = {0};
     struct bh_call call = {.deadline_ms = bh_mono_ms() + 200};
     must_say(send_at(bad_port, "GET", "k", NULL, false, &s, &call), ETIMEDOUT, "connection");
@@ -513,6 +557,7 @@ int main(void)
         TEST(upload_meets_trouble),
         TEST(upload_is_told_no),
         TEST(calls_end_when_told),
+        TEST(slow_sinks_and_sources),
         TEST(many_wait_for_their_turn),
         TEST(nobody_answers),
     };

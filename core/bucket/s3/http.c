@@ -215,6 +215,14 @@ static int keep(struct exchange *x, const void *data, size_t len)
     return x->a->body.failed ? bh_fail(x->err, ENOMEM, "out of memory") : 0;
 }
 
+/* What went by since moved_ms was a sink's or a source's time, not the server's. */
+static void our_time(struct exchange *x)
+{
+    int64_t now = bh_mono_ms();
+    x->window_ms += now - x->moved_ms;
+    x->moved_ms = now;
+}
+
 static size_t on_body(char *data, size_t size, size_t count, void *arg)
 {
     struct exchange *x = arg;
@@ -229,7 +237,7 @@ static size_t on_body(char *data, size_t size, size_t count, void *arg)
             return CURL_WRITEFUNC_ERROR;
     }
     x->rc = x->stream ? x->req->sink(x->req->arg, data, len, x->err) : keep(x, data, len);
-    x->moved_ms = bh_mono_ms(); /* the sink's time is not the server's */
+    our_time(x);
     return x->rc ? CURL_WRITEFUNC_ERROR : len;
 }
 
@@ -237,6 +245,7 @@ static size_t on_read(char *buf, size_t size, size_t count, void *arg)
 {
     struct exchange *x = arg;
     uint64_t left = x->req->body->size - x->at;
+    x->moved_ms = bh_mono_ms();
     size_t len = size * count < left ? size * count : (size_t)left;
     if (len > 0)
         x->rc = bh_source_read(x->req->body, x->at, buf, len, x->err);
@@ -244,7 +253,7 @@ static size_t on_read(char *buf, size_t size, size_t count, void *arg)
         return CURL_READFUNC_ABORT;
     x->at += len;
     x->a->sent += len;
-    x->moved_ms = bh_mono_ms();
+    our_time(x);
     return len;
 }
 

@@ -179,13 +179,13 @@ static void add_advice(struct s3 *s, const struct s3_request *r, const struct me
                             "bucket.endpoint_url, or the proxy in between");
 }
 
-static void add_subject(struct s3 *s, const struct s3_request *r, struct bh_strbuf *out)
+static void add_bucket(struct s3 *s, struct bh_strbuf *out)
 {
     char host[S3_HOST_MAX];
     BH_STRBUF path = {0};
     s3_place(s, NULL, host, &path);
-    bh_strbuf_addf(out, "%s%sthe bucket %s at %s://%s", r->key ? r->key : "", r->key ? " in " : "",
-                   s->cfg->bucket.name, s->tls ? "https" : "http", host);
+    bh_strbuf_addf(out, "the bucket %s at %s://%s", s->cfg->bucket.name, s->tls ? "https" : "http",
+                   host);
 }
 
 int s3_fail(struct s3 *s, struct s3_request *r, struct bh_error *err)
@@ -200,7 +200,9 @@ int s3_fail(struct s3 *s, struct s3_request *r, struct bh_error *err)
         m.rc = EIO; /* the answer to another question */
     if (is_anonymous_refusal(r))
         m.rc = EACCES;
-    add_subject(s, r, &subject);
+    if (r->key && m.rc != ENODEV)
+        bh_strbuf_addf(&subject, "%s in ", r->key);
+    add_bucket(s, &subject);
     add_advice(s, r, &m, &advice);
     if (subject.failed || advice.failed)
         return bh_fail(err, ENOMEM, "out of memory");
