@@ -305,12 +305,13 @@ struct bh_retry_options {
     int64_t time_ms;   /* 0: no limit, or: see below */
     unsigned budget;   /* repetitions that all calls together have in store; 0: enough */
 };
-/* Repeats what is safe to repeat after EAGAIN, EIO and ETIMEDOUT, up to `attempts` times in all,
- * with exponential back-off from base_ms and full jitter. All attempts together take at most
- * time_ms; where bodies move (get, put, part, copy, pages of a list) an attempt that goes on is never
- * cut by it: there it begins with the first failure, and anew after progress. All calls share a
- * budget of repetitions that successes (and time) fill again: with the store down many calls at once
- * fail soon instead of multiplying the load; one call alone never meets it.
+/* Repeats what is safe to repeat after EAGAIN, EIO and ETIMEDOUT, up to `attempts` times in all, with
+ * exponential back-off from base_ms and full jitter. All attempts together take at most time_ms;
+ * where bodies move (get, put, part, copy, pages of a list) an attempt that goes on is never cut by
+ * it: there it begins with the first failure. Attempts and time of a get or list that got ahead
+ * count anew. All calls share a budget of repetitions that successes (and time) fill again: with
+ * the store down many calls at once fail soon instead of multiplying the load; one call alone never
+ * meets it.
  *
  * A get goes on where the sink stopped if the object's ETag is still the same. A completion is never
  * repeated: the caller looks. A conditional put gets the metadata item BH_META_PUT, a random id; after

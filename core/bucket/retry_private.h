@@ -50,7 +50,7 @@ void bh_series_begin(struct series *s, struct bh_bucket *b, const char *what, co
 /* After an attempt ended with *rc (0 too): waits and says true if there is to be another. False:
  * *rc and the sentence are what the call ends with. */
 bool bh_series_again(struct series *s, int *rc);
-/* The attempt that just failed had got ahead: the time counts anew. */
+/* The attempt that just ended had got ahead: attempts and time count anew. */
 void bh_series_progress(struct series *s);
 /* What the caller is told: an ambiguous code must not be covered by one that says "nothing
  * happened". */

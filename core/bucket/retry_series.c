@@ -69,6 +69,10 @@ void bh_series_begin(struct series *s, struct bh_bucket *b, const char *what, co
 
 void bh_series_progress(struct series *s)
 {
+    if (s->attempt > 0) /* as after a success */
+        budget_give(s->r, BH_RETRY_COST);
+    s->attempt = 0;
+    s->last = false;
     if (s->kind & SERIES_LONG)
         s->until_ms = 0;
 }

@@ -36,7 +36,7 @@ and what happens (do=, default `edit`), first before the request is performed, t
     cut reset_answer stall_answer  the answer's body up to at= (bytes; default half), then FIN, RST, silence
     cut_headers reset_headers stall_headers  the same within the head
     pause         the answer's body up to at=, and after seconds= (0.2) the rest
-    drip          one byte of the answer's body each every= seconds (1)
+    drip          one byte of the answer's body, from at= on (0), each every= seconds (1)
     long          extra= bytes (default: another answer) after the body;  nolength: no Content-Length, ends with FIN
                   (goodbye: and with TLS's own end)
     chunked       with at=: cut there;  chunked_bad: a size that is none;  endless endless_chunked: a body without end

@@ -168,8 +168,9 @@ class Faults:
         raise Gone
 
     def after_drip(self, rule, req, reply):
-        self.send(self.head(req, reply))
-        for byte in reply.body:
+        at = rule.number('at', 0)
+        self.send(self.head(req, reply) + reply.body[:at])
+        for byte in reply.body[at:]:
             time.sleep(rule.number('every', 1.0))
             self.send(bytes([byte]))
 

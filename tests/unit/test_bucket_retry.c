@@ -157,6 +157,26 @@ static void test_ranges_go_on(void **state)
     assert_true(retries() > 30);
 }
 
+/* What got ahead has all its attempts again, however long the whole is. */
+static void test_attempts_since_progress(void **state)
+{
+    struct bh_source src = pattern_source(3 * MIB + 5);
+    char key[8];
+    must(bh_bucket_put(b, "x", &src, NULL, NULL, NULL, NULL, ERR));
+    for (int i = 10; i < 40; i++) {
+        snprintf(key, sizeof key, "l/%d", i);
+        must_put(b, key, "x");
+    }
+    with_options("get:cut:first=6;list:cut:first=7;head:eio:first=9",
+                 &(struct bh_retry_options){.attempts = 3, .budget = 3});
+    must_have_pattern(b, "x", 3 * MIB + 5);
+    assert_int_equal(retries(), 6);
+    assert_int_equal(strlen(listing(b, "l/", NULL, NULL, 0)), 30 * strlen("l/10\n"));
+    assert_int_equal(retries(), 13);
+    must_fail(head("x"), EIO);
+    assert_int_equal(retries(), 15);
+}
+
 static int replace_object(void *arg, const void *data, size_t len, struct bh_error *err)
 {
     const char **to = arg;
@@ -439,6 +459,7 @@ int main(void)
         T(test_broken_source),
         T(test_get_goes_on),
         T(test_ranges_go_on),
+        T(test_attempts_since_progress),
         T(test_get_of_a_replaced_object),
         T(test_get_of_a_deleted_object),
         T(test_refusing_sink),

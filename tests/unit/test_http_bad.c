@@ -178,7 +178,7 @@ static void broken_answer_is_an_error(void **state)
     must(put_content(false));
     for (size_t i = 0; i < sizeof broken_answers / sizeof broken_answers[0]; i++) {
         const struct broken *c = &broken_answers[i];
-        for (int stream = 0; stream < 2; stream++) {
+        for (int stream = c->code == ETIMEDOUT; stream < 2; stream++) { /* time-outs take time */
             struct seen s = {.stream = stream};
             size_t before = peak_memory();
             bad_no_rules();
@@ -202,10 +202,10 @@ static void broken_answer_is_an_error(void **state)
 static void odd_answer_is_read(void **state)
 {
     static const char *const rules[] = {
-        "do=flood100 count=50",     "do=big_header size=8000",   "do=close_after",
-        "do=drip every=0.0001",     "set=content-encoding:gzip", /* what the object is, the store
-                                                                    says: nothing is decoded */
-        "set=x-thing: drop=date",   "do=stall seconds=0.5",      "set=Connection:close",
+        "do=flood100 count=50",          "do=big_header size=8000",   "do=close_after",
+        "do=drip at=19000 every=0.0001", "set=content-encoding:gzip", /* what the object is, the
+                                                                store says: nothing is decoded */
+        "set=x-thing: drop=date",        "do=stall seconds=0.5",      "set=Connection:close",
         "set=Keep-Alive:timeout=0",
     };
     must(put_content(false));
@@ -454,8 +454,8 @@ static void slow_sinks_and_sources(void **state)
     assert_int_equal(s.got.len, BODY_BYTES);
     assert_memory_equal(s.got.data, content, BODY_BYTES);
     seen_free(&s);
-    static const uint64_t sizes[] = {50, 100000, 3 * MIB};
-    for (int i = 0; i < 3; i++) {
+    static const uint64_t sizes[] = {50, 3 * MIB};
+    for (int i = 0; i < 2; i++) {
         const struct bh_source src = {.size = sizes[i], .read = read_slowly};
         s = (struct seen){.stream = false};
         must(send_at(bad_port, "PUT", "slow", &src, false, &s, NULL));

@@ -241,7 +241,7 @@ static void wrong_ranges_are_errors(void **state)
 static void odd_answers_are_right(void **state)
 {
     static const char *const rules[] = {
-        "do=drip every=0.0001",
+        "do=drip at=19000 every=0.0001",
         "do=close_after",
         "do=long",
         "do=stall seconds=0.6",
