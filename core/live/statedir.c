@@ -298,8 +298,9 @@ static int check_identity(struct bh_statedir *sd, const struct bh_config *cfg, s
     if (sd->state.identity && strcmp(sd->state.identity, identity))
         return bh_fail(
             err, ESTALE,
-            "the state directory %s belongs to %s, not to %s; set live.dir to another directory",
-            sd->path, sd->state.identity, identity);
+            "the state directory %s belongs to %.*s, not to %.*s; set live.dir to another directory",
+            sd->path, (int)strlen(sd->state.identity) - 1, sd->state.identity,
+            (int)strlen(identity) - 1, identity); /* each ends with a line break */
     if (!sd->state.identity)
         sd->state.identity = bh_take_ptr(identity);
     if (!sd->state.mountpoint)

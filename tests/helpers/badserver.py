@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """An S3 server for tests, on 127.0.0.1, that misbehaves on demand.
 
-    badserver.py [--bucket NAME]... [--set NAME=VALUE]... [--rule RULE]... [--tls PEM]... [--until-eof] [--port-file FILE]
+    badserver.py [--bucket NAME]... [--set NAME=VALUE]... [--rule RULE]... [--tls PEM]... [--until-eof]
+                 [--port-file FILE]
 
 Prints its two ports (both serve the same) in one line, or writes them to FILE. By itself it is a small correct S3
 with objects in memory (badserver_store.py), checking signatures (badserver_auth.py). --until-eof: ends when its
@@ -43,9 +44,9 @@ and what happens (do=, default `edit`), first before the request is performed, t
     corrupt       a byte of the body flipped;  gzip: compressed unasked;  error200: <Error> (code=) with status 200
     close_after   FIN after a whole answer;  reset_next: the next request on the connection meets RST
     list          kind=same_token no_token unordered foreign duplicate repeat empty huge entities deep long_key bad_size
-More: GET /_log (one line a request: op method target rule), POST /_rules (replaces all), /_rule (adds), /_set
-(NAME=VALUE lines), /_fill?bucket=&prefix=&count= (empty objects), /_forget (the log), /_reset (objects, rules, settings and
-the log), GET /_creds.
+More: GET /_log (one line a request: op method target rule), GET /_creds (a container's credentials), POST /_rules (replaces
+all), /_rule (adds), /_set (NAME=VALUE lines), /_fill?bucket=&prefix=&count= (empty objects), /_forget (the log), /_reset
+(objects, rules, settings and the log).
 """
 import argparse
 import json

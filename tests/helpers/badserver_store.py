@@ -361,7 +361,8 @@ class Store:
         return Reply(200, xml('CopyPartResult', el('LastModified', iso(part.mtime)) + el('ETag', '"%s"' % part.etag)))
 
     def do_mp_complete(self, bucket, req, body):
-        if self.quirk('complete_repeats') and req.param('uploadId') not in bucket.uploads and req.key in bucket.objects:
+        known = req.param('uploadId') in bucket.uploads
+        if self.quirk('complete_repeats') and not known and req.key in bucket.objects:
             return self.completed(bucket, req)
         upload = self.upload(bucket, req)
         named = [(int(child(p, 'PartNumber')), child(p, 'ETag').strip('"')) for p in children(self.parse(body), 'Part')]
@@ -469,8 +470,8 @@ class Store:
                 chunks.append(el('CommonPrefixes', el('Prefix', coded(key))))
                 continue
             obj = bucket.objects.get(key) or Object(b'', 'd41d8cd98f00b204e9800998ecf8427e', [], self.now())
-            chunks.append('<Contents><Key>%s</Key><LastModified>%s</LastModified><ETag>&quot;%s&quot;</ETag><Size>%d</Size>'
-                          '<StorageClass>STANDARD</StorageClass></Contents>'
+            chunks.append('<Contents><Key>%s</Key><LastModified>%s</LastModified><ETag>&quot;%s&quot;</ETag>'
+                          '<Size>%d</Size><StorageClass>STANDARD</StorageClass></Contents>'
                           % (coded(key), iso(obj.mtime), obj.etag, len(obj.body)))
         return xml('ListBucketResult', ''.join(chunks))
 
@@ -481,4 +482,5 @@ class Store:
         return Reply(200, xml('LocationConstraint', self.settings.region))
 
     def do_buckets(self, bucket, req, body):
-        return Reply(200, xml('ListAllMyBucketsResult', el('Buckets', ''.join(el('Bucket', el('Name', n)) for n in self.buckets))))
+        named = ''.join(el('Bucket', el('Name', name)) for name in self.buckets)
+        return Reply(200, xml('ListAllMyBucketsResult', el('Buckets', named)))

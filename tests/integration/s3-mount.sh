@@ -148,7 +148,9 @@ assert_eq "$(s3 uploads "$name")" '' 'unfinished uploads'
 assert_eq "$(header_of "$K" content-length)" "$size"
 assert_between "$(metric bhfs_bucket_connects_total)" 1 6 'connections opened'
 written=$(digest)
+before=$(wc -l <"$T/relay/log")
 umount_bh
+assert_eq "$(wc -l <"$T/relay/log")" "$before" 'requests of an unmount without changes'
 
 # --- profile files ---------------------------------------------------------------------------------------------
 

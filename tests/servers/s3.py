@@ -29,8 +29,9 @@ def quote(text):
     return urllib.parse.quote(text, safe="-._~")
 
 
-def request(method, path, query={}, body=None, headers={}, out=None):
+def request(method, path, query={}, body=None, headers={}, out=None, tries=8):
     """path is /BUCKET/KEY, not encoded. body: bytes or an open file. Returns (headers, body, unless it went to out)."""
+    asked = (method, path, query, body, headers, out)
     if body is None:
         sha = EMPTY
     elif isinstance(body, bytes):
@@ -59,6 +60,9 @@ def request(method, path, query={}, body=None, headers={}, out=None):
     connection.request(method, path + ("?" + line if line else ""), body, headers)
     answer = connection.getresponse()
     given = {name.lower(): value for name, value in answer.getheaders()}
+    if answer.status == 503 and tries > 1: # a server that is still starting, or a busy machine
+        time.sleep(0.5)
+        return request(*asked, tries=tries - 1)
     if answer.status == 404:
         sys.exit(3)
     if answer.status >= 300:
