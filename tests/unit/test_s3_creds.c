@@ -20,7 +20,7 @@ static void configuration(void **state)
     assert_string_equal(origin(), "not looked up yet");
     assert_false(bh_creds_rejected(creds, ID));
     assert_string_equal(get(), ID " " SECRET " -");
-    assert_string_equal(origin(), "the configuration");
+    assert_string_equal(origin(), "environment AWS_ACCESS_KEY_ID");
     assert_false(bh_creds_rejected(creds, ID));
     setenv("AWS_SESSION_TOKEN", "hush-token", 1);
     assert_string_equal(fresh_get(NULL), ID " " SECRET " hush-token");

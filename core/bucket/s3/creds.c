@@ -117,7 +117,8 @@ static int from_configuration(struct bh_lookup *l, struct bh_error *err)
                        id ? "AWS_ACCESS_KEY_ID" : "AWS_SECRET_ACCESS_KEY",
                        id ? "secret_access_key" : "access_key_id",
                        id ? "AWS_SECRET_ACCESS_KEY" : "AWS_ACCESS_KEY_ID");
-    snprintf(l->origin, sizeof l->origin, "the configuration");
+    const char *where = bh_config_where(cfg, "bucket", "access_key_id");
+    snprintf(l->origin, sizeof l->origin, "%s", where ? where : "the configuration");
     return bh_credentials_set(&l->found, "the configuration", cfg->bucket.access_key_id,
                               cfg->bucket.secret_access_key, cfg->bucket.session_token, 0, err);
 }

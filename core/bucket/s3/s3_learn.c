@@ -3,14 +3,18 @@
  * believed but what was seen to be honoured. AWS documents its answers, so it is not tried. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bucket/s3/s3_private.h"
 #include "util/cleanup.h"
 #include "util/log.h"
 
-#define CONDITIONS (BH_CAP_IF_NONE_MATCH | BH_CAP_IF_MATCH | BH_CAP_COPY_IF_MATCH | BH_CAP_MP_COND)
-#define NO_ETAG    "00000000000000000000000000000000"
+#define CONDITIONS    (BH_CAP_IF_NONE_MATCH | BH_CAP_IF_MATCH | BH_CAP_COPY_IF_MATCH | BH_CAP_MP_COND)
+#define TRIAL_NAME    16 /* characters of a trial object's own name */
+#define LEFTOVERS_MAX 100
+#define LEFTOVER_MS   (24 * INT64_C(3600000))
+#define NO_ETAG       "00000000000000000000000000000000"
 
 struct trial {
     struct s3 *s;
@@ -133,6 +137,41 @@ static int try_multipart(struct trial *t)
     return is_passing(rc) ? rc : 0;
 }
 
+/* Trial objects of mounts that were ended, or whose deletion was not answered. */
+struct leftovers {
+    const char *keys[LEFTOVERS_MAX];
+    size_t count;
+    int64_t before_ms;
+};
+
+static int note_leftover(void *arg, const char *key, bool is_prefix,
+                         const struct bh_object_info *info, struct bh_error *err)
+{
+    struct leftovers *l = arg;
+    if (!is_prefix && info->mtime_ms < l->before_ms)
+        l->keys[l->count++] = strdup(key);
+    return l->count < LEFTOVERS_MAX && (l->count == 0 || l->keys[l->count - 1])
+               ? 0
+               : bh_fail(err, ECANCELED, "enough");
+}
+
+static void sweep(struct trial *t)
+{
+    struct leftovers l = {.before_ms = s3_now_ms(t->s) - LEFTOVER_MS};
+    struct bh_error ignored; /* the next mount tries again */
+    size_t deleted = 0, prefix = strlen(t->key) - TRIAL_NAME;
+    char *start = strndup(t->key, prefix);
+    const struct bh_list_request all = {.prefix = start ? start : t->key};
+    (void)s3_list(&t->s->base, &all, note_leftover, &l, t->call, &ignored);
+    while (l.count > 0 && !l.keys[l.count - 1])
+        l.count--;
+    if (l.count > 0)
+        (void)s3_delete_many(&t->s->base, l.keys, l.count, &deleted, t->call, &ignored);
+    while (l.count > 0)
+        free((void *)(uintptr_t)l.keys[--l.count]);
+    free(start);
+}
+
 static void clean(struct trial *t)
 {
     const char *const keys[] = {t->key, t->copy};
@@ -149,7 +188,7 @@ static int try_all(struct trial *t)
     bh_random_bytes(random, sizeof random);
     int n = snprintf(t->key, sizeof t->key, "%.*s.bhfs-probe/", BH_KEY_MAX - 40,
                      t->s->cfg->bucket.prefix ? t->s->cfg->bucket.prefix : "");
-    for (size_t i = 0; i < sizeof random; i++)
+    for (size_t i = 0; i < sizeof random; i++) /* TRIAL_NAME */
         n += snprintf(t->key + n, sizeof t->key - (size_t)n, "%02x", random[i]);
     snprintf(t->copy, sizeof t->copy, "%.*s-copy", BH_KEY_MAX, t->key);
     int rc = try_if_none_match(t);
@@ -161,6 +200,8 @@ static int try_all(struct trial *t)
         rc = try_multipart(t);
     if (t->etag[0] || rc == EIO || rc == EAGAIN) /* there, or perhaps there */
         clean(t);
+    if (!rc)
+        sweep(t);
     return rc;
 }
 
