@@ -43,9 +43,7 @@ int s3_copy_raw(struct s3 *s, const char *from, const char *to, const char *if_m
         s3_header(&r, "x-amz-copy-source-if-match", quoted);
     }
     s3_creation_headers(s, &r);
-    int rc = s3_send(s, &r, err);
-    if (!rc)
-        rc = s3_check_body(s, &r, err);
+    int rc = s3_ask(s, &r, err);
     *info = (struct bh_object_info){0};
     if (!rc)
         rc = bh_xml_result(r.answer.body.data ? r.answer.body.data : "", r.answer.body.len,

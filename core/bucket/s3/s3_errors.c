@@ -230,6 +230,12 @@ int s3_check_body(struct s3 *s, struct s3_request *r, struct bh_error *err)
     return s3_fail(s, r, err);
 }
 
+int s3_ask(struct s3 *s, struct s3_request *r, struct bh_error *err)
+{
+    int rc = s3_send(s, r, err);
+    return rc ? rc : s3_check_body(s, r, err);
+}
+
 int s3_check_empty(struct s3 *s, struct s3_request *r, struct bh_error *err)
 {
     const struct bh_strbuf *body = &r->answer.body;

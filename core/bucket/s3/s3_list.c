@@ -48,9 +48,7 @@ static int list_page(struct s3 *s, const struct bh_list_request *req, const char
                            .query_count = n,
                            .call = call,
                            .keep_body = S3_LIST_PAGE_MAX};
-    int rc = s3_send(s, &r, err);
-    if (!rc)
-        rc = s3_check_body(s, &r, err);
+    int rc = s3_ask(s, &r, err);
     if (!rc)
         rc =
             bh_xml_list(r.answer.body.data ? r.answer.body.data : "", r.answer.body.len, page, err);
@@ -139,9 +137,7 @@ static int uploads_page(struct s3 *s, const char *prefix, const struct bh_xml_up
                            .query_count = n,
                            .call = call,
                            .keep_body = S3_LIST_PAGE_MAX};
-    int rc = s3_send(s, &r, err);
-    if (!rc)
-        rc = s3_check_body(s, &r, err);
+    int rc = s3_ask(s, &r, err);
     if (!rc)
         rc = bh_xml_uploads(r.answer.body.data ? r.answer.body.data : "", r.answer.body.len, page,
                             err);

@@ -51,9 +51,7 @@ int s3_mp_begin(struct bh_bucket *b, const char *key, const struct bh_meta *meta
     s3_header(&r, "Content-Type", "application/octet-stream");
     s3_creation_headers(s, &r);
     s3_meta_headers(&r, meta, names);
-    int rc = s3_send(s, &r, err);
-    if (!rc)
-        rc = s3_check_body(s, &r, err);
+    int rc = s3_ask(s, &r, err);
     if (!rc)
         rc = bh_xml_upload_id(body_of(&r), r.answer.body.len, upload_id, err);
     s3_request_free(&r);
@@ -117,9 +115,7 @@ int s3_mp_part_copy_raw(struct s3 *s, const char *key, const char *upload_id, un
         snprintf(quoted, sizeof quoted, "%s%s%s", quote, from_if_match, quote);
         s3_header(&r, "x-amz-copy-source-if-match", quoted);
     }
-    int rc = s3_send(s, &r, err);
-    if (!rc)
-        rc = s3_check_body(s, &r, err);
+    int rc = s3_ask(s, &r, err);
     if (!rc)
         rc = bh_xml_result(body_of(&r), r.answer.body.len, out->etag, &changed, err);
     if (!rc && !out->etag[0])
@@ -253,9 +249,7 @@ int s3_mp_complete_raw(struct s3 *s, const char *key, const char *upload_id,
                            .keep_body = S3_RESULT_MAX};
     s3_header(&r, "Content-Type", "application/xml");
     s3_condition_headers(&r, cond, unquoted, quoted);
-    int rc = s3_send(s, &r, err);
-    if (!rc)
-        rc = s3_check_body(s, &r, err);
+    int rc = s3_ask(s, &r, err);
     /* an upload that is not there, and an object that is not, are both 404 */
     if (!(rc == ENOENT && strcmp(r.error.code, "NoSuchUpload") == 0))
         rc = s3_condition_failed(&r, cond, rc, err);

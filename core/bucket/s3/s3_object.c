@@ -355,9 +355,7 @@ static int delete_batch(struct s3 *s, const char *const *keys, size_t count, siz
     s3_header(&r, "Content-Type", "application/xml");
     s3_header(&r, "Content-MD5", md5);
     struct deleting d = {.rc = 0};
-    rc = s3_send(s, &r, err);
-    if (!rc)
-        rc = s3_check_body(s, &r, err);
+    rc = s3_ask(s, &r, err);
     if (!rc)
         rc = bh_xml_delete_result(r.answer.body.data ? r.answer.body.data : "", r.answer.body.len,
                                   delete_failed, &d, err);

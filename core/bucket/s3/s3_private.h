@@ -104,6 +104,8 @@ void s3_creation_headers(struct s3 *s, struct s3_request *r);
 int s3_fail(struct s3 *s, struct s3_request *r, struct bh_error *err);
 /* Like it, for a 2xx answer of which the body may be an <Error>; 0 if it is not. */
 int s3_check_body(struct s3 *s, struct s3_request *r, struct bh_error *err);
+/* s3_send and s3_check_body. */
+int s3_ask(struct s3 *s, struct s3_request *r, struct bh_error *err);
 /* Like it, for an answer that should have no body: EIO where there is one that is no XML, a proxy's
  * page. */
 int s3_check_empty(struct s3 *s, struct s3_request *r, struct bh_error *err);
