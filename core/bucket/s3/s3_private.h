@@ -12,11 +12,12 @@
 #include "bucket/s3/xml.h"
 #include "config/config.h"
 
-#define S3_HOST_MAX      512
-#define S3_REGION_MAX    64
-#define S3_HEADERS_MAX   40
-#define S3_LIST_PAGE_MAX ((size_t)16 << 20) /* 1,000 keys of 1024 bytes, each byte as %XX, twice   \
-                                             */
+#define S3_HOST_MAX    512
+#define S3_REGION_MAX  64
+#define S3_HEADERS_MAX 40
+#define S3_LIST_PAGE_MAX                                                                           \
+    ((size_t)16 << 20) /* 1,000 keys of 1024 bytes, each byte as %XX, twice                        \
+                        */
 #define S3_RESULT_MAX ((size_t)1 << 20)
 
 struct s3 {
@@ -106,8 +107,8 @@ int s3_fail(struct s3 *s, struct s3_request *r, struct bh_error *err);
 int s3_check_body(struct s3 *s, struct s3_request *r, struct bh_error *err);
 /* s3_send and s3_check_body. */
 int s3_ask(struct s3 *s, struct s3_request *r, struct bh_error *err);
-/* Like it, for an answer that should have no body: EIO where there is one that is no XML, a proxy's
- * page. */
+/* Like s3_check_body, for an answer that should have no body: EIO where there is one that is no
+ * XML, a proxy's page. */
 int s3_check_empty(struct s3 *s, struct s3_request *r, struct bh_error *err);
 /* Whether something that speaks S3 answered, and not a proxy's page. */
 bool s3_is_genuine(const struct s3_request *r);
