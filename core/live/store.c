@@ -52,7 +52,7 @@ static struct bh_file *file_new(struct bh_store *s, const char *name, enum bh_fi
     f->disk.fd = -1;
     f->refs = 1;
     f->linked = true;
-    snprintf(f->name, sizeof f->name, "%s", name); /* names of our kinds are shorter */
+    memcpy(f->name, name, strnlen(name, sizeof f->name - 1)); /* names of our kinds are shorter */
     return f;
 }
 
