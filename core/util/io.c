@@ -53,7 +53,7 @@ int bh_read_small_file(int dirfd, const char *name, size_t max, char **text, siz
     BH_FREE char *buf = malloc(max + 2);
     if (!buf)
         return bh_fail(err, ENOMEM, "out of memory while reading %s", name);
-    size_t got;
+    size_t got = 0;
     int rc = bh_pread_full(fd, buf, max + 1, 0, &got);
     if (rc)
         return bh_fail(err, rc, "%s cannot be read: %s", name, strerror(rc));
