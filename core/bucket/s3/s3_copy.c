@@ -27,7 +27,6 @@ int s3_copy_raw(struct s3 *s, const char *from, const char *to, const char *if_m
 {
     BH_STRBUF source = {0};
     char quoted[BH_ETAG_MAX + 2];
-    const char *quote = unquoted ? "" : "\"";
     s3_copy_source(s, from, &source);
     if (source.failed)
         return bh_fail(err, ENOMEM, "out of memory");
@@ -38,16 +37,13 @@ int s3_copy_raw(struct s3 *s, const char *from, const char *to, const char *if_m
                            .call = call,
                            .keep_body = S3_RESULT_MAX};
     s3_header(&r, "x-amz-copy-source", source.data);
-    if (if_match) {
-        snprintf(quoted, sizeof quoted, "%s%s%s", quote, if_match, quote);
-        s3_header(&r, "x-amz-copy-source-if-match", quoted);
-    }
+    if (if_match)
+        s3_header(&r, "x-amz-copy-source-if-match", s3_quote_etag(if_match, unquoted, quoted));
     s3_creation_headers(s, &r);
     int rc = s3_ask(s, &r, err);
     *info = (struct bh_object_info){0};
     if (!rc)
-        rc = bh_xml_result(r.answer.body.data ? r.answer.body.data : "", r.answer.body.len,
-                           info->etag, &info->mtime_ms, err);
+        rc = bh_xml_result(s3_body(&r), r.answer.body.len, info->etag, &info->mtime_ms, err);
     s3_request_free(&r);
     if (rc == ESTALE && if_match)
         return bh_fail(err, rc, "%s is not what it was: its ETag is not %s any more", from,

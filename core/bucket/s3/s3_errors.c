@@ -224,8 +224,7 @@ int s3_fail(struct s3 *s, struct s3_request *r, struct bh_error *err)
 
 int s3_check_body(struct s3 *s, struct s3_request *r, struct bh_error *err)
 {
-    const struct bh_strbuf *body = &r->answer.body;
-    if (!bh_xml_error(body->data ? body->data : "", body->len, &r->error))
+    if (!bh_xml_error(s3_body(r), r->answer.body.len, &r->error))
         return 0;
     return s3_fail(s, r, err);
 }

@@ -50,8 +50,7 @@ static int list_page(struct s3 *s, const struct bh_list_request *req, const char
                            .keep_body = S3_LIST_PAGE_MAX};
     int rc = s3_ask(s, &r, err);
     if (!rc)
-        rc =
-            bh_xml_list(r.answer.body.data ? r.answer.body.data : "", r.answer.body.len, page, err);
+        rc = bh_xml_list(s3_body(&r), r.answer.body.len, page, err);
     s3_request_free(&r);
     return rc;
 }
@@ -139,8 +138,7 @@ static int uploads_page(struct s3 *s, const char *prefix, const struct bh_xml_up
                            .keep_body = S3_LIST_PAGE_MAX};
     int rc = s3_ask(s, &r, err);
     if (!rc)
-        rc = bh_xml_uploads(r.answer.body.data ? r.answer.body.data : "", r.answer.body.len, page,
-                            err);
+        rc = bh_xml_uploads(s3_body(&r), r.answer.body.len, page, err);
     s3_request_free(&r);
     return rc;
 }

@@ -26,11 +26,6 @@ static void upload_query(struct part_query *q, const char *upload_id, unsigned n
     q->pairs[q->count++] = (struct bh_pair){"uploadId", upload_id};
 }
 
-static const char *body_of(const struct s3_request *r)
-{
-    return r->answer.body.data ? r->answer.body.data : "";
-}
-
 int s3_mp_begin(struct bh_bucket *b, const char *key, const struct bh_meta *meta,
                 char upload_id[BH_UPLOAD_ID_MAX], const struct bh_call *call, struct bh_error *err)
 {
@@ -53,7 +48,7 @@ int s3_mp_begin(struct bh_bucket *b, const char *key, const struct bh_meta *meta
     s3_meta_headers(&r, meta, names);
     int rc = s3_ask(s, &r, err);
     if (!rc)
-        rc = bh_xml_upload_id(body_of(&r), r.answer.body.len, upload_id, err);
+        rc = bh_xml_upload_id(s3_body(&r), r.answer.body.len, upload_id, err);
     s3_request_free(&r);
     return rc;
 }
@@ -92,7 +87,6 @@ int s3_mp_part_copy_raw(struct s3 *s, const char *key, const char *upload_id, un
     BH_STRBUF source = {0};
     struct part_query q;
     char quoted[BH_ETAG_MAX + 2], range[64];
-    const char *quote = s3_unquoted(s) ? "" : "\"";
     int64_t changed;
     s3_copy_source(s, from, &source);
     if (source.failed)
@@ -111,13 +105,12 @@ int s3_mp_part_copy_raw(struct s3 *s, const char *key, const char *upload_id, un
         snprintf(range, sizeof range, "bytes=%" PRIu64 "-%" PRIu64, offset, offset + length - 1);
         s3_header(&r, "x-amz-copy-source-range", range);
     }
-    if (from_if_match) {
-        snprintf(quoted, sizeof quoted, "%s%s%s", quote, from_if_match, quote);
-        s3_header(&r, "x-amz-copy-source-if-match", quoted);
-    }
+    if (from_if_match)
+        s3_header(&r, "x-amz-copy-source-if-match",
+                  s3_quote_etag(from_if_match, s3_unquoted(s), quoted));
     int rc = s3_ask(s, &r, err);
     if (!rc)
-        rc = bh_xml_result(body_of(&r), r.answer.body.len, out->etag, &changed, err);
+        rc = bh_xml_result(s3_body(&r), r.answer.body.len, out->etag, &changed, err);
     if (!rc && !out->etag[0])
         rc = bh_fail(err, EIO, "the store copied a part of %s and did not tell its ETag", key);
     out->number = number;
@@ -150,12 +143,8 @@ static bool usual_etag(const struct bh_part *parts, size_t count, char etag[BH_E
     bool ok = md && EVP_DigestInit_ex(md, EVP_md5(), NULL) == 1;
     for (size_t i = 0; ok && i < count; i++) {
         ok = strspn(parts[i].etag, "0123456789abcdef") == 32 && !parts[i].etag[32];
-        for (size_t j = 0; ok && j < sizeof part; j++) {
-            unsigned byte;
-            ok = sscanf(parts[i].etag + 2 * j, "%2x", &byte) == 1;
-            part[j] = (unsigned char)byte;
-        }
-        ok = ok && EVP_DigestUpdate(md, part, sizeof part) == 1;
+        ok = ok && s3_unhex(parts[i].etag, part, sizeof part) &&
+             EVP_DigestUpdate(md, part, sizeof part) == 1;
     }
     ok = ok && EVP_DigestFinal_ex(md, digest, &len) == 1 && len == 16;
     for (size_t i = 0; ok && i < len; i++)
@@ -254,7 +243,7 @@ int s3_mp_complete_raw(struct s3 *s, const char *key, const char *upload_id,
     if (!(rc == ENOENT && strcmp(r.error.code, "NoSuchUpload") == 0))
         rc = s3_condition_failed(&r, cond, rc, err);
     if (!rc)
-        rc = bh_xml_result(body_of(&r), r.answer.body.len, etag, &changed, err);
+        rc = bh_xml_result(s3_body(&r), r.answer.body.len, etag, &changed, err);
     bool failed = rc == EIO && r.answer.status == 500;
     s3_request_free(&r);
     if (failed) /* Ceph RGW's answer for an upload that it does not know, or does not know any more

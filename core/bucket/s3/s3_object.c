@@ -222,11 +222,8 @@ void s3_condition_headers(struct s3_request *r, const struct bh_cond *cond, bool
 {
     if (cond && cond->if_none_match)
         s3_header(r, "If-None-Match", "*");
-    if (!cond || !cond->if_match)
-        return;
-    const char *quote = unquoted ? "" : "\"";
-    snprintf(value, BH_ETAG_MAX + 2, "%s%s%s", quote, cond->if_match, quote);
-    s3_header(r, "If-Match", value);
+    if (cond && cond->if_match)
+        s3_header(r, "If-Match", s3_quote_etag(cond->if_match, unquoted, value));
 }
 
 void s3_meta_headers(struct s3_request *r, const struct bh_meta *meta,
@@ -357,8 +354,7 @@ static int delete_batch(struct s3 *s, const char *const *keys, size_t count, siz
     struct deleting d = {.rc = 0};
     rc = s3_ask(s, &r, err);
     if (!rc)
-        rc = bh_xml_delete_result(r.answer.body.data ? r.answer.body.data : "", r.answer.body.len,
-                                  delete_failed, &d, err);
+        rc = bh_xml_delete_result(s3_body(&r), r.answer.body.len, delete_failed, &d, err);
     s3_request_free(&r);
     if (rc)
         return rc;

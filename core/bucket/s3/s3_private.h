@@ -3,6 +3,7 @@
 #define BH_BUCKET_S3_S3_PRIVATE_H
 
 #include <pthread.h>
+#include <stdio.h>
 
 #include "bucket/bucket_util.h"
 #include "bucket/s3/creds.h"
@@ -75,6 +76,32 @@ struct s3_request {
 static inline struct s3 *s3_of(struct bh_bucket *b)
 {
     return (struct s3 *)(void *)b;
+}
+
+/* The body that was kept of the answer, "" where there is none; its length is in the answer. */
+static inline const char *s3_body(const struct s3_request *r)
+{
+    return r->answer.body.data ? r->answer.body.data : "";
+}
+
+/* An ETag as this store wants it in a condition. */
+static inline const char *s3_quote_etag(const char *etag, bool unquoted, char out[BH_ETAG_MAX + 2])
+{
+    const char *quote = unquoted ? "" : "\"";
+    snprintf(out, BH_ETAG_MAX + 2, "%s%s%s", quote, etag, quote);
+    return out;
+}
+
+/* len bytes written as hexadecimal digits. False: something else is there. */
+static inline bool s3_unhex(const char *hex, unsigned char *out, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        unsigned byte;
+        if (sscanf(hex + 2 * i, "%2x", &byte) != 1)
+            return false;
+        out[i] = (unsigned char)byte;
+    }
+    return true;
 }
 
 /* XML 1.0 has no way to write most control characters. */

@@ -119,12 +119,8 @@ static bool signs_payload(const struct s3 *s, const struct bh_source *body)
 static void checksum_of_hash(struct attempt *t)
 {
     unsigned char raw[32];
-    for (size_t i = 0; i < sizeof raw; i++) {
-        unsigned byte = 0;
-        sscanf(t->hash + 2 * i, "%2x", &byte);
-        raw[i] = (unsigned char)byte;
-    }
-    bh_base64(raw, sizeof raw, t->checksum);
+    if (s3_unhex(t->hash, raw, sizeof raw)) /* it is our own */
+        bh_base64(raw, sizeof raw, t->checksum);
 }
 
 static int payload(struct s3 *s, struct s3_request *r, struct attempt *t, struct bh_error *err)
@@ -438,8 +434,7 @@ static int send_once(struct s3 *s, struct s3_request *r, struct attempt *t, stru
         if (!rc)
             note_answer(s, r);
         if (!rc && (status < 200 || status >= 300)) {
-            bh_xml_error(r->answer.body.data ? r->answer.body.data : "", r->answer.body.len,
-                         &r->error);
+            bh_xml_error(s3_body(r), r->answer.body.len, &r->error);
             rc = s3_fail(s, r, err);
         } else if (rc && r->key) {
             bh_fail_prefix(err, rc, "cannot %s %s", r->doing, r->key);
