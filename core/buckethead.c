@@ -339,7 +339,9 @@ static int start_parts(struct bh *b, struct bh_error *err)
     if (rc == 0)
         rc = bh_plain_load(b->plain, &report, &call, err);
     if (rc == 0)
-        rc = bh_vfs_connect(b->live->vfs, &b->connection, err);
+        rc = bh_live_settle_mode(b->live, b->read_only, err);
+    if (rc == 0)
+        rc = bh_vfs_connect(b->live->vfs, false, &b->connection, err);
     if (rc)
         return rc;
     sqlite3_busy_timeout(b->connection, (int)b->cfg->live.busy_timeout_ms);
@@ -425,11 +427,11 @@ int bh_stop(struct bh *b, struct bh_error *err)
     if (!b->started || b->stopped)
         return 0;
     unsigned open = bh_vfs_connections(b->live->vfs);
-    if (open > 2) /* the SQL thread's and the keep-alive one */
+    if (open > 1) /* the keep-alive one */
         return bh_fail(
             err, EBUSY,
             "%u connection(s) to the live database are still open; close them and stop again",
-            open - 2);
+            open - 1);
     bh_remove_signal_handlers(b);
     bh_statedir_closing(&b->live->dir);
     int64_t deadline = bh_mono_ms() + b->cfg->snapshot.stop_timeout_ms;
@@ -480,7 +482,7 @@ int bh_connect(struct bh *b, sqlite3 **db, struct bh_error *err)
     *db = NULL;
     if (!b->live)
         return bh_fail(err, EINVAL, "no connection can be made: not started");
-    int rc = bh_vfs_connect(b->live->vfs, db, err);
+    int rc = bh_vfs_connect(b->live->vfs, false, db, err);
     if (rc == 0)
         sqlite3_busy_timeout(*db, (int)b->cfg->live.busy_timeout_ms);
     return rc;

@@ -48,6 +48,7 @@ extern const char *const op_names[OP_COUNT];
 struct workers;
 struct notify;
 struct follower;
+struct walindex;
 
 struct daemon {
     struct bh *bh;
@@ -59,6 +60,7 @@ struct daemon {
     struct workers *workers;
     struct notify *notify;
     struct follower *follower;
+    struct walindex *walindex;
     char *mountpoint; /* absolute */
     char *display_url;
     bool read_only;
@@ -117,6 +119,7 @@ extern const struct fuse_lowlevel_ops tree_ops;
 
 /* --- dbfile.c: live.db and its side files --- */
 void dbfile_stat(struct daemon *d, struct bh_file *f, struct stat *st);
+double dbfile_attr_seconds(const struct bh_file *f); /* how long the kernel may keep that */
 void dbfile_setattr(fuse_req_t req, struct node *n, struct stat *attr, int to_set);
 void dbfile_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
 void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_file_info *fi);
@@ -132,6 +135,8 @@ void dbfile_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
 void dbfile_getlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, struct flock *lock);
 void dbfile_setlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, struct flock *lock,
                   bool wait);
+/* A client of -shm may have been the last. */
+void dbfile_shm_left(struct daemon *d, struct bh_file *f);
 /* A refusal that people should find explained: in last_status and the log. */
 void explain(struct daemon *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
@@ -176,6 +181,15 @@ void notify_refused(struct notify *n, struct bh_file *f, uint64_t offset, uint64
 /* The kernel is about to hold these bytes of the database. Before they are read or written. */
 void notify_held(struct notify *n, uint64_t offset, uint64_t len);
 uint64_t notify_total(struct notify *n);
+
+/* --- walindex.c: the clients' wal-index (-shm), reached by a process beside the daemon --- */
+/* From one thread at a time, never a loop thread: see struct bh_live_hooks. */
+int walindex_new(struct walindex **out, const char *mountpoint);
+void walindex_free(struct walindex *w); /* after the mount is gone */
+int walindex_pull(struct walindex *w, struct bh_file *f, unsigned regions, const uint32_t **words);
+int walindex_push(struct walindex *w, struct bh_file *f, const struct bh_shm_word *words,
+                  size_t count);
+void walindex_release(struct walindex *w);
 
 /* --- loop.c --- */
 /* Serves requests until the mount ends. */

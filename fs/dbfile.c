@@ -35,6 +35,12 @@ void explain(struct daemon *d, const char *fmt, ...)
 
 /* --- attributes --- */
 
+/* -shm grows by the daemon's doing, too, and clients map it by its size. */
+double dbfile_attr_seconds(const struct bh_file *f)
+{
+    return f->kind == BH_FILE_SHM ? 0 : CACHE_SECONDS;
+}
+
 void dbfile_stat(struct daemon *d, struct bh_file *f, struct stat *st)
 {
     (void)d;
@@ -46,20 +52,59 @@ void dbfile_stat(struct daemon *d, struct bh_file *f, struct stat *st)
     st->st_blksize = 4096;
 }
 
-static void refuse_unlocked(fuse_req_t req, struct daemon *d, const char *what)
+static void refuse_unlocked(fuse_req_t req, struct daemon *d, struct bh_file *f, const char *what)
 {
     explain(d,
-            BH_DB_NAME " can only be written by SQLite, under its locks: %s by process %d was "
-                       "refused. To replace the "
-                       "content: bhfs import FILE %s",
-            what, (int)fuse_req_ctx(req)->pid, d->mountpoint);
+            "%s can only be written by SQLite, under its locks: %s by process %d was "
+            "refused. To replace the content of " BH_DB_NAME ": bhfs import FILE %s",
+            f->name, what, (int)fuse_req_ctx(req)->pid, d->mountpoint);
     fuse_reply_err(req, EPERM);
 }
 
-/* Whether the write of a client without SQLite's lock would ruin the database. */
+/* Whether no client has the lock under which SQLite writes to the file: to write all the same would
+ * ruin the database. */
 static bool may_write(struct daemon *d, struct bh_file *f)
 {
-    return f->kind != BH_FILE_DB || bh_locks_summary(d->locks, &f->locks).client_writer;
+    switch (f->kind) {
+    case BH_FILE_DB:
+        return bh_locks_summary(d->locks, &f->locks).client_writer ||
+               bh_locks_wal_summary(d->locks).client_ckpt;
+    case BH_FILE_WAL:
+        return bh_locks_wal_summary(d->locks).client_writer ||
+               bh_locks_summary(d->locks, &d->db->locks).client_writer;
+    case BH_FILE_SHM:
+        return bh_locks_attached(d->locks, &f->locks) > 0;
+    default:
+        return true;
+    }
+}
+
+/* The first to use -shm cuts it to a few bytes, under DMS for itself. Where connections of this
+ * process use it, it is as good as new without that, and must keep its size. */
+static int truncate_shm(struct bh_file *f, uint64_t size)
+{
+    return size < bh_file_size(f) && bh_shm_is_used(f->shm)
+               ? 0
+               : bh_file_truncate(f, BH_DOOR_CLIENT, size);
+}
+
+static bool may_truncate(struct daemon *d, struct bh_file *f, uint64_t size)
+{
+    struct bh_lock_request r = {.set = &f->locks,
+                                .owner = {.internal = true},
+                                .type = BH_LOCK_READ,
+                                .start = BH_WAL_DMS,
+                                .end = BH_WAL_DMS};
+    struct bh_lock held;
+    if (f->kind == BH_FILE_SHM && size < bh_file_size(f))
+        return bh_locks_test(d->locks, &r, &held); /* somebody has it for himself */
+    return may_write(d, f);
+}
+
+static int truncate_file(struct bh_file *f, uint64_t size)
+{
+    return f->kind == BH_FILE_SHM ? truncate_shm(f, size)
+                                  : bh_file_truncate(f, BH_DOOR_CLIENT, size);
 }
 
 static int set_times(struct bh_file *f, const struct stat *attr, int to_set)
@@ -86,7 +131,7 @@ static int change(struct bh_file *f, const struct stat *attr, int to_set)
                to_set & FUSE_SET_ATTR_GID ? attr->st_gid : (gid_t)-1) != 0)
         rc = errno;
     if (rc == 0 && to_set & FUSE_SET_ATTR_SIZE)
-        rc = bh_file_truncate(f, BH_DOOR_CLIENT, (uint64_t)attr->st_size);
+        rc = truncate_file(f, (uint64_t)attr->st_size);
     if (rc == 0 && to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_ATIME_NOW |
                              FUSE_SET_ATTR_MTIME_NOW))
         rc = set_times(f, attr, to_set);
@@ -96,8 +141,8 @@ static int change(struct bh_file *f, const struct stat *attr, int to_set)
 void dbfile_setattr(fuse_req_t req, struct node *n, struct stat *attr, int to_set)
 {
     struct daemon *d = daemon_of(req);
-    if (to_set & FUSE_SET_ATTR_SIZE && !may_write(d, n->file)) {
-        refuse_unlocked(req, d, "a truncation");
+    if (to_set & FUSE_SET_ATTR_SIZE && !may_truncate(d, n->file, (uint64_t)attr->st_size)) {
+        refuse_unlocked(req, d, n->file, "a truncation");
         return;
     }
     int rc = change(n->file, attr, to_set);
@@ -107,7 +152,7 @@ void dbfile_setattr(fuse_req_t req, struct node *n, struct stat *attr, int to_se
     }
     struct stat st;
     dbfile_stat(d, n->file, &st);
-    fuse_reply_attr(req, &st, CACHE_SECONDS);
+    fuse_reply_attr(req, &st, dbfile_attr_seconds(n->file));
 }
 
 /* --- opening --- */
@@ -116,18 +161,19 @@ static void prepare_handle(struct daemon *d, struct bh_file *f, struct fuse_file
 {
     fi->fh = atomic_fetch_add(&d->next_handle, 1);
     fi->keep_cache = 1;
-    fi->noflush = f->kind == BH_FILE_JOURNAL; /* SQLite locks the database only */
+    /* SQLite locks the database and -shm only. */
+    fi->noflush = f->kind == BH_FILE_JOURNAL || f->kind == BH_FILE_WAL;
 }
 
 void dbfile_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
 {
     struct daemon *d = daemon_of(req);
     if (fi->flags & O_TRUNC) {
-        if (!may_write(d, n->file)) {
-            refuse_unlocked(req, d, "a truncation");
+        if (!may_truncate(d, n->file, 0)) {
+            refuse_unlocked(req, d, n->file, "a truncation");
             return;
         }
-        int rc = bh_file_truncate(n->file, BH_DOOR_CLIENT, 0);
+        int rc = truncate_file(n->file, 0);
         if (rc) {
             fuse_reply_err(req, rc);
             return;
@@ -148,15 +194,6 @@ static void set_owner(struct daemon *d, fuse_req_t req, struct bh_file *f, mode_
                strerror(errno));
 }
 
-static void refuse_name(fuse_req_t req, const char *name)
-{
-    struct daemon *d = daemon_of(req);
-    if (!strcmp(name, BH_DB_NAME "-wal") || !strcmp(name, BH_DB_NAME "-shm"))
-        explain(d, "WAL is not supported yet: process %d may not make %s; use another journal_mode",
-                (int)fuse_req_ctx(req)->pid, name);
-    fuse_reply_err(req, EPERM);
-}
-
 void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_file_info *fi)
 {
     struct daemon *d = daemon_of(req);
@@ -165,14 +202,13 @@ void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_fi
     if (rc == EEXIST &&
         !(fi->flags & O_EXCL)) { /* the daemon's own, made since the kernel looked */
         rc = bh_store_lookup_outside(d->store, name, &f);
-        if (rc == 0 && fi->flags & O_TRUNC && (rc = bh_file_truncate(f, BH_DOOR_CLIENT, 0)) != 0)
-            bh_file_unref(f);
+        if (rc == 0 && fi->flags & O_TRUNC) {
+            rc = may_truncate(d, f, 0) ? truncate_file(f, 0) : EPERM;
+            if (rc)
+                bh_file_unref(f);
+        }
     } else if (rc == 0) {
         set_owner(d, req, f, mode);
-    }
-    if (rc == EPERM) {
-        refuse_name(req, name);
-        return;
     }
     struct node *n = rc == 0 ? node_for_file(f) : NULL;
     if (rc == 0) {
@@ -184,7 +220,9 @@ void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_fi
         return;
     }
     struct fuse_entry_param e = {
-        .ino = node_ino(n), .attr_timeout = CACHE_SECONDS, .entry_timeout = CACHE_SECONDS};
+        .ino = node_ino(n),
+                                  .attr_timeout = dbfile_attr_seconds(n->file),
+                                  .entry_timeout = CACHE_SECONDS};
     dbfile_stat(d, n->file, &e.attr);
     prepare_handle(d, n->file, fi);
     if (fuse_reply_create(req, &e, fi) == -ENOENT)
@@ -245,11 +283,13 @@ static void run_unlink(void *arg)
 }
 
 /* In DELETE mode this is the commit. If its client syncs at all, the commit it is told of is
- * durable, which SQLite itself promises only with synchronous=EXTRA. */
-static bool is_commit(struct daemon *d, enum bh_file_kind kind)
+ * durable, which SQLite itself promises only with synchronous=EXTRA. A log that came back after a
+ * power cut would be laid over newer content. */
+static bool must_be_durable(struct daemon *d, enum bh_file_kind kind)
 {
     bool synced = atomic_exchange(&d->db->synced, false);
-    return !d->memory && (kind == BH_FILE_SUPER || (kind == BH_FILE_JOURNAL && synced));
+    return !d->memory && (kind == BH_FILE_SUPER || kind == BH_FILE_WAL ||
+                          (kind == BH_FILE_JOURNAL && synced));
 }
 
 void dbfile_unlink(fuse_req_t req, const char *name)
@@ -258,7 +298,15 @@ void dbfile_unlink(fuse_req_t req, const char *name)
     enum bh_file_kind kind = bh_file_kind_of(name);
     if (kind == BH_FILE_DB)
         explain(d, BH_DB_NAME " cannot be removed: it is the live database of this mount");
-    if (kind == BH_FILE_OTHER || !is_commit(d, kind)) {
+    if (!bh_store_may_unlink(d->store, kind)) {
+        explain(d,
+                "%s is in use, or holds transactions that are nowhere else, and is not removed for "
+                "process %d: SQLite does that when its last client closes " BH_DB_NAME,
+                name, (int)fuse_req_ctx(req)->pid);
+        fuse_reply_err(req, EPERM);
+        return;
+    }
+    if (kind == BH_FILE_OTHER || !must_be_durable(d, kind)) {
         fuse_reply_err(req, kind == BH_FILE_OTHER ? EPERM : bh_store_unlink(d->store, name));
         return;
     }
@@ -339,6 +387,14 @@ void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
         read_on_worker(req, n->file, size, (uint64_t)off);
         return;
     }
+    if (n->file->kind == BH_FILE_SHM) {
+        int rc = bh_shm_before_read(n->file->shm);
+        if (rc == 0)
+            read_and_reply(req, n->file, size, (uint64_t)off);
+        else
+            fuse_reply_err(req, rc);
+        return;
+    }
     note_held(d, n->file, (uint64_t)off, size);
     /* What is in the page cache is answered here and now. */
     ssize_t got = preadv2(n->file->disk.fd, &iov, 1, off, d->memory ? 0 : RWF_NOWAIT);
@@ -349,18 +405,11 @@ void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
     fuse_reply_buf(req, buf, (size_t)got);
 }
 
-/* A switch to WAL writes 2 to bytes 18 and 19 of page 1. */
-static bool switches_to_wal(const char *buf, size_t size, off_t off)
-{
-    return off == 0 && size >= 100 && !memcmp(buf, "SQLite format 3", 16) &&
-           (buf[18] == 2 || buf[19] == 2);
-}
-
 /* The reply comes first: the kernel keeps the page locked until then. */
 static void refuse_write(fuse_req_t req, struct daemon *d, struct bh_file *f, size_t size,
                          off_t off, bool mapped)
 {
-    refuse_unlocked(req, d, mapped ? "a write through a memory mapping, seen" : "a write");
+    refuse_unlocked(req, d, f, mapped ? "a write through a memory mapping, seen" : "a write");
     notify_refused(d->notify, f, (uint64_t)off, size);
 }
 
@@ -373,21 +422,14 @@ void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, 
         refuse_write(req, d, f, size, off, fi->writepage);
         return;
     }
-    if (f->kind == BH_FILE_DB && switches_to_wal(buf, size, off)) {
-        explain(d,
-                "WAL is not supported yet: the switch to journal_mode=WAL by process %d was "
-                "refused, the database "
-                "is unchanged; use DELETE, TRUNCATE or PERSIST",
-                (int)fuse_req_ctx(req)->pid);
-        fuse_reply_err(req, EPERM);
-        return;
-    }
     note_held(d, f, (uint64_t)off, size);
     int rc = bh_file_write(f, BH_DOOR_CLIENT, buf, size, (uint64_t)off);
     if (rc)
         fuse_reply_err(req, rc);
     else
         fuse_reply_write(req, size);
+    if (f->kind == BH_FILE_WAL)
+        bh_live_wal_grew(d->live, (uint64_t)off + size);
 }
 
 void dbfile_fsync(fuse_req_t req, struct node *n)
@@ -408,6 +450,7 @@ void dbfile_flush(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
     struct bh_owner owner = {.id = fi->lock_owner};
     if (n->file->kind != BH_FILE_DB || !bh_live_owner_died(d->live, owner))
         bh_locks_drop_owner(d->locks, &n->file->locks, owner);
+    dbfile_shm_left(d, n->file);
     fuse_reply_err(req, 0);
 }
 
@@ -415,5 +458,6 @@ void dbfile_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
 {
     struct daemon *d = daemon_of(req);
     bh_locks_drop_handle(d->locks, &n->file->locks, fi->fh);
+    dbfile_shm_left(d, n->file);
     fuse_reply_err(req, 0);
 }

@@ -103,6 +103,72 @@ static void note_end_of_commit(struct daemon *d, struct bh_file *f, const struct
             rc);
 }
 
+/* --- clients of the wal-index come and go --- */
+
+struct shm_task {
+    struct daemon *daemon;
+    struct bh_file *file;
+    fuse_req_t req; /* that waits for it; NULL: none */
+};
+
+static void run_attach(void *arg)
+{
+    struct shm_task *t = arg;
+    int rc = EAGAIN;
+    for (int i = 0; i < 100 && rc == EAGAIN; i++) { /* somebody may read it again and again */
+        bh_shm_forget_pages(t->file->shm, &t->daemon->live->hooks);
+        rc = bh_shm_attach(t->file->shm);
+    }
+    fuse_reply_err(t->req, rc == EAGAIN ? EBUSY : rc);
+    bh_file_unref(t->file);
+    free(t);
+}
+
+static void run_detach(void *arg)
+{
+    struct shm_task *t = arg;
+    bh_live_detach(t->daemon->live, t->file);
+    bh_file_unref(t->file);
+    free(t);
+}
+
+/* False: no memory. */
+static bool hand_over(struct daemon *d, struct bh_file *f, fuse_req_t req, void (*run)(void *arg))
+{
+    struct shm_task *t = malloc(sizeof *t);
+    if (!t)
+        return false;
+    *t = (struct shm_task){.daemon = d, .file = f, .req = req};
+    bh_file_ref(f);
+    if (workers_run(d->workers, run, t) == 0)
+        return true;
+    bh_file_unref(f);
+    free(t);
+    return false;
+}
+
+/* The client has its DMS lock and waits for the answer. */
+static void shm_joined(struct daemon *d, struct bh_file *f, fuse_req_t req)
+{
+    int rc = bh_shm_attach(f->shm);
+    if (rc == EAGAIN && hand_over(d, f, req, run_attach))
+        return;
+    fuse_reply_err(req, rc == EAGAIN ? ENOMEM : rc);
+}
+
+void dbfile_shm_left(struct daemon *d, struct bh_file *f)
+{
+    if (f->kind == BH_FILE_SHM && bh_shm_is_remote(f->shm) &&
+        bh_locks_attached(d->locks, &f->locks) == 0 && !hand_over(d, f, NULL, run_detach))
+        bh_log(BH_LOG_WARNING,
+               "out of memory: " BH_SHM_NAME " stays in use until its next client closes it");
+}
+
+static bool is_dms(const struct bh_file *f, const struct bh_lock_request *r)
+{
+    return f->kind == BH_FILE_SHM && r->start <= BH_WAL_DMS && r->end >= BH_WAL_DMS;
+}
+
 void dbfile_setlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, struct flock *lock,
                   bool wait)
 {
@@ -112,6 +178,17 @@ void dbfile_setlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, str
     note_end_of_commit(d, n->file, &quick);
     if (quick.type == BH_LOCK_NONE) { /* never parked */
         fuse_reply_err(req, bh_locks_request(d->locks, &quick));
+        if (is_dms(n->file, &quick))
+            dbfile_shm_left(d, n->file);
+        return;
+    }
+    if (is_dms(n->file, &quick)) { /* nor is this one: the daemon is in nobody's way there */
+        quick.wait = false;
+        int rc = bh_locks_request(d->locks, &quick);
+        if (rc == 0)
+            shm_joined(d, n->file, req);
+        else
+            fuse_reply_err(req, rc);
         return;
     }
     struct parked *p = malloc(sizeof *p);

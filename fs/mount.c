@@ -393,6 +393,7 @@ static void free_daemon(struct daemon *d)
     if (d->session)
         fuse_session_destroy(d->session);
     notify_free(d->notify);
+    walindex_free(d->walindex);
     free(d->mountpoint);
     free(d->display_url);
     pthread_mutex_destroy(&d->status_mutex);
@@ -443,7 +444,8 @@ static int prepare(struct daemon *d, const struct options *o, int signals, struc
         rc = follower_new(&d->follower, cfg->mount.cpu, err);
     if (rc == 0 && (rc = workers_new(&d->workers, (unsigned)cfg->mount.workers, d->follower)) != 0)
         bh_fail(err, rc, "threads cannot be started: %s", strerror(rc));
-    if (rc == 0 && (rc = notify_new(&d->notify, d)) != 0)
+    if (rc == 0 && ((rc = notify_new(&d->notify, d)) != 0 ||
+                    (rc = walindex_new(&d->walindex, d->mountpoint)) != 0))
         bh_fail(err, rc, "out of memory");
     if (rc) {
         bh_config_free(cfg);

@@ -19,8 +19,6 @@ struct notify {
     uint64_t bytes; /* of held */
     bool all;       /* out of memory once: everything may be held */
     atomic_uint_fast64_t total;
-    uint64_t
-        told_size; /* of the database, as the kernel was made to know it last; with the mutex */
 };
 
 int notify_new(struct notify **out, struct daemon *d)
@@ -110,8 +108,8 @@ static void tell_growth(struct notify *n, struct bh_file *f, fuse_ino_t ino)
     uint64_t size = bh_file_size(f);
     char last;
     pthread_mutex_lock(&n->mutex);
-    bool grew = size > n->told_size;
-    n->told_size = size;
+    bool grew = size > f->told_size;
+    f->told_size = size;
     pthread_mutex_unlock(&n->mutex);
     if (!grew || bh_file_read(f, &last, 1, size - 1, NULL) != 0)
         return;
@@ -130,11 +128,15 @@ static void data_changed(void *arg, struct bh_file *f, uint64_t offset, uint64_t
     fuse_ino_t ino = node_known(f);
     if (!ino || n->daemon->closing)
         return;
-    if (f->kind != BH_FILE_DB) {
+    if (f->kind != BH_FILE_DB && f->kind != BH_FILE_WAL) {
         inval(n, ino, 0, 0);
         return;
     }
     tell_growth(n, f, ino);
+    if (f->kind == BH_FILE_WAL) {
+        inval(n, ino, (off_t)offset, len > INT64_MAX / 2 ? 0 : (off_t)len);
+        return;
+    }
     uint64_t page = offset / PAGE, run_end;
     uint64_t end =
         len > UINT64_MAX - offset - PAGE ? UINT64_MAX / PAGE : (offset + len + PAGE - 1) / PAGE;
@@ -195,10 +197,29 @@ static void name_changed(void *arg, const char *name)
     inval(n, FUSE_ROOT_ID, 0, 0); /* the cached listing */
 }
 
+static int index_pull(void *arg, struct bh_file *f, unsigned regions, const uint32_t **words)
+{
+    return walindex_pull(((struct notify *)arg)->daemon->walindex, f, regions, words);
+}
+
+static int index_push(void *arg, struct bh_file *f, const struct bh_shm_word *words, size_t words_)
+{
+    return walindex_push(((struct notify *)arg)->daemon->walindex, f, words, words_);
+}
+
+static void index_release(void *arg)
+{
+    walindex_release(((struct notify *)arg)->daemon->walindex);
+}
+
 struct bh_live_hooks notify_hooks(struct notify *n)
 {
-    return (struct bh_live_hooks){
-        .arg = n, .data_changed = data_changed, .name_changed = name_changed};
+    return (struct bh_live_hooks){.arg = n,
+                                  .data_changed = data_changed,
+                                  .name_changed = name_changed,
+                                  .index_pull = index_pull,
+                                  .index_push = index_push,
+                                  .index_release = index_release};
 }
 
 uint64_t notify_total(struct notify *n)

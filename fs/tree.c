@@ -62,7 +62,7 @@ static double fill_stat(struct daemon *d, const struct node *n, struct stat *st)
         return CACHE_SECONDS;
     case NODE_FILE:
         dbfile_stat(d, n->file, st);
-        return CACHE_SECONDS;
+        return dbfile_attr_seconds(n->file);
     case NODE_CTL:
         ctl_stat(d, n->ctl, st);
         return 0;

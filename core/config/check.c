@@ -215,10 +215,3 @@ int bh_check_branch(char *value, struct bh_error *why)
                        "not a branch name: 1 to 100 of the characters A-Z a-z 0-9 _ - are one");
     return 0;
 }
-
-int bh_check_journal(char *value, struct bh_error *why)
-{
-    if (strcasecmp(value, "wal") == 0)
-        return bh_fail(why, EINVAL, "WAL is not supported yet by this version");
-    return 0;
-}

@@ -23,7 +23,8 @@ enum bh_journal {
     BH_JOURNAL_TRUNCATE,
     BH_JOURNAL_PERSIST,
     BH_JOURNAL_MEMORY,
-    BH_JOURNAL_OFF
+    BH_JOURNAL_OFF,
+    BH_JOURNAL_WAL
 };
 
 struct bh_config {
@@ -72,7 +73,8 @@ struct bh_config {
     } snapshot;
     struct {
         char *dir; /* "" : the default state directory; "memory": tmpfs; else an absolute path */
-        enum bh_journal journal; /* of the daemon's own transactions on a new database */
+        enum bh_journal journal; /* WAL: of a new database; else of the daemon's transactions */
+        uint64_t wal_limit;      /* bytes of -wal at which the daemon checkpoints; 0: never */
         int64_t busy_timeout_ms; /* how long the daemon waits for a client's transaction */
         int64_t window_ms;       /* how long the SQL thread gathers requests into one transaction */
         char *powercut_dir;      /* testing: what was fsynced is mirrored here; "" in earnest use */

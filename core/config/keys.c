@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const journals[] = {"delete", "truncate", "persist", "memory", "off", NULL};
+static const char *const journals[] = {"delete", "truncate", "persist", "memory", "off", "wal", NULL};
 static const char *const recovers[] = {"no", "prev", NULL};
 static const char *const sses[] = {"none", "AES256", "aws:kms", NULL};
 static const char *const payloads[] = {"auto", "signed", "unsigned", NULL};
@@ -31,8 +31,8 @@ static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
     {#sec, #key, BH_KEY_DURATION, AT(sec, key##_ms), def, min, max, flags, help, {NULL}, NULL, NULL}
 #define BOOLEAN(sec, key, def, flags, help)                                                        \
     {#sec, #key, BH_KEY_BOOL, AT(sec, key), def, 0, 0, flags, help, {NULL}, NULL, NULL}
-#define CHOICE(sec, key, def, choices, flags, check, help)                                         \
-    {#sec, #key, BH_KEY_CHOICE, AT(sec, key), def, 0, 0, flags, help, {NULL}, choices, check}
+#define CHOICE(sec, key, def, choices, flags, help)                                                \
+    {#sec, #key, BH_KEY_CHOICE, AT(sec, key), def, 0, 0, flags, help, {NULL}, choices, NULL}
 /* clang-format on */
 
 const struct bh_key bh_keys[] = {
@@ -51,7 +51,7 @@ const struct bh_key bh_keys[] = {
            "its secret; the file must be readable by you alone", "AWS_SECRET_ACCESS_KEY"),
     STRING(bucket, session_token, "", BH_KEY_FILE_FORM | BH_KEY_SECRET, bh_check_word,
            "token of temporary credentials", "AWS_SESSION_TOKEN"),
-    CHOICE(bucket, credentials, "auto", credentials, 0, NULL,
+    CHOICE(bucket, credentials, "auto", credentials, 0,
            "auto: see buckethead.ini(5), or anonymous: requests are not signed"),
     STRING(bucket, profile, "", 0, bh_check_word,
            "profile of ~/.aws/credentials and ~/.aws/config that credentials come from",
@@ -59,7 +59,7 @@ const struct bh_key bh_keys[] = {
     STRING(bucket, account_id, "", 0, bh_check_account,
            "Cloudflare account: sets endpoint_url, and region to auto, unless given",
            "BUCKETHEAD_CLOUDFLARE__ACCOUNT_ID"),
-    CHOICE(bucket, addressing, "auto", addressings, 0, NULL,
+    CHOICE(bucket, addressing, "auto", addressings, 0,
            "auto, path (HOST/BUCKET/KEY) or virtual (BUCKET.HOST/KEY)"),
     BOOLEAN(bucket, create, "false", 0, "create the bucket if it does not exist"),
     STRING(bucket, proxy, "", BH_KEY_FILE_FORM | BH_KEY_SECRET, bh_check_proxy,
@@ -70,11 +70,11 @@ const struct bh_key bh_keys[] = {
     COUNT(bucket, connections, "16", 1, 256, 0, "requests at once"),
     SIZE(bucket, part_size, "16MiB", 5 * MIB, 5120 * MIB, 0,
          "what is larger is sent and fetched in parts of this size"),
-    CHOICE(bucket, payload, "auto", payloads, 0, NULL,
+    CHOICE(bucket, payload, "auto", payloads, 0,
            "auto, signed or unsigned: whether signatures cover what is sent, too"),
     STRING(bucket, storage_class, "", 0, bh_check_word,
            "such as STANDARD_IA; empty: the bucket's own", NULL),
-    CHOICE(bucket, sse, "none", sses, BH_KEY_ANY_CASE, NULL,
+    CHOICE(bucket, sse, "none", sses, BH_KEY_ANY_CASE,
            "encryption at rest that is asked for: none, AES256 or aws:kms"),
     STRING(bucket, sse_kms_key_id, "", 0, bh_check_word,
            "with sse = aws:kms: the key; empty: the account's own", NULL),
@@ -101,14 +101,16 @@ const struct bh_key bh_keys[] = {
             "keep the snapshot before as KEY.prev"),
     DURATION(snapshot, stop_timeout, "60s", 1, DAY, BH_KEY_RELOADABLE,
              "bound of the last flush at unmount"),
-    CHOICE(snapshot, recover, "no", recovers, 0, NULL,
+    CHOICE(snapshot, recover, "no", recovers, 0,
            "prev: start from KEY.prev if KEY is damaged"),
 
     STRING(live, dir, "", 0, bh_check_live_dir,
            "where the live database is: empty (state directory), memory, or an absolute path",
            NULL),
-    CHOICE(live, journal, "delete", journals, 0, bh_check_journal,
-           "journal of the daemon's transactions: delete, truncate, persist, memory, off"),
+    CHOICE(live, journal, "wal", journals, 0,
+           "journal mode of a new database: wal, delete, truncate, persist, memory, off"),
+    SIZE(live, wal_limit, "16MiB", 0, INT64_MAX, 0,
+         "live.db-wal is checkpointed by the daemon beyond this; 0: by clients only"),
     DURATION(live, busy_timeout, "5s", 0, HOUR, 0,
              "how long the daemon waits for a client's transaction"),
     DURATION(live, window, "50ms", 0, 10 * SECOND, 0,
@@ -132,7 +134,7 @@ const struct bh_key bh_keys[] = {
     STRING(hooks, on_flush_error, "", BH_KEY_RELOADABLE | BH_KEY_COMMAND, NULL,
            "shell command after a flush that failed", NULL),
 
-    CHOICE(log, level, "info", levels, BH_KEY_RELOADABLE, NULL, "error, warning, info or debug"),
+    CHOICE(log, level, "info", levels, BH_KEY_RELOADABLE, "error, warning, info or debug"),
     STRING(log, file, "", BH_KEY_RELOADABLE, bh_check_path, "append the log to this file too",
            NULL),
 };

@@ -94,7 +94,6 @@ int bh_check_live_dir(char *value, struct bh_error *why);
 int bh_check_cpu(char *value, struct bh_error *why);
 int bh_check_object_key(char *value, struct bh_error *why);
 int bh_check_branch(char *value, struct bh_error *why);
-int bh_check_journal(char *value, struct bh_error *why);
 
 /* url.c: a bucket URL taken apart. Strings are NULL where the URL says nothing. */
 enum { BH_URL_ENDPOINT, BH_URL_REGION, BH_URL_PARAMETERS = 6 };

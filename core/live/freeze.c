@@ -18,49 +18,61 @@
  * up. */
 #define TRUNCATE_SAVE_MAX (4u << 20)
 
-static bool is_touched(const struct bh_frozen *z, uint64_t block)
+static bool is_touched(const struct frozen_part *p, uint64_t block)
 {
-    return atomic_load_explicit(&z->touched[block / 8], memory_order_acquire) >> (block % 8) & 1;
+    return block < p->blocks &&
+           atomic_load_explicit(&p->touched[block / 8], memory_order_acquire) >> (block % 8) & 1;
 }
 
-static void save_block(struct bh_frozen *z, uint64_t block)
+/* The part of the freeze in progress that a file is, NULL if it is none. */
+static struct frozen_part *part_of(struct bh_store *s, const struct bh_file *f)
+{
+    return f == s->db                 ? &s->frozen->db
+           : f == s->frozen->wal_file ? &s->frozen->wal
+                                      : NULL;
+}
+
+static void save_block(struct bh_frozen *z, struct frozen_part *p, uint64_t block)
 {
     unsigned char buf[BH_SUBBLOCK];
-    int rc = bh_pread_full(z->fd, buf, sizeof buf, block * BH_SUBBLOCK, NULL);
+    int rc = bh_pread_full(p->fd, buf, sizeof buf, block * BH_SUBBLOCK, NULL);
     if (rc == 0)
-        rc = bh_pwrite_full(z->save, buf, sizeof buf, block * BH_SUBBLOCK);
+        rc = bh_pwrite_full(p->save, buf, sizeof buf, block * BH_SUBBLOCK);
     if (rc)
         atomic_store(&z->broken, rc);
     /* The bit is set in any case: the reader then finds the freeze broken instead of new content.
      */
-    atomic_fetch_or_explicit(&z->touched[block / 8], (unsigned char)(1u << block % 8),
+    atomic_fetch_or_explicit(&p->touched[block / 8], (unsigned char)(1u << block % 8),
                              memory_order_release);
 }
 
-static void save_range(struct bh_frozen *z, uint64_t first, uint64_t end)
+static void save_range(struct bh_frozen *z, struct frozen_part *p, uint64_t first, uint64_t end)
 {
-    for (uint64_t b = first; b < end && b < z->blocks; b++)
-        if (!is_touched(z, b))
-            save_block(z, b);
+    for (uint64_t b = first; b < end && b < p->blocks; b++)
+        if (!is_touched(p, b))
+            save_block(z, p, b);
 }
 
-void freeze_before_write(struct bh_store *s, uint64_t offset, uint64_t len)
+void freeze_before_write(struct bh_store *s, const struct bh_file *f, uint64_t offset, uint64_t len)
 {
-    save_range(s->frozen, offset / BH_SUBBLOCK, (offset + len - 1) / BH_SUBBLOCK + 1);
+    struct frozen_part *p = part_of(s, f);
+    if (p)
+        save_range(s->frozen, p, offset / BH_SUBBLOCK, (offset + len - 1) / BH_SUBBLOCK + 1);
 }
 
-void freeze_before_truncate(struct bh_store *s, uint64_t size)
+void freeze_before_truncate(struct bh_store *s, const struct bh_file *f, uint64_t size)
 {
     struct bh_frozen *z = s->frozen;
-    if (size >= z->size)
+    struct frozen_part *p = part_of(s, f);
+    if (!p || size >= p->size)
         return;
-    if (!z->patient && z->size - size > TRUNCATE_SAVE_MAX) {
+    if (!z->patient && p->size - size > TRUNCATE_SAVE_MAX) {
         atomic_store(&z->broken, EAGAIN);
-        for (size_t i = 0; i < z->touched_len; i++) /* rare, and the file is being cut anyway */
-            atomic_store_explicit(&z->touched[i], 0xFF, memory_order_release);
+        for (size_t i = 0; i < p->touched_len; i++) /* rare, and the file is being cut anyway */
+            atomic_store_explicit(&p->touched[i], 0xFF, memory_order_release);
         return;
     }
-    save_range(z, size / BH_SUBBLOCK, z->blocks);
+    save_range(z, p, size / BH_SUBBLOCK, p->blocks);
 }
 
 static int open_save_file(struct bh_store *s)
@@ -75,14 +87,21 @@ static int open_save_file(struct bh_store *s)
     return fd;
 }
 
+static void part_free(struct frozen_part *p)
+{
+    if (p->touched)
+        munmap((void *)(uintptr_t)p->touched, p->touched_len);
+    if (p->fd >= 0)
+        close(p->fd);
+    if (p->save >= 0)
+        close(p->save);
+}
+
 static void frozen_free(struct bh_frozen *z)
 {
-    if (z->touched)
-        munmap((void *)(uintptr_t)z->touched, z->touched_len);
-    if (z->fd >= 0)
-        close(z->fd);
-    if (z->save >= 0)
-        close(z->save);
+    part_free(&z->db);
+    part_free(&z->wal);
+    bh_wal_map_free(&z->frames);
     free(z);
 }
 
@@ -93,35 +112,59 @@ int bh_store_freeze_prepare(struct bh_store *s, bool patient, struct bh_frozen *
         return ENOMEM;
     z->store = s;
     z->patient = patient;
-    z->fd = -1;
-    z->save = open_save_file(s);
-    if (z->save < 0) {
-        int rc = errno;
+    z->db.fd = z->wal.fd = z->db.save = z->wal.save = -1;
+    int rc = 0;
+    if ((z->db.save = open_save_file(s)) < 0 || (z->wal.save = open_save_file(s)) < 0)
+        rc = errno;
+    if (rc)
         frozen_free(z);
-        return rc;
+    else
+        *out = z;
+    return rc;
+}
+
+static int part_freeze(struct frozen_part *p, struct bh_file *f)
+{
+    p->fd = fcntl(f->disk.fd, F_DUPFD_CLOEXEC, 0);
+    if (p->fd < 0)
+        return errno;
+    p->size = bh_file_size(f);
+    p->blocks = (p->size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
+    p->touched_len = p->blocks / 8 + 1;
+    void *bits =
+        mmap(NULL, p->touched_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (bits == MAP_FAILED)
+        return ENOMEM;
+    p->touched = bits;
+    return 0;
+}
+
+static int freeze_locked(struct bh_frozen *z)
+{
+    struct bh_store *s = z->store;
+    assert(!s->frozen);
+    int rc = part_freeze(&z->db, s->db);
+    if (rc == 0 && s->wal && s->wal_size > BH_WAL_HEADER) {
+        z->wal_file = s->wal;
+        rc = part_freeze(&z->wal, s->wal);
     }
-    *out = z;
+    if (rc)
+        return rc;
+    z->wal_changes = s->wal_changes;
+    s->frozen = z;
     return 0;
 }
 
 int bh_store_freeze(struct bh_frozen *z)
 {
-    struct bh_store *s = z->store;
-    z->fd = fcntl(s->db->disk.fd, F_DUPFD_CLOEXEC, 0);
-    if (z->fd < 0)
-        return errno;
-    z->size = bh_file_size(s->db); /* the caller's SHARED lock keeps it */
-    z->blocks = (z->size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
-    z->touched_len = z->blocks / 8 + 1;
-    void *bits =
-        mmap(NULL, z->touched_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (bits == MAP_FAILED)
-        return ENOMEM;
-    z->touched = bits;
-    BH_LOCK_SCOPE(&s->mutex);
-    assert(!s->frozen);
-    s->frozen = z;
-    return 0;
+    BH_LOCK_SCOPE(&z->store->mutex);
+    return freeze_locked(z);
+}
+
+int bh_store_freeze_wal(struct bh_frozen *z)
+{
+    BH_LOCK_SCOPE(&z->store->mutex);
+    return is_wal_locked(z->store) ? freeze_locked(z) : EAGAIN;
 }
 
 void bh_store_note_freeze(struct bh_store *s, int64_t ns)
@@ -132,26 +175,77 @@ void bh_store_note_freeze(struct bh_store *s, int64_t ns)
 
 uint64_t bh_frozen_size(const struct bh_frozen *z)
 {
-    return z->size;
+    const struct bh_wal_map *m = &z->frames;
+    return m->count > 0 ? (uint64_t)m->db_pages * m->page_size : z->db.size;
 }
 
-int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset)
+/* What lies beyond the file's end at the freeze reads as zeros. */
+static int part_read(struct bh_frozen *z, struct frozen_part *p, void *buf, size_t len,
+                     uint64_t offset)
 {
-    assert(offset + len <= z->size);
-    int rc = bh_pread_full(z->fd, buf, len, offset, NULL);
+    int rc = bh_pread_full(p->fd, buf, len, offset, NULL);
     if (rc)
         return rc;
     for (uint64_t b = offset / BH_SUBBLOCK; b * BH_SUBBLOCK < offset + len; b++) {
-        if (!is_touched(z, b))
+        if (!is_touched(p, b))
             continue;
         uint64_t begin = b * BH_SUBBLOCK, end = begin + BH_SUBBLOCK;
         begin = begin < offset ? offset : begin;
         end = end > offset + len ? offset + len : end;
-        rc = bh_pread_full(z->save, (char *)buf + (begin - offset), end - begin, begin, NULL);
+        rc = bh_pread_full(p->save, (char *)buf + (begin - offset), end - begin, begin, NULL);
         if (rc)
             return rc;
     }
+    if (offset + len > p->size) { /* it may have grown since */
+        size_t valid = offset < p->size ? (size_t)(p->size - offset) : 0;
+        memset((char *)buf + valid, 0, len - valid);
+    }
     return atomic_load(&z->broken);
+}
+
+static int read_wal(void *arg, void *buf, size_t len, uint64_t offset)
+{
+    struct bh_frozen *z = arg;
+    return part_read(z, &z->wal, buf, len, offset);
+}
+
+int bh_frozen_find_frames(struct bh_frozen *z)
+{
+    return z->wal.fd < 0 ? 0 : bh_wal_scan(&z->frames, z->wal.size, read_wal, z);
+}
+
+/* Puts the frames of -wal over what was read from the database's file. */
+static int lay_frames_over(struct bh_frozen *z, char *buf, size_t len, uint64_t offset)
+{
+    const struct bh_wal_map *m = &z->frames;
+    if (m->count == 0)
+        return 0;
+    for (uint64_t page = offset / m->page_size; page * m->page_size < offset + len; page++) {
+        uint64_t at = bh_wal_find(m, (uint32_t)(page + 1));
+        uint64_t begin = page * m->page_size, end = begin + m->page_size;
+        if (!at)
+            continue;
+        uint64_t from = begin < offset ? offset : begin;
+        uint64_t to = end > offset + len ? offset + len : end;
+        int rc = part_read(z, &z->wal, buf + (from - offset), to - from, at + (from - begin));
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset)
+{
+    assert(offset + len <= bh_frozen_size(z));
+    int rc = part_read(z, &z->db, buf, len, offset);
+    if (rc == 0)
+        rc = lay_frames_over(z, buf, len, offset);
+    for (uint64_t i = 18; rc == 0 && i <= 19; i++) { /* SQLite file format: "file format versions" */
+        char *byte = (char *)buf + (i - offset);
+        if (i >= offset && i < offset + len && *byte == 2)
+            *byte = 1;
+    }
+    return rc;
 }
 
 /* What was dirty at the freeze and has not been touched since is in the base now. In steps, so that
@@ -161,16 +255,16 @@ static int make_clean(struct bh_frozen *z)
 {
     enum { STEP = 32768 };
     struct bh_store *s = z->store;
-    for (uint64_t from = 0; from < z->blocks; from += STEP) {
+    for (uint64_t from = 0; from < z->db.blocks; from += STEP) {
         BH_LOCK_SCOPE(&s->mutex);
         if (z->detached)
             return 0;
-        uint64_t end = from + STEP < z->blocks ? from + STEP : z->blocks;
+        uint64_t end = from + STEP < z->db.blocks ? from + STEP : z->db.blocks;
         if (s->map.dirty == 0)
             return 0;
         for (uint64_t b = from; b < end;) {
             uint64_t run = b;
-            while (run < end && !is_touched(z, run) && bh_map_get(&s->map, run) == BH_BLOCK_DIRTY)
+            while (run < end && !is_touched(&z->db, run) && bh_map_get(&s->map, run) == BH_BLOCK_DIRTY)
                 run++;
             int rc = run > b ? bh_map_set(&s->map, b, run - b, BH_BLOCK_CLEAN) : 0;
             if (rc)
@@ -188,6 +282,8 @@ int bh_store_thaw(struct bh_frozen *z, bool flushed)
     pthread_mutex_lock(&s->mutex);
     if (s->frozen == z)
         s->frozen = NULL;
+    if (flushed && !z->detached && z->wal_changes > s->wal_flushed)
+        s->wal_flushed = z->wal_changes;
     pthread_mutex_unlock(&s->mutex);
     frozen_free(z);
     return rc;

@@ -107,15 +107,14 @@ static int open_content(struct bh_live *l, const char *mountpoint, struct bh_err
 
 static int start_sql(struct bh_live *l, const struct bh_config *cfg, struct bh_error *err)
 {
-    static const char *const modes[] = {"DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"};
-    char set_up[160];
+    /* With a rollback journal, while clients do not use WAL. */
+    static const char *const modes[] = {"DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF", "DELETE"};
+    char journal[64];
+    snprintf(journal, sizeof journal, "PRAGMA journal_mode=%s", modes[cfg->live.journal]);
     /* EXTRA: the journal's deletion is the commit, and is durable too. */
-    snprintf(set_up, sizeof set_up,
-             "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000; PRAGMA synchronous=EXTRA; PRAGMA "
-             "journal_mode=%s",
-             modes[cfg->live.journal]);
-    return bh_sql_start(&l->sql, l->vfs, l->store, set_up, cfg->live.busy_timeout_ms,
-                        cfg->live.window_ms, err);
+    return bh_sql_start(&l->sql, l->vfs, l->store,
+                        "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000; PRAGMA synchronous=EXTRA",
+                        journal, cfg->live.busy_timeout_ms, cfg->live.window_ms, err);
 }
 
 /* A path that led through the mount would ask this process to wait for itself. */
@@ -136,6 +135,8 @@ int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *
     struct bh_live *l = calloc(1, sizeof *l);
     if (!l)
         return bh_fail(err, ENOMEM, "out of memory while opening the live database");
+    l->new_is_wal = cfg->live.journal == BH_JOURNAL_WAL;
+    l->wal_limit = cfg->live.wal_limit;
     int rc = bh_statedir_open(&l->dir, cfg, err);
     if (rc) {
         free(l);
@@ -198,6 +199,18 @@ static int freeze_job(sqlite3 *db, void *arg, struct bh_error *err)
               : 0;
 }
 
+/* Without a lock where that will do. */
+static int freeze_any_way(struct bh_live *l, struct bh_frozen *frozen, struct bh_error *err)
+{
+    int64_t begin = bh_mono_ns();
+    int rc = bh_store_freeze_wal(frozen);
+    if (rc == EAGAIN)
+        return bh_sql_run(l->sql, BH_SQL_READ, freeze_job, (void *[]){l, frozen}, err);
+    bh_store_note_freeze(l->store, bh_mono_ns() - begin);
+    return rc ? bh_fail(err, rc, "the live database cannot be frozen for a flush: %s", strerror(rc))
+              : 0;
+}
+
 int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, struct bh_error *err)
 {
     struct bh_frozen *frozen;
@@ -205,7 +218,12 @@ int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, stru
     if (rc)
         return bh_fail(err, rc, "%s cannot take what a flush must keep aside: %s", l->dir.path,
                        strerror(rc));
-    rc = bh_sql_run(l->sql, BH_SQL_READ, freeze_job, (void *[]){l, frozen}, err);
+    rc = freeze_any_way(l, frozen, err);
+    /* EAGAIN: a truncation broke it; whoever reads it finds that out, and begins anew. */
+    int found = rc == 0 ? bh_frozen_find_frames(frozen) : 0;
+    if (found && found != EAGAIN)
+        rc = bh_fail(err, found, "%s/" BH_WAL_NAME " cannot be read: %s", l->dir.path,
+                     strerror(found));
     if (rc)
         bh_store_thaw(frozen, false);
     else
@@ -261,167 +279,27 @@ void bh_live_clients_gone(struct bh_live *l)
             bh_log(BH_LOG_ERROR, "%s", err.text);
     }
     bh_locks_drop_clients(t, set);
-}
-
-/* --- replacing the content --- */
-
-struct replace_job {
-    struct bh_live *live;
-    const char *incoming;
-    const struct bh_base *base;
-};
-
-static uint32_t get32(const unsigned char *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-static void put32(unsigned char *p, uint32_t v)
-{
-    p[0] = (unsigned char)(v >> 24);
-    p[1] = (unsigned char)(v >> 16);
-    p[2] = (unsigned char)(v >> 8);
-    p[3] = (unsigned char)v;
-}
-
-static uint32_t max3(uint32_t a, uint32_t b, uint32_t c)
-{
-    uint32_t m = a > b ? a : b;
-    return m > c ? m : c;
-}
-
-/* Gives the new page 1 a change counter and a schema cookie that no client has seen with other
- * content: a client that remembers the same pair would go on with the schema it knows, in the wrong
- * tables. */
-static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
-{
-    enum { COUNTER = 24, COOKIE = 40, VALID_FOR = 92 };
-    unsigned char old[100] = {0}, new[100] = {0};
-    struct bh_state *st = &l->dir.state;
-    int rc = bh_file_read(bh_store_db(l->store), old, sizeof old, 0, NULL);
-    if (rc == 0)
-        rc = bh_pread_full(f->fd, new, sizeof new, 0, NULL);
-    st->max_counter = max3(st->max_counter, get32(old + COUNTER), 0);
-    st->max_cookie = max3(st->max_cookie, get32(old + COOKIE), 0);
-    if (rc || (st->max_counter == 0 && st->max_cookie == 0)) /* nothing was ever shown */
-        return rc;
-    st->max_counter = max3(st->max_counter, get32(new + COUNTER), 0) + 1;
-    st->max_cookie = max3(st->max_cookie, get32(new + COOKIE), 0) + 1;
-    put32(new + COUNTER, st->max_counter);
-    put32(new + VALID_FOR, st->max_counter);
-    put32(new + COOKIE, st->max_cookie);
-    rc = bh_dfile_write(f, new, sizeof new, 0);
-    return rc ? rc : bh_dfile_sync(f);
-}
-
-#define INCOMING_MAP "incoming.map"
-
-/* What takes time, before clients are kept waiting: the new content and its map are durable when it
- * returns. */
-static int prepare_generation(struct replace_job *j, struct bh_error *err)
-{
-    struct bh_disk *disk = j->live->dir.disk;
-    struct bh_dfile f;
-    struct bh_map map;
-    struct stat st;
-    int rc = bh_disk_open_file(disk, j->incoming, O_RDWR, 0, &f);
-    if (rc)
-        return bh_fail(err, rc, "%s cannot be opened: %s", j->incoming, strerror(rc));
-    if (fchmod(f.fd, 0644) != 0 || fstat(f.fd, &st) != 0)
-        rc = errno;
-    if (rc == 0)
-        rc = bh_dfile_sync(&f);
-    bh_dfile_close(&f);
-    if (rc == 0 && (rc = bh_map_open(&map, disk, INCOMING_MAP, true, err)) == 0) {
-        uint64_t blocks = ((uint64_t)st.st_size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
-        rc = bh_map_set(&map, 0, blocks, j->base->is_base ? BH_BLOCK_CLEAN : BH_BLOCK_DIRTY);
-        if (rc == 0)
-            rc = bh_dfile_sync(&map.file);
-        bh_map_close(&map);
-    }
-    return rc ? bh_fail(err, rc, "the new content cannot be stored in %s: %s", bh_disk_path(disk),
-                        strerror(rc))
-              : 0;
-}
-
-static int name_generation(struct replace_job *j, uint64_t generation, struct bh_error *err)
-{
-    struct bh_disk *disk = j->live->dir.disk;
-    char db[32], map[32];
-    struct bh_dfile f;
-    snprintf(db, sizeof db, "db.%" PRIu64, generation);
-    snprintf(map, sizeof map, "map.%" PRIu64, generation);
-    int rc = bh_disk_open_file(disk, j->incoming, O_RDWR, 0, &f);
-    if (rc == 0) {
-        rc = outrun_counters(j->live, &f);
-        bh_dfile_close(&f);
-    }
-    if (rc == 0)
-        rc = bh_disk_rename(disk, j->incoming, db);
-    if (rc == 0)
-        rc = bh_disk_rename(disk, INCOMING_MAP, map);
-    if (rc == 0)
-        rc = bh_disk_sync_names(disk);
-    return rc ? bh_fail(err, rc, "the new content cannot be stored in %s: %s", bh_disk_path(disk),
-                        strerror(rc))
-              : 0;
-}
-
-static void set_base(struct bh_state *st, const struct bh_base *b)
-{
-    if (!b->is_base)
+    struct bh_file *shm;
+    if (bh_store_lookup(l->store, BH_SHM_NAME, &shm))
         return;
-    memcpy(st->base_etag, b->etag, sizeof st->base_etag);
-    memcpy(st->base_snapshot, b->snapshot, sizeof st->base_snapshot);
-    memcpy(st->base_sha256, b->sha256, sizeof st->base_sha256);
-    st->base_size = b->size;
-    st->base_time_ms = b->time_ms;
-    st->pending_snapshot[0] = st->pending_sha256[0] = '\0';
+    bh_locks_drop_clients(t, &shm->locks);
+    bh_shm_detach(shm->shm, &l->hooks);
+    bh_file_unref(shm);
 }
 
-/* A PERSIST journal's remains must not be taken for one of the new content's. */
-static int clear_journal(struct bh_live *l)
-{
-    struct bh_file *j;
-    if (bh_store_lookup(l->store, BH_JOURNAL_NAME, &j))
-        return 0;
-    int rc = bh_file_truncate(j, BH_DOOR_INTERNAL, 0);
-    if (rc == 0)
-        rc = bh_file_sync(j);
-    if (l->hooks.data_changed)
-        l->hooks.data_changed(l->hooks.arg, j, 0, UINT64_MAX);
-    bh_file_unref(j);
-    return rc;
-}
+/* --- write-ahead mode --- */
 
-static int replace_job(sqlite3 *db, void *arg, struct bh_error *err)
+void bh_live_wal_grew(struct bh_live *l, uint64_t size)
 {
-    struct replace_job *j = arg;
-    struct bh_live *l = j->live;
-    struct bh_state before = l->dir.state;
-    (void)db;
-    int rc = clear_journal(l);
-    if (rc)
-        return bh_fail(err, rc, "the old journal cannot be emptied: %s", strerror(rc));
-    rc = name_generation(j, before.generation + 1, err);
-    if (rc == 0) {
-        l->dir.state.generation = before.generation + 1;
-        set_base(&l->dir.state, j->base);
-        rc = bh_statedir_save(&l->dir, err);
+    if (size <= l->wal_limit || l->wal_limit == 0) {
+        l->wal_tried = 0;
+    } else if (size > l->wal_tried) {
+        l->wal_tried = size + l->wal_limit / 4;
+        bh_sql_post_checkpoint(l->sql, l->wal_limit);
     }
-    if (rc) {
-        l->dir.state = before; /* strings in it are shared, and unchanged */
-        return rc;
-    }
-    rc = bh_store_swap(l->store, l->dir.state.generation, err);
-    tell_data(l, 0, UINT64_MAX);
-    return rc;
 }
 
-int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_base *base,
-                    struct bh_error *err)
+void bh_live_detach(struct bh_live *l, struct bh_file *shm)
 {
-    struct replace_job j = {.live = l, .incoming = incoming, .base = base};
-    int rc = prepare_generation(&j, err);
-    return rc ? rc : bh_sql_run(l->sql, BH_SQL_SWAP, replace_job, &j, err);
+    bh_shm_detach(shm->shm, &l->hooks);
 }

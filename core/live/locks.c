@@ -12,6 +12,8 @@ struct bh_locks {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     struct bh_lockset *gated;
+    struct bh_lockset *wal; /* NULL: there is no -shm */
+    bool wal_refused;       /* bh_locks_refuse_wal_writers */
     bool gate_closed;
     struct bh_lock_request *parked, **parked_tail; /* first come, first served */
     unsigned sleepers; /* threads in a cond wait: no need to signal when there are none */
@@ -118,8 +120,10 @@ static void insert(struct bh_lockset *s, const struct bh_lock_request *r)
                         .handle = r->handle,
                         .pid = r->pid,
                         .write = r->type == BH_LOCK_WRITE,
+                        .brief = r->brief,
                         .start = r->start,
-                        .end = r->end};
+                        .end = r->end,
+                        .since_ms = bh_mono_ms()};
     for (size_t i = 0; i < s->count;) {
         struct bh_lock *l = &s->locks[i];
         bool touches =
@@ -148,7 +152,7 @@ static int apply(const struct bh_lock_request *r)
 
 /* --- who stands in whose way --- */
 
-enum obstacle { NO_OBSTACLE, OBSTACLE_DAEMON, OBSTACLE_CLIENT };
+enum obstacle { NO_OBSTACLE, OBSTACLE_DAEMON, OBSTACLE_CLIENT, OBSTACLE_REFUSED };
 
 static bool holds_any(const struct bh_lockset *s, struct bh_owner owner)
 {
@@ -158,19 +162,53 @@ static bool holds_any(const struct bh_lockset *s, struct bh_owner owner)
     return false;
 }
 
+static bool holds_wal(const struct bh_lockset *s, struct bh_owner owner)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (bh_owner_equal(s->locks[i].owner, owner) &&
+            overlaps(&s->locks[i], BH_WAL_FIRST, BH_WAL_LAST))
+            return true;
+    return false;
+}
+
+/* Whether the closed gate holds this request back. */
+static bool is_gated(const struct bh_locks *t, const struct bh_lock_request *r)
+{
+    if (!t->gate_closed || r->owner.internal)
+        return false;
+    if (r->set == t->gated)
+        return !holds_any(r->set, r->owner);
+    return r->set == t->wal && r->start >= BH_WAL_FIRST && r->end <= BH_WAL_LAST &&
+           !holds_wal(r->set, r->owner);
+}
+
+/* What a lock that conflicts with a request means for it. */
+static enum obstacle obstacle_of(const struct bh_locks *t, const struct bh_lock_request *r,
+                                 const struct bh_lock *l)
+{
+    if (r->set == t->wal && l->owner.internal != r->owner.internal && r->start == BH_WAL_DMS)
+        return NO_OBSTACLE;
+    if (!l->owner.internal)
+        return OBSTACLE_CLIENT;
+    bool other_slot_will_do =
+        r->set == t->wal && r->start >= BH_WAL_READ && r->end <= BH_WAL_LAST && !l->write;
+    return other_slot_will_do && !l->brief ? OBSTACLE_CLIENT : OBSTACLE_DAEMON;
+}
+
 static enum obstacle find_obstacle(const struct bh_locks *t, const struct bh_lock_request *r)
 {
     if (r->type == BH_LOCK_NONE)
         return NO_OBSTACLE;
-    if (t->gate_closed && r->set == t->gated && !r->owner.internal && !holds_any(r->set, r->owner))
+    if (t->wal_refused && r->set == t->wal && r->type == BH_LOCK_WRITE &&
+        r->start <= BH_WAL_WRITE && r->end >= BH_WAL_WRITE && !r->owner.internal)
+        return OBSTACLE_REFUSED;
+    if (is_gated(t, r))
         return OBSTACLE_DAEMON;
     enum obstacle found = NO_OBSTACLE;
-    for (size_t i = 0; i < r->set->count; i++) {
-        if (!conflicts(&r->set->locks[i], r))
-            continue;
-        if (!r->set->locks[i].owner.internal)
-            return OBSTACLE_CLIENT;
-        found = OBSTACLE_DAEMON;
+    for (size_t i = 0; i < r->set->count && found != OBSTACLE_CLIENT; i++) {
+        enum obstacle o = conflicts(&r->set->locks[i], r) ? obstacle_of(t, r, &r->set->locks[i])
+                                                          : NO_OBSTACLE;
+        found = o > found ? o : found;
     }
     return found;
 }
@@ -245,9 +283,13 @@ static void rescan(struct bh_locks *t, struct bh_lock_request **ended)
         for (struct bh_lock_request *r = t->parked, *next; r; r = next) {
             next = r->next;
             enum obstacle o = find_obstacle(t, r);
-            bool refused = o == OBSTACLE_CLIENT && !r->wait;
+            bool refused = o == OBSTACLE_REFUSED || (o == OBSTACLE_CLIENT && !r->wait);
             if (o == NO_OBSTACLE || refused) {
-                unpark(t, r, refused ? EAGAIN : apply(r), ended);
+                unpark(t, r,
+                       !refused                ? apply(r)
+                       : o == OBSTACLE_CLIENT ? EAGAIN
+                                              : EIO,
+                       ended);
                 again = true;
             }
         }
@@ -289,6 +331,9 @@ int bh_locks_request(struct bh_locks *t, struct bh_lock_request *r)
         break;
     case OBSTACLE_CLIENT:
         rc = !r->wait || r->owner.internal ? EAGAIN : would_deadlock(t, r) ? EDEADLK : EINPROGRESS;
+        break;
+    case OBSTACLE_REFUSED:
+        rc = EIO;
         break;
     }
     if (rc == EINPROGRESS)
@@ -424,6 +469,59 @@ struct bh_lock_summary bh_locks_summary(struct bh_locks *t, struct bh_lockset *s
     return summarise(s);
 }
 
+void bh_locks_set_wal(struct bh_locks *t, struct bh_lockset *wal)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    t->wal = wal;
+    t->wal_refused = false;
+    changed(t);
+}
+
+void bh_locks_refuse_wal_writers(struct bh_locks *t)
+{
+    struct bh_lock_request *ended = NULL;
+    pthread_mutex_lock(&t->mutex);
+    t->wal_refused = true;
+    rescan(t, &ended);
+    pthread_mutex_unlock(&t->mutex);
+    finish(ended);
+}
+
+static struct bh_wal_summary summarise_wal(const struct bh_lockset *s)
+{
+    struct bh_wal_summary sum = {0};
+    for (size_t i = 0; s && i < s->count; i++) {
+        const struct bh_lock *l = &s->locks[i];
+        if (l->owner.internal)
+            continue;
+        bool writer = l->write && overlaps(l, BH_WAL_WRITE, BH_WAL_CKPT);
+        sum.attached += overlaps(l, BH_WAL_DMS, BH_WAL_DMS);
+        sum.client_writer |= writer;
+        sum.client_ckpt |= l->write && overlaps(l, BH_WAL_CKPT, BH_WAL_CKPT);
+        sum.writing |= writer || (l->write && overlaps(l, BH_WAL_RECOVER, BH_WAL_RECOVER));
+        if (overlaps(l, BH_WAL_READ, BH_WAL_LAST)) {
+            sum.readers++;
+            if (l->since_ms > sum.youngest_ms)
+                sum.youngest_ms = l->since_ms;
+        }
+        if (writer || (!sum.client_writer && overlaps(l, BH_WAL_FIRST, BH_WAL_LAST)))
+            sum.pid = l->pid;
+    }
+    return sum;
+}
+
+struct bh_wal_summary bh_locks_wal_summary(struct bh_locks *t)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    return summarise_wal(t->wal);
+}
+
+unsigned bh_locks_attached(struct bh_locks *t, const struct bh_lockset *shm)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    return summarise_wal(shm).attached;
+}
+
 /* --- the gate --- */
 
 void bh_gate_close(struct bh_locks *t)
@@ -432,18 +530,33 @@ void bh_gate_close(struct bh_locks *t)
     t->gate_closed = true;
 }
 
-void bh_gate_open(struct bh_locks *t)
+unsigned bh_gate_open(struct bh_locks *t)
 {
     struct bh_lock_request *ended = NULL;
+    unsigned count = 0;
     pthread_mutex_lock(&t->mutex);
     t->gate_closed = false;
     rescan(t, &ended);
     pthread_mutex_unlock(&t->mutex);
+    for (const struct bh_lock_request *r = ended; r; r = r->next)
+        count++;
     finish(ended);
+    return count;
+}
+
+static bool wal_need_met(const struct bh_locks *t, enum bh_gate_need need)
+{
+    struct bh_wal_summary wal = summarise_wal(t->wal);
+    if (wal.writing || summarise(t->gated).client_writer)
+        return false;
+    return wal.readers == 0 || (need == BH_GATE_WAL_WRITE &&
+                                bh_mono_ms() - wal.youngest_ms > BH_OLD_READER_MS);
 }
 
 static bool need_met(const struct bh_locks *t, enum bh_gate_need need)
 {
+    if (need == BH_GATE_WAL_WRITE || need == BH_GATE_WAL_ALONE)
+        return wal_need_met(t, need);
     struct bh_lock_summary sum = summarise(t->gated);
     return need == BH_GATE_NO_CLIENTS ? sum.clients == 0 : !sum.client_writer;
 }

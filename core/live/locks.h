@@ -37,7 +37,9 @@ struct bh_lock {
     uint64_t handle; /* the open file the lock was taken through; 0 for internal owners */
     pid_t pid;
     bool write;
-    uint64_t start, end; /* inclusive */
+    bool brief;             /* see bh_lock_request */
+    uint64_t start, end;    /* inclusive */
+    int64_t since_ms;       /* bh_mono_ms() of its granting */
 };
 
 /* The locks on one file; zero-initialised, freed with bh_lockset_free when the file goes. */
@@ -57,6 +59,7 @@ struct bh_lock_request {
     enum bh_lock_type type; /* BH_LOCK_NONE unlocks */
     uint64_t start, end;    /* inclusive; UINT64_MAX: to the end of any file */
     bool wait;              /* F_SETLKW: wait for other clients too */
+    bool brief;             /* of an internal owner that will not keep it for long */
     /* Called once if the request was parked; rc 0, EAGAIN, EINTR (cancelled), ENOMEM. Owns the
      * request again then. */
     void (*done)(struct bh_lock_request *r, int rc);
@@ -115,13 +118,51 @@ struct bh_lock_summary {
 };
 struct bh_lock_summary bh_locks_summary(struct bh_locks *t, struct bh_lockset *s);
 
+/* --- what SQLite's locks on -shm mean (SQLite's wal.c and os_unix.c, "WAL-index locks") --- */
+#define BH_WAL_FIRST    120u
+#define BH_WAL_WRITE    120u
+#define BH_WAL_CKPT     121u
+#define BH_WAL_RECOVER  122u
+#define BH_WAL_READ     123u /* of five: 0 to 4 */
+#define BH_WAL_LAST     127u
+#define BH_WAL_DMS      128u /* shared by everybody who uses the file ("dead man's switch") */
+
+/* The locks of the -shm file that is there now; NULL: none is. Gated like the database's: while the
+ * gate is closed, a client's first WAL lock is parked, whichever it is. Differences to other files:
+ * internal owners and clients do not meet on BH_WAL_DMS, and a client that wants a READ lock for
+ * itself is refused, not parked, where an internal reader that is not brief has it: SQLite then
+ * goes on with another one. */
+void bh_locks_set_wal(struct bh_locks *t, struct bh_lockset *wal);
+
+struct bh_wal_summary {
+    unsigned attached;  /* client owners that use the file */
+    bool writing;       /* a client has WRITE, CKPT or RECOVER */
+    bool client_writer; /* ... WRITE or CKPT, so that it may write to -wal */
+    bool client_ckpt;   /* ... CKPT, so that it may write to the database */
+    unsigned readers;   /* READ locks of clients */
+    int64_t youngest_ms; /* when the last of them was granted */
+    pid_t pid;          /* of one who has any of these, a writer if there is one; 0 if none */
+};
+struct bh_wal_summary bh_locks_wal_summary(struct bh_locks *t);
+/* Clients could not be told of a commit that is in -wal, and their next one would overwrite it: from
+ * now on they get EIO for WRITE, until there is another -shm file. */
+void bh_locks_refuse_wal_writers(struct bh_locks *t);
+/* How many clients use the -shm file with these locks, whether or not it has its name still. */
+unsigned bh_locks_attached(struct bh_locks *t, const struct bh_lockset *shm);
+
 /* --- the gate --- */
 enum bh_gate_need {
     BH_GATE_NO_CLIENTS, /* to write: no client holds any lock */
     BH_GATE_NO_WRITERS, /* to read: no client holds PENDING or EXCLUSIVE */
+    /* The database is in WAL mode. */
+    BH_GATE_WAL_WRITE, /* to write: no client writes, checkpoints, or has just begun to read */
+    BH_GATE_WAL_ALONE, /* to replace or truncate: no client reads either */
 };
+/* A reader that has been at it for longer is not waited for by BH_GATE_WAL_WRITE. */
+#define BH_OLD_READER_MS 300
 void bh_gate_close(struct bh_locks *t);
-void bh_gate_open(struct bh_locks *t);
+/* Returns how many parked requests that let go on. */
+unsigned bh_gate_open(struct bh_locks *t);
 /* Waits until the need is met, at most ms. False: it is not. Call with the gate closed. */
 bool bh_gate_drain(struct bh_locks *t, enum bh_gate_need need, int64_t ms);
 /* Waits until any lock of the gated file changed hands, at most ms. */

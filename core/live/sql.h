@@ -22,14 +22,15 @@ enum bh_sql_kind {
                     * handle */
     BH_SQL_ALONE,  /* with no transaction and no lock; clients may be in the database */
     BH_SQL_SWAP, /* no transaction, hot journals rolled back, EXCLUSIVE held against everybody: the
-                  * db handle must not be used, as it would meet that lock */
+                  * db handle must not be used, as it would meet that lock. In write-ahead mode
+                  * everything is in the database's file and -wal is empty */
 };
 
-/* Opens the connection (which recovers nothing yet) and starts the thread. set_up: SQL that the
- * connection runs once, as soon as it can read the database. busy_ms: how long to wait for clients;
+/* Starts the thread; its connection is made when it is first needed. set_up: SQL that the
+ * connection begins with. journal: of its transactions with a rollback journal. busy_ms: how long to wait for clients;
  * window_ms: see above. */
 int bh_sql_start(struct bh_sql **out, struct bh_vfs *v, struct bh_store *s, const char *set_up,
-                 int64_t busy_ms, int64_t window_ms, struct bh_error *err);
+                 const char *journal, int64_t busy_ms, int64_t window_ms, struct bh_error *err);
 /* Runs what is queued, then ends. */
 void bh_sql_stop(struct bh_sql *q);
 
@@ -41,6 +42,13 @@ int bh_sql_run(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *arg
  * the SQL thread. */
 int bh_sql_post(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *arg,
                 void (*done)(void *arg, int rc, const struct bh_error *err));
+
+/* Puts what is in -wal into the database's file: what it can beside the clients; if -wal is larger
+ * than limit bytes then, also the rest when no client reads for a moment, and empties it. 0 also if
+ * they left no such moment, or the database is not in write-ahead mode. As bh_sql_run. */
+int bh_sql_checkpoint(struct bh_sql *q, uint64_t limit, struct bh_error *err);
+/* Queues that, unless it is queued already; returns at once. */
+void bh_sql_post_checkpoint(struct bh_sql *q, uint64_t limit);
 
 /* Transactions that were committed, for metrics. */
 uint64_t bh_sql_transactions(struct bh_sql *q);

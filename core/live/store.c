@@ -8,8 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include "live/shm.h"
 #include "util/cleanup.h"
 #include "util/io.h"
 #include "util/log.h"
@@ -25,6 +27,10 @@ enum bh_file_kind bh_file_kind_of(const char *name)
         return BH_FILE_DB;
     if (!strcmp(name, BH_JOURNAL_NAME))
         return BH_FILE_JOURNAL;
+    if (!strcmp(name, BH_WAL_NAME))
+        return BH_FILE_WAL;
+    if (!strcmp(name, BH_SHM_NAME))
+        return BH_FILE_SHM;
     if (!strncmp(name, super, sizeof super - 1)) {
         const char *hex = name + sizeof super - 1;
         size_t n = strspn(hex, "0123456789ABCDEFabcdef");
@@ -65,6 +71,7 @@ void bh_file_unref(struct bh_file *f)
 {
     if (!f || atomic_fetch_sub(&f->refs, 1) != 1)
         return;
+    bh_shm_free(f->shm);
     bh_dfile_close(&f->disk);
     bh_lockset_free(&f->locks);
     free(f);
@@ -83,6 +90,34 @@ static void link_side(struct bh_store *s, struct bh_file *f)
     s->side = f;
     if (f->kind == BH_FILE_JOURNAL)
         s->journal = f;
+    if (f->kind == BH_FILE_WAL) {
+        s->wal = f;
+        s->wal_size = bh_file_size(f);
+        s->wal_changes += s->wal_size > 0;
+    }
+    if (f->kind == BH_FILE_SHM) {
+        s->shm = f;
+        bh_locks_set_wal(s->locks, &f->locks);
+    }
+}
+
+static void unlink_side(struct bh_store *s, struct bh_file **p)
+{
+    struct bh_file *f = *p;
+    *p = f->next;
+    if (s->journal == f)
+        s->journal = NULL;
+    if (s->wal == f) { /* its frames are in the database's file */
+        s->wal = NULL;
+        s->wal_size = 0;
+        s->wal_flushed = s->wal_changes;
+    }
+    if (s->shm == f) {
+        s->shm = NULL;
+        bh_locks_set_wal(s->locks, NULL);
+    }
+    f->linked = false;
+    bh_file_unref(f);
 }
 
 static struct bh_file **find_side(struct bh_store *s, const char *name)
@@ -116,19 +151,23 @@ int bh_store_lookup_outside(struct bh_store *s, const char *name, struct bh_file
     return lookup(s, name, true, out);
 }
 
-int bh_store_create(struct bh_store *s, enum bh_door door, const char *name, unsigned mode,
-                    struct bh_file **out)
+static int open_side_file(struct bh_store *s, struct bh_file *f, unsigned mode)
 {
-    enum bh_file_kind kind = bh_file_kind_of(name);
-    if (kind == BH_FILE_OTHER)
-        return EPERM;
-    BH_LOCK_SCOPE(&s->mutex);
-    if (kind == BH_FILE_DB || *find_side(s, name))
-        return EEXIST;
-    struct bh_file *f = file_new(s, name, kind);
+    if (f->kind != BH_FILE_SHM)
+        return bh_disk_open_file(s->disk, f->name, O_RDWR | O_CREAT | O_EXCL, mode, &f->disk);
+    f->disk = (struct bh_dfile){.fd = memfd_create(BH_SHM_NAME, MFD_CLOEXEC), .disk = s->disk};
+    if (f->disk.fd < 0 || fchmod(f->disk.fd, mode & 0777) != 0)
+        return errno;
+    return bh_shm_new(&f->shm, f);
+}
+
+static int create_locked(struct bh_store *s, enum bh_door door, const char *name, unsigned mode,
+                         struct bh_file **out)
+{
+    struct bh_file *f = file_new(s, name, bh_file_kind_of(name));
     if (!f)
         return ENOMEM;
-    int rc = bh_disk_open_file(s->disk, name, O_RDWR | O_CREAT | O_EXCL, mode, &f->disk);
+    int rc = open_side_file(s, f, mode);
     if (rc) {
         bh_file_unref(f);
         return rc;
@@ -140,24 +179,52 @@ int bh_store_create(struct bh_store *s, enum bh_door door, const char *name, uns
     return 0;
 }
 
+int bh_store_create(struct bh_store *s, enum bh_door door, const char *name, unsigned mode,
+                    struct bh_file **out)
+{
+    enum bh_file_kind kind = bh_file_kind_of(name);
+    if (kind == BH_FILE_OTHER)
+        return EPERM;
+    BH_LOCK_SCOPE(&s->mutex);
+    if (kind == BH_FILE_DB || *find_side(s, name))
+        return EEXIST;
+    return create_locked(s, door, name, mode, out);
+}
+
+int bh_store_shm(struct bh_store *s, struct bh_file **out)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    if (!s->shm)
+        return create_locked(s, BH_DOOR_INTERNAL, BH_SHM_NAME, 0644, out);
+    bh_file_ref(s->shm);
+    *out = s->shm;
+    return 0;
+}
+
+bool bh_store_may_unlink(struct bh_store *s, enum bh_file_kind kind)
+{
+    if (kind != BH_FILE_WAL && kind != BH_FILE_SHM)
+        return true;
+    struct bh_lock_summary db = bh_locks_summary(s->locks, &s->db->locks);
+    if (db.client_exclusive)
+        return true;
+    bool needed = kind == BH_FILE_WAL ? bh_store_wal_size(s) > 0
+                                      : bh_locks_wal_summary(s->locks).attached > 0;
+    return !needed && db.clients == 0;
+}
+
 int bh_store_unlink(struct bh_store *s, const char *name)
 {
     BH_LOCK_SCOPE(&s->mutex);
     if (!strcmp(name, BH_DB_NAME))
         return EPERM;
     struct bh_file **p = find_side(s, name);
-    struct bh_file *f = *p;
-    if (!f)
+    if (!*p)
         return ENOENT;
-    int rc = bh_disk_unlink(s->disk, name);
-    if (rc)
-        return rc;
-    *p = f->next;
-    if (s->journal == f)
-        s->journal = NULL;
-    f->linked = false;
-    bh_file_unref(f);
-    return 0;
+    int rc = (*p)->kind == BH_FILE_SHM ? 0 : bh_disk_unlink(s->disk, name);
+    if (rc == 0)
+        unlink_side(s, p);
+    return rc;
 }
 
 /* A journal without its header is not hot (as SQLite's PERSIST mode has it), and to overwrite and
@@ -213,7 +280,7 @@ int db_write_locked(struct bh_store *s, const void *buf, size_t len, uint64_t of
 {
     uint64_t first = offset / BH_SUBBLOCK, last = (offset + len - 1) / BH_SUBBLOCK;
     if (s->frozen)
-        freeze_before_write(s, offset, len);
+        freeze_before_write(s, s->db, offset, len);
     int rc = bh_map_set(&s->map, first, last - first + 1, BH_BLOCK_DIRTY);
     return rc ? rc : bh_dfile_write(&s->db->disk, buf, len, offset);
 }
@@ -222,7 +289,7 @@ int db_truncate_locked(struct bh_store *s, uint64_t size)
 {
     uint64_t old = bh_file_size(s->db);
     if (s->frozen && size < old)
-        freeze_before_truncate(s, size);
+        freeze_before_truncate(s, s->db, size);
     int rc = bh_dfile_truncate(&s->db->disk, size);
     if (rc || size >= old)
         return rc;
@@ -233,7 +300,7 @@ int db_truncate_locked(struct bh_store *s, uint64_t size)
      * was. */
     uint64_t shown = size % BH_SUBBLOCK ? size / BH_SUBBLOCK : 0;
     if (rc == 0 && size > 0 && s->frozen)
-        freeze_before_write(s, shown * BH_SUBBLOCK,
+        freeze_before_write(s, s->db, shown * BH_SUBBLOCK,
                             1); /* or the end of this flush would make it clean */
     if (rc == 0 && size > 0)
         rc = bh_map_set(&s->map, shown, 1, BH_BLOCK_DIRTY);
@@ -241,10 +308,10 @@ int db_truncate_locked(struct bh_store *s, uint64_t size)
 }
 
 /* A client that writes to the database without a journal beside it has nothing to roll back from
- * when it dies. */
+ * when it dies. Where there are frames in -wal, it writes what is in them. */
 static bool needs_undo(const struct bh_store *s, enum bh_door door)
 {
-    return door == BH_DOOR_CLIENT && !(s->journal && s->journal->has_magic);
+    return door == BH_DOOR_CLIENT && !(s->journal && s->journal->has_magic) && s->wal_size == 0;
 }
 
 static int db_write(struct bh_store *s, enum bh_door door, const void *buf, size_t len,
@@ -259,6 +326,36 @@ static int db_write(struct bh_store *s, enum bh_door door, const void *buf, size
     return db_write_locked(s, buf, len, offset);
 }
 
+static int wal_write(struct bh_file *f, const void *buf, size_t len, uint64_t offset)
+{
+    struct bh_store *s = f->store;
+    BH_LOCK_SCOPE(&s->mutex);
+    if (s->frozen)
+        freeze_before_write(s, f, offset, len);
+    if (f == s->wal) {
+        s->wal_changes++;
+        if (offset + len > s->wal_size)
+            s->wal_size = offset + len;
+    }
+    return bh_dfile_write(&f->disk, buf, len, offset);
+}
+
+/* What is cut off was put into the database's file before. */
+static int wal_truncate(struct bh_file *f, uint64_t size)
+{
+    struct bh_store *s = f->store;
+    BH_LOCK_SCOPE(&s->mutex);
+    if (s->frozen)
+        freeze_before_truncate(s, f, size);
+    int rc = bh_dfile_truncate(&f->disk, size);
+    if (rc == 0 && f == s->wal) {
+        s->wal_size = size;
+        if (size == 0)
+            s->wal_flushed = s->wal_changes;
+    }
+    return rc;
+}
+
 int bh_file_write(struct bh_file *f, enum bh_door door, const void *buf, size_t len,
                   uint64_t offset)
 {
@@ -268,6 +365,8 @@ int bh_file_write(struct bh_file *f, enum bh_door door, const void *buf, size_t 
         return EFBIG;
     if (f->kind == BH_FILE_DB)
         return db_write(f->store, door, buf, len, offset);
+    if (f->kind == BH_FILE_WAL)
+        return wal_write(f, buf, len, offset);
     int rc = bh_dfile_write(&f->disk, buf, len, offset);
     if (f->kind == BH_FILE_JOURNAL && offset < sizeof journal_magic)
         note_magic(f);
@@ -278,6 +377,8 @@ int bh_file_truncate(struct bh_file *f, enum bh_door door, uint64_t size)
 {
     if (size > INT64_MAX)
         return EFBIG;
+    if (f->kind == BH_FILE_WAL)
+        return wal_truncate(f, size);
     if (f->kind != BH_FILE_DB) {
         int rc = bh_dfile_truncate(&f->disk, size);
         if (f->kind == BH_FILE_JOURNAL)
@@ -327,7 +428,9 @@ static int sync_db(struct bh_file *f)
 
 int bh_file_sync(struct bh_file *f)
 {
-    int rc = f->kind == BH_FILE_DB ? sync_db(f) : bh_dfile_sync(&f->disk);
+    int rc = f->kind == BH_FILE_DB    ? sync_db(f)
+             : f->kind == BH_FILE_SHM ? 0
+                                      : bh_dfile_sync(&f->disk);
     if (rc == 0)
         f->synced = true;
     return rc;
@@ -341,7 +444,7 @@ int bh_store_sync_names(struct bh_store *s)
 uint64_t bh_store_dirty_bytes(struct bh_store *s)
 {
     BH_LOCK_SCOPE(&s->mutex);
-    return s->map.dirty * BH_SUBBLOCK;
+    return s->map.dirty * BH_SUBBLOCK + (s->wal_changes != s->wal_flushed ? s->wal_size : 0);
 }
 
 bool bh_store_is_dirty(struct bh_store *s)
@@ -349,11 +452,31 @@ bool bh_store_is_dirty(struct bh_store *s)
     return bh_store_dirty_bytes(s) > 0;
 }
 
-int bh_store_mark_all_dirty(struct bh_store *s)
+bool is_wal_locked(struct bh_store *s)
+{
+    unsigned char mode = 0;
+    if ((s->journal && s->journal->has_magic) || s->undo.end > 0)
+        return false;
+    return bh_pread_full(s->db->disk.fd, &mode, 1, 18, NULL) == 0 && mode == 2;
+}
+
+bool bh_store_is_wal(struct bh_store *s)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    return is_wal_locked(s);
+}
+
+uint64_t bh_store_wal_size(struct bh_store *s)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    return s->wal_size;
+}
+
+int bh_store_mark_all(struct bh_store *s, enum bh_block_state state)
 {
     BH_LOCK_SCOPE(&s->mutex);
     uint64_t blocks = (bh_file_size(s->db) + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
-    return bh_map_set(&s->map, 0, blocks, BH_BLOCK_DIRTY);
+    return bh_map_set(&s->map, 0, blocks, state);
 }
 
 struct bh_locks *bh_store_locks(struct bh_store *s)
@@ -446,7 +569,7 @@ static int scan(struct bh_store *s, struct bh_error *err)
     int rc = 0;
     for (struct dirent *e; rc == 0 && (e = readdir(dir));) {
         enum bh_file_kind kind = bh_file_kind_of(e->d_name);
-        if (kind == BH_FILE_JOURNAL || kind == BH_FILE_SUPER)
+        if (kind == BH_FILE_JOURNAL || kind == BH_FILE_SUPER || kind == BH_FILE_WAL)
             rc = open_side(s, e->d_name, err);
         else if (is_leftover(e->d_name, s->generation)) {
             rc = bh_disk_unlink(s->disk, e->d_name);

@@ -21,17 +21,22 @@
 
 #define BH_DB_NAME      "live.db"
 #define BH_JOURNAL_NAME "live.db-journal"
+#define BH_WAL_NAME     "live.db-wal"
+#define BH_SHM_NAME     "live.db-shm"
 
 enum bh_file_kind {
     BH_FILE_DB,
     BH_FILE_JOURNAL,
     BH_FILE_SUPER, /* live.db-mjXXXXXXXXX, of a transaction over several databases */
+    BH_FILE_WAL,
+    BH_FILE_SHM, /* in memory only: never in the state directory */
     BH_FILE_OTHER, /* no name of ours: refused */
 };
 /* What a name in the database's directory is. */
 enum bh_file_kind bh_file_kind_of(const char *name);
 
 struct bh_store;
+struct bh_shm;
 
 enum bh_door { BH_DOOR_CLIENT, BH_DOOR_INTERNAL };
 
@@ -48,7 +53,9 @@ struct bh_file {
     atomic_bool inner;  /* made through the inner door, unknown to the mount so far */
     atomic_bool synced; /* synced since the mount's last look, which clears it */
     atomic_uint refs;
-    void *door; /* of the mount: its node for this file */
+    struct bh_shm *shm; /* BH_FILE_SHM only: the index behind it */
+    void *door;         /* of the mount: its node for this file */
+    uint64_t told_size; /* of the mount: the size that the kernel was made to know last */
     struct bh_file *next;
 };
 
@@ -72,6 +79,9 @@ int bh_store_create(struct bh_store *s, enum bh_door door, const char *name, uns
                     struct bh_file **out);
 void bh_file_ref(struct bh_file *f);
 void bh_file_unref(struct bh_file *f);
+/* Whether a client may remove that file now: -wal and -shm only while one of them has the database
+ * EXCLUSIVE, as SQLite does it, or while they hold nothing and nobody has locks. */
+bool bh_store_may_unlink(struct bh_store *s, enum bh_file_kind kind);
 /* EPERM for the database itself, ENOENT. */
 int bh_store_unlink(struct bh_store *s, const char *name);
 /* The same, durable when it returns: a power cut brings no hot journal back. May sleep. */
@@ -91,14 +101,25 @@ uint64_t bh_file_size(struct bh_file *f);
 /* fsync of the directory: names are durable when it returns. */
 int bh_store_sync_names(struct bh_store *s);
 
-/* --- changes since the base --- */
+/* --- write-ahead mode --- */
+/* The database's header says WAL and no rollback is pending: what counts is the file and, over it,
+ * what is committed in -wal, at any moment. */
+bool bh_store_is_wal(struct bh_store *s);
+/* Size of -wal in bytes, 0 if there is none. */
+uint64_t bh_store_wal_size(struct bh_store *s);
+/* The -shm file, made if it is not there: a reference in *out. */
+int bh_store_shm(struct bh_store *s, struct bh_file **out);
+
+/* --- changes since the base (what is committed in -wal counts) --- */
 uint64_t bh_store_dirty_bytes(struct bh_store *s);
 bool bh_store_is_dirty(struct bh_store *s);
-int bh_store_mark_all_dirty(struct bh_store *s); /* the base is gone */
+/* All blocks of the database, such as BH_BLOCK_DIRTY when the base is gone. */
+int bh_store_mark_all(struct bh_store *s, enum bh_block_state state);
 
 /* --- freeze: the content as of one moment, while writers go on ---
- * The caller holds a SHARED lock on the database during bh_store_freeze only. One freeze at a time.
- */
+ * With a rollback journal the caller holds a SHARED lock on the database during bh_store_freeze
+ * only. In write-ahead mode any moment will do, as file and -wal are consistent like after a
+ * crash: bh_store_freeze_wal needs no lock. One freeze at a time. */
 struct bh_frozen;
 /* What a freeze needs, made ready before the lock is taken. patient: a large truncation saves what
  * it cuts off, however long that takes; otherwise it breaks the freeze. Ended with bh_store_thaw,
@@ -106,10 +127,16 @@ struct bh_frozen;
 int bh_store_freeze_prepare(struct bh_store *s, bool patient, struct bh_frozen **out);
 /* The freeze itself: O(1). ENOMEM. */
 int bh_store_freeze(struct bh_frozen *z);
+/* The same without a lock; EAGAIN: the database is not in write-ahead mode now. */
+int bh_store_freeze_wal(struct bh_frozen *z);
+/* Once after the freeze, before anything is read: finds what is committed in the frozen -wal. Reads
+ * it all. EIO, ENOMEM, EAGAIN as for bh_frozen_read. */
+int bh_frozen_find_frames(struct bh_frozen *z);
 /* For the statistics: how long the lock on the database was held for it, in nanoseconds. */
 void bh_store_note_freeze(struct bh_store *s, int64_t ns);
 uint64_t bh_frozen_size(const struct bh_frozen *z);
-/* Any one thread. EAGAIN: the freeze was broken by a truncation; ENOSPC: old content could not be
+/* A plain database in rollback format: frames of -wal in their places, bytes 18 and 19 of the
+ * header 1. Any one thread. EAGAIN: the freeze was broken by a truncation; ENOSPC: old content could not be
  * saved. */
 int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset);
 /* Ends the freeze. flushed: what it held is in the base now, so what has not changed since becomes

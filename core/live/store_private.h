@@ -5,18 +5,27 @@
 #include <pthread.h>
 
 #include "live/store.h"
+#include "live/wal.h"
 
 #define FREEZE_SAMPLES 4096
 
-struct bh_frozen {
-    struct bh_store *store;
-    int fd;   /* the database's file at the time, also after a swap */
+/* One file of a freeze. */
+struct frozen_part {
+    int fd;   /* the file at the time, also after a swap; -1: there is none */
     int save; /* old content of what was overwritten since, at its own offset; no name */
     uint64_t size;
     uint64_t blocks;
     atomic_uchar *touched; /* one bit a sub-block: overwritten since, old content in save */
     size_t touched_len;
-    atomic_int broken; /* errno; 0 while whole */
+};
+
+struct bh_frozen {
+    struct bh_store *store;
+    struct frozen_part db, wal;
+    const struct bh_file *wal_file; /* the -wal that was frozen; only compared */
+    struct bh_wal_map frames;
+    uint64_t wal_changes; /* the store's at the time */
+    atomic_int broken;    /* errno; 0 while whole */
     bool patient;
     bool detached; /* the content was swapped since */
 };
@@ -43,6 +52,10 @@ struct bh_store {
     struct bh_frozen *frozen;
     struct undo undo;
     struct bh_file *journal; /* the linked journal, in `side`, or NULL: asked at every write */
+    struct bh_file *wal, *shm; /* the same */
+    uint64_t wal_size;
+    uint64_t wal_changes; /* counts writes to -wal */
+    uint64_t wal_flushed; /* the value of wal_changes that is in the base, or in the database's file */
     uint32_t freeze_ns[FREEZE_SAMPLES];
     uint64_t freezes;
 };
@@ -51,13 +64,15 @@ struct bh_store {
 
 /* Saves what a write to [offset, offset + len) is about to change. Never fails the write: an error
  * breaks the freeze. */
-void freeze_before_write(struct bh_store *s, uint64_t offset, uint64_t len);
-void freeze_before_truncate(struct bh_store *s, uint64_t size);
+void freeze_before_write(struct bh_store *s, const struct bh_file *f, uint64_t offset, uint64_t len);
+void freeze_before_truncate(struct bh_store *s, const struct bh_file *f, uint64_t size);
 
 int undo_open_existing(struct bh_store *s, struct bh_error *err);
 void undo_close(struct bh_store *s);
 int undo_before_write(struct bh_store *s, uint64_t offset, uint64_t len);
 int undo_before_truncate(struct bh_store *s, uint64_t size);
+
+bool is_wal_locked(struct bh_store *s);
 
 /* The write itself: block map first, then data. */
 int db_write_locked(struct bh_store *s, const void *buf, size_t len, uint64_t offset);

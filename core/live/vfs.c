@@ -1,4 +1,4 @@
-#include "live/vfs.h"
+#include "live/vfs_private.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -16,57 +16,18 @@
 /* Longer than any path: a super-journal's name that did not fit would pass for none at all, and be
  * rolled back. */
 #define PATHNAME_MAX 4096
-/* So many separate ranges of one transaction are told one by one; beyond, the range that covers
- * them all. */
-#define RANGES_MAX 256
-
-struct bh_vfs {
-    sqlite3_vfs base;
-    char name[40];
-    struct bh_store *store;
-    sqlite3_vfs *os; /* the default VFS */
-    char *state_dir, *mountpoint;
-    struct bh_live_hooks hooks;
-    atomic_uint connections;
-    pthread_mutex_t reason_mutex;
-    char reason[BH_ERROR_TEXT_MAX];
-};
-
-struct range {
-    uint64_t begin, end;
-};
-
-/* What a connection changed since it took its lock, to be told before it lets go. */
-struct changes {
-    struct range data[RANGES_MAX];
-    size_t count;
-    bool any;
-};
-
-struct vfs_file {
-    sqlite3_file base;
-    struct bh_vfs *vfs;
-    struct bh_file *file;
-    struct bh_owner owner;
-    int level;               /* SQLITE_LOCK_* */
-    bool names_synced;       /* a journal's name is durable */
-    struct changes *changes; /* main database only */
-};
 
 static atomic_uint_fast64_t next_owner = 1;
 static atomic_uint next_name = 1;
-
-static struct vfs_file *file_of(sqlite3_file *f)
-{
-    return (struct vfs_file *)(void *)f;
-}
+/* The connection being opened by this thread is a brief one (bh_vfs_connect). */
+static _Thread_local bool opening_brief;
 
 static struct bh_vfs *vfs_of(sqlite3_vfs *v)
 {
     return v->pAppData;
 }
 
-static int io_error(int rc, int otherwise)
+int vfs_io_error(int rc, int otherwise)
 {
     switch (rc) {
     case 0:
@@ -108,34 +69,58 @@ static void note_data(struct vfs_file *f, uint64_t begin, uint64_t end)
     c->data[c->count++] = (struct range){begin, end};
 }
 
-static void tell_name(struct bh_vfs *v, const char *name)
+/* --- telling the mount --- */
+
+void vfs_tell_name(struct bh_vfs *v, const char *name)
 {
     if (v->hooks.name_changed)
         v->hooks.name_changed(v->hooks.arg, name);
 }
 
-/* A journal that was made and deleted in the meantime is nobody's business; one that stays is. */
-static void tell_journal(struct bh_vfs *v)
+/* A file that was made and deleted in the meantime is nobody's business; one that stays is. */
+static void tell_side(struct bh_vfs *v, const char *name, uint64_t begin, uint64_t end)
 {
-    struct bh_file *j;
-    if (bh_store_lookup(v->store, BH_JOURNAL_NAME, &j))
+    struct bh_file *f;
+    if (bh_store_lookup(v->store, name, &f))
         return;
-    if (atomic_exchange(&j->inner, false))
-        tell_name(v, j->name);
-    else
-        v->hooks.data_changed(v->hooks.arg, j, 0, UINT64_MAX);
-    bh_file_unref(j);
+    if (atomic_exchange(&f->inner, false))
+        vfs_tell_name(v, f->name);
+    else if (end > begin)
+        v->hooks.data_changed(v->hooks.arg, f, begin, end - begin);
+    bh_file_unref(f);
 }
 
-/* Everything that was changed under the lock that is about to be let go. */
-static void tell_changes(struct vfs_file *f)
+static void tell_wal(struct bh_vfs *v)
+{
+    pthread_mutex_lock(&v->wal_mutex);
+    struct range r = v->wal_changes;
+    v->wal_changes = (struct range){0};
+    pthread_mutex_unlock(&v->wal_mutex);
+    if (r.end > r.begin)
+        tell_side(v, BH_WAL_NAME, r.begin, r.end);
+}
+
+static void note_wal(struct bh_vfs *v, uint64_t begin, uint64_t end)
+{
+    BH_LOCK_SCOPE(&v->wal_mutex);
+    struct range *r = &v->wal_changes;
+    bool empty = r->begin == r->end;
+    if (begin >= end)
+        return;
+    r->begin = empty || begin < r->begin ? begin : r->begin;
+    r->end = empty || end > r->end ? end : r->end;
+}
+
+void vfs_tell_changes(struct vfs_file *f)
 {
     struct changes *c = f->changes;
     struct bh_vfs *v = f->vfs;
-    if (!c->any)
-        return;
     if (v->hooks.data_changed) {
-        tell_journal(v);
+        tell_wal(v);
+        if (f->shm && f->shm->inner)
+            tell_side(v, BH_SHM_NAME, 0, 0);
+        if (c->any)
+            tell_side(v, BH_JOURNAL_NAME, 0, UINT64_MAX);
         for (size_t i = 0; i < c->count; i++)
             v->hooks.data_changed(v->hooks.arg, f->file, c->data[i].begin,
                                   c->data[i].end - c->data[i].begin);
@@ -150,9 +135,10 @@ static int x_close(sqlite3_file *base)
 {
     struct vfs_file *f = file_of(base);
     if (f->changes) {
-        tell_changes(f);
+        vfs_shm_unmap(base, 0);
+        vfs_tell_changes(f);
         bh_locks_drop_owner(bh_store_locks(f->vfs->store), &f->file->locks, f->owner);
-        atomic_fetch_sub(&f->vfs->connections, 1);
+        atomic_fetch_sub(&f->vfs->connections, !f->brief);
         free(f->changes);
     }
     bh_file_unref(f->file);
@@ -165,16 +151,24 @@ static int x_read(sqlite3_file *base, void *buf, int len, sqlite3_int64 offset)
     size_t got;
     int rc = bh_file_read(file_of(base)->file, buf, (size_t)len, (uint64_t)offset, &got);
     if (rc)
-        return io_error(rc, SQLITE_IOERR_READ);
+        return vfs_io_error(rc, SQLITE_IOERR_READ);
     return got < (size_t)len ? SQLITE_IOERR_SHORT_READ : SQLITE_OK;
+}
+
+static void note(struct vfs_file *f, uint64_t begin, uint64_t end)
+{
+    if (f->file->kind == BH_FILE_WAL)
+        note_wal(f->vfs, begin, end);
+    else
+        note_data(f, begin, end);
 }
 
 static int x_write(sqlite3_file *base, const void *buf, int len, sqlite3_int64 offset)
 {
     struct vfs_file *f = file_of(base);
     int rc = bh_file_write(f->file, BH_DOOR_INTERNAL, buf, (size_t)len, (uint64_t)offset);
-    note_data(f, (uint64_t)offset, (uint64_t)offset + (uint64_t)len);
-    return io_error(rc, SQLITE_IOERR_WRITE);
+    note(f, (uint64_t)offset, (uint64_t)offset + (uint64_t)len);
+    return vfs_io_error(rc, SQLITE_IOERR_WRITE);
 }
 
 static int x_truncate(sqlite3_file *base, sqlite3_int64 size)
@@ -182,8 +176,8 @@ static int x_truncate(sqlite3_file *base, sqlite3_int64 size)
     struct vfs_file *f = file_of(base);
     uint64_t old = bh_file_size(f->file);
     int rc = bh_file_truncate(f->file, BH_DOOR_INTERNAL, (uint64_t)size);
-    note_data(f, (uint64_t)size, old);
-    return io_error(rc, SQLITE_IOERR_TRUNCATE);
+    note(f, (uint64_t)size, old);
+    return vfs_io_error(rc, SQLITE_IOERR_TRUNCATE);
 }
 
 static int x_sync(sqlite3_file *base, int flags)
@@ -195,7 +189,7 @@ static int x_sync(sqlite3_file *base, int flags)
         rc = bh_store_sync_names(f->vfs->store);
         f->names_synced = rc == 0;
     }
-    return io_error(rc, SQLITE_IOERR_FSYNC);
+    return vfs_io_error(rc, SQLITE_IOERR_FSYNC);
 }
 
 static int x_file_size(sqlite3_file *base, sqlite3_int64 *size)
@@ -203,21 +197,28 @@ static int x_file_size(sqlite3_file *base, sqlite3_int64 *size)
     struct stat st;
     int rc = bh_file_stat(file_of(base)->file, &st);
     *size = rc ? 0 : (sqlite3_int64)st.st_size;
-    return io_error(rc, SQLITE_IOERR_FSTAT);
+    return vfs_io_error(rc, SQLITE_IOERR_FSTAT);
 }
 
 /* --- locks: SQLite's five levels on the lock table's ranges, as its unix VFS lays them out --- */
 
-static int lock_range(struct vfs_file *f, enum bh_lock_type type, uint64_t start, uint64_t len)
+int vfs_lock_range(struct vfs_file *f, struct bh_lockset *set, enum bh_lock_type type,
+                   uint64_t start, uint64_t len)
 {
-    struct bh_lock_request r = {.set = &f->file->locks,
+    struct bh_lock_request r = {.set = set,
                                 .owner = f->owner,
                                 .pid = getpid(),
+                                .brief = f->brief,
                                 .type = type,
                                 .start = start,
                                 .end = start + len - 1};
     int rc = bh_locks_request(bh_store_locks(f->vfs->store), &r);
     return rc == 0 ? SQLITE_OK : rc == EAGAIN ? SQLITE_BUSY : SQLITE_IOERR_LOCK;
+}
+
+static int lock_range(struct vfs_file *f, enum bh_lock_type type, uint64_t start, uint64_t len)
+{
+    return vfs_lock_range(f, &f->file->locks, type, start, len);
 }
 
 static int lock_shared(struct vfs_file *f)
@@ -259,7 +260,7 @@ static int x_unlock(sqlite3_file *base, int level)
     struct vfs_file *f = file_of(base);
     if (f->level <= level)
         return SQLITE_OK;
-    tell_changes(f);
+    vfs_tell_changes(f);
     if (level == SQLITE_LOCK_NONE) {
         bh_locks_drop_owner(bh_store_locks(f->vfs->store), &f->file->locks, f->owner);
     } else {
@@ -315,7 +316,7 @@ static int x_device_characteristics(sqlite3_file *base)
 }
 
 static const sqlite3_io_methods methods = {
-    .iVersion = 1,
+    .iVersion = 2,
     .xClose = x_close,
     .xRead = x_read,
     .xWrite = x_write,
@@ -328,6 +329,10 @@ static const sqlite3_io_methods methods = {
     .xFileControl = x_file_control,
     .xSectorSize = x_sector_size,
     .xDeviceCharacteristics = x_device_characteristics,
+    .xShmMap = vfs_shm_map,
+    .xShmLock = vfs_shm_lock,
+    .xShmBarrier = vfs_shm_barrier,
+    .xShmUnmap = vfs_shm_unmap,
 };
 
 /* --- names --- */
@@ -366,6 +371,7 @@ static int x_open(sqlite3_vfs *base, const char *path, sqlite3_file *out, int fl
     struct vfs_file *f = file_of(out);
     *f = (struct vfs_file){.vfs = v, .level = SQLITE_LOCK_NONE};
     if (flags & SQLITE_OPEN_MAIN_DB) {
+        f->brief = opening_brief;
         f->owner = (struct bh_owner){.id = atomic_fetch_add(&next_owner, 1), .internal = true};
         f->changes = calloc(1, sizeof *f->changes);
         if (!f->changes)
@@ -377,7 +383,7 @@ static int x_open(sqlite3_vfs *base, const char *path, sqlite3_file *out, int fl
         return rc == ENOMEM ? SQLITE_NOMEM : SQLITE_CANTOPEN;
     }
     if (f->changes)
-        atomic_fetch_add(&v->connections, 1);
+        atomic_fetch_add(&v->connections, !f->brief);
     if (out_flags)
         *out_flags = flags;
     f->base.pMethods = &methods;
@@ -396,11 +402,12 @@ static int x_delete(sqlite3_vfs *base, const char *path, int sync_dir)
         return SQLITE_IOERR_DELETE_NOENT;
     rc = bh_store_unlink(v->store, name);
     if (rc == 0 && !f->inner) /* nobody finds it any more, so this does not change now */
-        tell_name(v, name);
+        vfs_tell_name(v, name);
+    bool is_wal = f->kind == BH_FILE_WAL; /* its frames must not come back over newer content */
     bh_file_unref(f);
-    if (rc == 0 && sync_dir)
+    if (rc == 0 && (sync_dir || is_wal))
         rc = bh_store_sync_names(v->store);
-    return io_error(rc, SQLITE_IOERR_DELETE);
+    return vfs_io_error(rc, SQLITE_IOERR_DELETE);
 }
 
 /* A super-journal that is not there means "committed": that must never be concluded from a
@@ -486,6 +493,7 @@ int bh_vfs_register(struct bh_vfs **out, struct bh_store *s, const char *mountpo
         return bh_fail(err, ENOMEM, "out of memory while opening the live database");
     v->store = s;
     pthread_mutex_init(&v->reason_mutex, NULL);
+    pthread_mutex_init(&v->wal_mutex, NULL);
     v->os = sqlite3_vfs_find(NULL);
     v->state_dir = realpath(bh_disk_path(bh_store_disk(s)), NULL);
     v->mountpoint = strdup(mountpoint);
@@ -526,6 +534,7 @@ void bh_vfs_unregister(struct bh_vfs *v)
         return;
     sqlite3_vfs_unregister(&v->base);
     pthread_mutex_destroy(&v->reason_mutex);
+    pthread_mutex_destroy(&v->wal_mutex);
     free(v->state_dir);
     free(v->mountpoint);
     free(v);
@@ -534,6 +543,11 @@ void bh_vfs_unregister(struct bh_vfs *v)
 void bh_vfs_set_hooks(struct bh_vfs *v, const struct bh_live_hooks *hooks)
 {
     v->hooks = *hooks;
+}
+
+const struct bh_live_hooks *bh_vfs_hooks(struct bh_vfs *v)
+{
+    return &v->hooks;
 }
 
 bool bh_vfs_take_reason(struct bh_vfs *v, char *text)
@@ -551,13 +565,14 @@ unsigned bh_vfs_connections(struct bh_vfs *v)
     return atomic_load(&v->connections);
 }
 
-int bh_vfs_connect(struct bh_vfs *v, sqlite3 **db, struct bh_error *err)
+int bh_vfs_connect(struct bh_vfs *v, bool brief, sqlite3 **db, struct bh_error *err)
 {
     BH_FREE char *path = NULL;
     if (asprintf(&path, "%s/" BH_DB_NAME, v->state_dir) < 0) {
         path = NULL;
         return bh_fail(err, ENOMEM, "out of memory while connecting");
     }
+    opening_brief = brief;
     int rc = sqlite3_open_v2(path, db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, v->name);
     if (rc != SQLITE_OK) {
         int code = bh_sqlite_fail(*db, err, "the live database cannot be opened");

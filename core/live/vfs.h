@@ -1,13 +1,13 @@
 /* The inner door: a SQLite VFS over the byte store and its lock table, for connections inside this
  * process. Files of the live database are served from the store, all others (temporary files,
- * attached databases) by the default VFS. Interface version 1 for now: no shared memory, so no WAL
- * on this door. */
+ * attached databases) by the default VFS. */
 #ifndef BH_LIVE_VFS_H
 #define BH_LIVE_VFS_H
 
 #include <sqlite3.h>
 #include <stdint.h>
 
+#include "live/shm.h"
 #include "live/store.h"
 
 /* How the mount hears of changes made through this door. Called before the lock under which the
@@ -19,6 +19,13 @@ struct bh_live_hooks {
     void (*data_changed)(void *arg, struct bh_file *f, uint64_t offset, uint64_t len);
     /* The name appeared or vanished. */
     void (*name_changed)(void *arg, const char *name);
+    /* While clients use the wal-index f (live/shm.h), from one thread at a time; 0 or errno.
+     * pull: *words is the content of its first `regions` regions, valid until the next call; the
+     * file is extended to so many. push: changes words, in that order. release: undoes what pull
+     * and push need to have open; everything that was changed is in f's file afterwards. */
+    int (*index_pull)(void *arg, struct bh_file *f, unsigned regions, const uint32_t **words);
+    int (*index_push)(void *arg, struct bh_file *f, const struct bh_shm_word *words, size_t count);
+    void (*index_release)(void *arg);
 };
 
 struct bh_vfs;
@@ -30,14 +37,16 @@ int bh_vfs_register(struct bh_vfs **out, struct bh_store *s, const char *mountpo
 void bh_vfs_unregister(struct bh_vfs *v); /* no connection may be open */
 void bh_vfs_set_hooks(struct bh_vfs *v, const struct bh_live_hooks *hooks);
 
+const struct bh_live_hooks *bh_vfs_hooks(struct bh_vfs *v);
+
 /* A connection to the live database through this door. *db is closed with sqlite3_close by the
- * caller. */
-int bh_vfs_connect(struct bh_vfs *v, sqlite3 **db, struct bh_error *err);
+ * caller. brief: it holds no lock for long, so clients wait for it rather than be refused. */
+int bh_vfs_connect(struct bh_vfs *v, bool brief, sqlite3 **db, struct bh_error *err);
 /* Why the last hot journal could not be rolled back, to be said instead of SQLite's "disk I/O
  * error"; false: there was no such failure since the last call. text has BH_ERROR_TEXT_MAX bytes.
  */
 bool bh_vfs_take_reason(struct bh_vfs *v, char *text);
-/* Open connections. */
+/* Open connections but for brief ones. */
 unsigned bh_vfs_connections(struct bh_vfs *v);
 
 /* The errno that a SQLite result code means. */

@@ -293,7 +293,7 @@ static int lost(struct bh_plain *p, struct bh_load_report *report, struct bh_err
              "with the next flush",
              p->key);
     st->base_etag[0] = st->base_snapshot[0] = st->base_sha256[0] = '\0';
-    int rc = bh_store_mark_all_dirty(p->live->store);
+    int rc = bh_store_mark_all(p->live->store, BH_BLOCK_DIRTY);
     if (rc)
         return bh_fail(err, rc, "the block map cannot be written: %s", strerror(rc));
     return bh_statedir_save(&p->live->dir, err);

@@ -112,7 +112,7 @@ static inline void must_be_whole(sqlite3 *c)
 static inline sqlite3 *connect_live(void)
 {
     sqlite3 *c;
-    must(bh_vfs_connect(live->vfs, &c, ERR));
+    must(bh_vfs_connect(live->vfs, false, &c, ERR));
     sqlite3_busy_timeout(c, 10000);
     return c;
 }

@@ -42,7 +42,8 @@ static void defaults(void **state)
     assert_int_equal(c->snapshot.stop_timeout_ms, 60000);
     assert_int_equal(c->snapshot.recover, BH_RECOVER_NO);
     assert_string_equal(c->live.dir, "");
-    assert_int_equal(c->live.journal, BH_JOURNAL_DELETE);
+    assert_int_equal(c->live.journal, BH_JOURNAL_WAL);
+    assert_int_equal(c->live.wal_limit, 16 << 20);
     assert_int_equal(c->live.busy_timeout_ms, 5000);
     assert_int_equal(c->live.window_ms, 50);
     assert_string_equal(c->live.powercut_dir, "");
@@ -355,7 +356,7 @@ static void dump_hides_secrets(void **state)
                    "bucket.access_key_id = AKIA   # |bucket.proxy = ***   # |"
                    "bucket.part_size = 16MiB   # default\n|bucket.sse = none   # default\n|"
                    "snapshot.interval = 90s   # -o\n|"
-                   "snapshot.stop_timeout = 60s   # default\n|live.journal = delete   # |"
+                   "snapshot.stop_timeout = 60s   # default\n|live.journal = wal   # |"
                    "snapshot.keep_previous = true   # |bucket.retry_base = 100ms   # |"
                    "bucket.fault =    # default\n|mount.workers = 4   # default\n");
     size_t lines = 0;

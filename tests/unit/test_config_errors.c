@@ -45,8 +45,8 @@ static void refusals_of_a_file(void **state)
          "snapshot.keep_previous = maybe: neither true (yes, on, 1) nor false"},
         {"[snapshot]\nrecover = next\n",
          "snapshot.recover = next: no such choice; allowed: no, prev"},
-        {"[live]\njournal = wal\n", "live.journal = wal: WAL is not supported yet by this version; "
-                                    "allowed: delete, truncate, persist, memory, off"},
+        {"[live]\njournal = walk\n", "live.journal = walk: no such choice; "
+                                     "allowed: delete, truncate, persist, memory, off, wal"},
         {"[live]\ndir = some/where\n", "live.dir = some/where|memory, or an absolute path"},
         {"[live]\npowercut_dir = x\n", "live.powercut_dir = x: the path must be absolute"},
         {"[log]\nfile = x.log\n", "log.file = x.log: the path must be absolute"},

@@ -129,13 +129,13 @@ static void test_old_content_that_cannot_be_saved_breaks_the_freeze_only(void **
     char byte;
     fill_db(10, 0);
     freeze(false);
-    int saved = break_writes(frozen->save);
+    int saved = break_writes(frozen->db.save);
     write_db(BH_DOOR_INTERNAL, "x", 1, 0); /* the writer goes on */
     difference(0, BLOCK, &rc);
     must_fail(rc, EBADF);
     must(bh_file_read(db, &byte, 1, 0, NULL));
     assert_int_equal(byte, 'x');
-    mend_writes(frozen->save, saved);
+    mend_writes(frozen->db.save, saved);
     thaw(false);
     assert_int_equal(bh_store_dirty_bytes(store), 10 * BLOCK);
 }

@@ -223,7 +223,7 @@ static void test_nobody_reads_between_death_and_undo(void **state)
     assert_true(bh_live_owner_died(live, dying));
     for (int i = 0; i < 50; i++) {
         sqlite3 *c;
-        must(bh_vfs_connect(live->vfs, &c, ERR)); /* no busy timeout */
+        must(bh_vfs_connect(live->vfs, false, &c, ERR)); /* no busy timeout */
         int64_t n = number(c, "SELECT count(*) FROM t");
         assert_true(n == 50 || sqlite3_errcode(c) == SQLITE_BUSY);
         sqlite3_close(c);

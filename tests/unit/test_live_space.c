@@ -40,7 +40,7 @@ static void check_committed(sqlite3 *c, int64_t committed)
 static sqlite3 *child_connect(void)
 {
     sqlite3 *c = NULL;
-    child_check(bh_vfs_connect(live->vfs, &c, ERR) == 0);
+    child_check(bh_vfs_connect(live->vfs, false, &c, ERR) == 0);
     sqlite3_busy_timeout(c, 5000);
     return c;
 }

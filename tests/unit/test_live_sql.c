@@ -19,7 +19,7 @@ static void *count_by_connection(void *arg)
     char mode[60];
     struct bh_error err;
     sqlite3 *c;
-    if (bh_vfs_connect(live->vfs, &c, &err))
+    if (bh_vfs_connect(live->vfs, false, &c, &err))
         return NULL;
     sqlite3_busy_timeout(c, 20000);
     snprintf(mode, sizeof mode, "PRAGMA synchronous=OFF; PRAGMA journal_mode=%s", counter_mode);
@@ -94,22 +94,6 @@ static void test_connections_are_counted(void **state)
     sqlite3_close(a);
     sqlite3_close(b);
     assert_int_equal(bh_vfs_connections(live->vfs), before);
-}
-
-static void test_wal_is_refused_without_harm(void **state)
-{
-    open_live(NULL);
-    sqlite3 *c = connect_live();
-    must_sql(c, "CREATE TABLE t(a)");
-    sql(c, "PRAGMA journal_mode=WAL");
-    assert_int_equal(number(c, "SELECT journal_mode<>'wal' FROM pragma_journal_mode"), 1);
-    must_sql(c, "INSERT INTO t VALUES(1)");
-    sqlite3_close(c);
-    assert_false(is_there("state/live.db-wal"));
-    size_t len;
-    unsigned char *db = get_file("state/db.1", &len);
-    assert_int_equal(db[18], 1);
-    free(db);
 }
 
 static void test_the_configured_journal_is_used(void **state)
@@ -375,7 +359,6 @@ int main(void)
         TEST(test_counter_with_memory),
         TEST(test_counter_with_off),
         TEST(test_connections_are_counted),
-        TEST(test_wal_is_refused_without_harm),
         TEST(test_the_configured_journal_is_used),
         TEST(test_a_transaction_over_two_databases),
         TEST(test_jobs_share_transactions_and_fail_alone),

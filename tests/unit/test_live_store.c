@@ -8,12 +8,13 @@ static void test_kinds_of_names(void **state)
     assert_int_equal(bh_file_kind_of("live.db"), BH_FILE_DB);
     assert_int_equal(bh_file_kind_of("live.db-journal"), BH_FILE_JOURNAL);
     assert_int_equal(bh_file_kind_of("live.db-mj0A1B2C9FF"), BH_FILE_SUPER);
+    assert_int_equal(bh_file_kind_of("live.db-wal"), BH_FILE_WAL);
+    assert_int_equal(bh_file_kind_of("live.db-shm"), BH_FILE_SHM);
     static const char *const others[] = {"",
                                          "live.db-",
                                          "live.db-mj",
                                          "live.db-mjXYZ",
-                                         "live.db-wal",
-                                         "live.db-shm",
+                                         "live.db-wal2",
                                          "live.db-mj12/",
                                          "db.1",
                                          "LIVE.DB",
@@ -237,7 +238,7 @@ static void test_all_dirty(void **state)
     write_blocks(BH_DOOR_INTERNAL, 0, 3, 'a');
     write_db(BH_DOOR_INTERNAL, "tail", 4, 3 * BLOCK);
     all_clean();
-    must(bh_store_mark_all_dirty(store));
+    must(bh_store_mark_all(store, BH_BLOCK_DIRTY));
     assert_int_equal(bh_store_dirty_bytes(store), 4 * BLOCK);
 }
 

@@ -1,0 +1,221 @@
+/* Replacing the whole content: restore, import, a load at the start. Another file and its map take
+ * the place of the present ones, in one step for clients and for a crash. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "live/live.h"
+#include "util/io.h"
+
+struct replace_job {
+    struct bh_live *live;
+    const char *incoming;
+    const struct bh_base *base;
+};
+
+static uint32_t get32(const unsigned char *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static void put32(unsigned char *p, uint32_t v)
+{
+    p[0] = (unsigned char)(v >> 24);
+    p[1] = (unsigned char)(v >> 16);
+    p[2] = (unsigned char)(v >> 8);
+    p[3] = (unsigned char)v;
+}
+
+static uint32_t max3(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t m = a > b ? a : b;
+    return m > c ? m : c;
+}
+
+/* The journal mode that clients know goes on; what is new to a state directory gets the one that is
+ * configured. */
+static bool shall_be_wal(struct bh_live *l)
+{
+    if (bh_file_size(bh_store_db(l->store)) > 0)
+        return bh_store_is_wal(l->store);
+    return l->new_is_wal;
+}
+
+/* Gives the new page 1 a change counter and a schema cookie that no client has seen with other
+ * content: a client that remembers the same pair would go on with the schema it knows, in the wrong
+ * tables. */
+static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
+{
+    enum { VERSIONS = 18, COUNTER = 24, COOKIE = 40, VALID_FOR = 92 };
+    unsigned char old[100] = {0}, new[100] = {0};
+    struct bh_state *st = &l->dir.state;
+    int rc = bh_file_read(bh_store_db(l->store), old, sizeof old, 0, NULL);
+    if (rc == 0)
+        rc = bh_pread_full(f->fd, new, sizeof new, 0, NULL);
+    st->max_counter = max3(st->max_counter, get32(old + COUNTER), 0);
+    st->max_cookie = max3(st->max_cookie, get32(old + COOKIE), 0);
+    bool shown = st->max_counter > 0 || st->max_cookie > 0, wal = shall_be_wal(l);
+    if (rc || (!shown && !wal))
+        return rc;
+    new[VERSIONS] = new[VERSIONS + 1] = wal ? 2 : 1;
+    if (!shown) {
+        rc = bh_dfile_write(f, new, sizeof new, 0);
+        return rc ? rc : bh_dfile_sync(f);
+    }
+    st->max_counter = max3(st->max_counter, get32(new + COUNTER), 0) + 1;
+    st->max_cookie = max3(st->max_cookie, get32(new + COOKIE), 0) + 1;
+    put32(new + COUNTER, st->max_counter);
+    put32(new + VALID_FOR, st->max_counter);
+    put32(new + COOKIE, st->max_cookie);
+    rc = bh_dfile_write(f, new, sizeof new, 0);
+    return rc ? rc : bh_dfile_sync(f);
+}
+
+#define INCOMING_MAP "incoming.map"
+
+/* What takes time, before clients are kept waiting: the new content and its map are durable when it
+ * returns. */
+static int prepare_generation(struct replace_job *j, struct bh_error *err)
+{
+    struct bh_disk *disk = j->live->dir.disk;
+    struct bh_dfile f;
+    struct bh_map map;
+    struct stat st;
+    int rc = bh_disk_open_file(disk, j->incoming, O_RDWR, 0, &f);
+    if (rc)
+        return bh_fail(err, rc, "%s cannot be opened: %s", j->incoming, strerror(rc));
+    if (fchmod(f.fd, 0644) != 0 || fstat(f.fd, &st) != 0)
+        rc = errno;
+    if (rc == 0)
+        rc = bh_dfile_sync(&f);
+    bh_dfile_close(&f);
+    if (rc == 0 && (rc = bh_map_open(&map, disk, INCOMING_MAP, true, err)) == 0) {
+        uint64_t blocks = ((uint64_t)st.st_size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
+        rc = bh_map_set(&map, 0, blocks, j->base->is_base ? BH_BLOCK_CLEAN : BH_BLOCK_DIRTY);
+        if (rc == 0)
+            rc = bh_dfile_sync(&map.file);
+        bh_map_close(&map);
+    }
+    return rc ? bh_fail(err, rc, "the new content cannot be stored in %s: %s", bh_disk_path(disk),
+                        strerror(rc))
+              : 0;
+}
+
+static int name_generation(struct replace_job *j, uint64_t generation, struct bh_error *err)
+{
+    struct bh_disk *disk = j->live->dir.disk;
+    char db[32], map[32];
+    struct bh_dfile f;
+    snprintf(db, sizeof db, "db.%" PRIu64, generation);
+    snprintf(map, sizeof map, "map.%" PRIu64, generation);
+    int rc = bh_disk_open_file(disk, j->incoming, O_RDWR, 0, &f);
+    if (rc == 0) {
+        rc = outrun_counters(j->live, &f);
+        bh_dfile_close(&f);
+    }
+    if (rc == 0)
+        rc = bh_disk_rename(disk, j->incoming, db);
+    if (rc == 0)
+        rc = bh_disk_rename(disk, INCOMING_MAP, map);
+    if (rc == 0)
+        rc = bh_disk_sync_names(disk);
+    return rc ? bh_fail(err, rc, "the new content cannot be stored in %s: %s", bh_disk_path(disk),
+                        strerror(rc))
+              : 0;
+}
+
+static void set_base(struct bh_state *st, const struct bh_base *b)
+{
+    if (!b->is_base)
+        return;
+    memcpy(st->base_etag, b->etag, sizeof st->base_etag);
+    memcpy(st->base_snapshot, b->snapshot, sizeof st->base_snapshot);
+    memcpy(st->base_sha256, b->sha256, sizeof st->base_sha256);
+    st->base_size = b->size;
+    st->base_time_ms = b->time_ms;
+    st->pending_snapshot[0] = st->pending_sha256[0] = '\0';
+}
+
+/* A PERSIST journal's remains, or a log's, must not be taken for one of the new content's. */
+static int clear_side_file(struct bh_live *l, const char *name)
+{
+    struct bh_file *j;
+    if (bh_store_lookup(l->store, name, &j))
+        return 0;
+    int rc = bh_file_truncate(j, BH_DOOR_INTERNAL, 0);
+    if (rc == 0)
+        rc = bh_file_sync(j);
+    if (l->hooks.data_changed)
+        l->hooks.data_changed(l->hooks.arg, j, 0, UINT64_MAX);
+    bh_file_unref(j);
+    return rc;
+}
+
+static int replace_job(sqlite3 *db, void *arg, struct bh_error *err)
+{
+    struct replace_job *j = arg;
+    struct bh_live *l = j->live;
+    struct bh_state before = l->dir.state;
+    (void)db;
+    int rc = clear_side_file(l, BH_JOURNAL_NAME);
+    if (rc == 0)
+        rc = clear_side_file(l, BH_WAL_NAME);
+    if (rc)
+        return bh_fail(err, rc, "the old journal cannot be emptied: %s", strerror(rc));
+    rc = name_generation(j, before.generation + 1, err);
+    if (rc == 0) {
+        l->dir.state.generation = before.generation + 1;
+        set_base(&l->dir.state, j->base);
+        rc = bh_statedir_save(&l->dir, err);
+    }
+    if (rc) {
+        l->dir.state = before; /* strings in it are shared, and unchanged */
+        return rc;
+    }
+    rc = bh_store_swap(l->store, l->dir.state.generation, err);
+    if (l->hooks.data_changed)
+        l->hooks.data_changed(l->hooks.arg, bh_store_db(l->store), 0, UINT64_MAX);
+    return rc;
+}
+
+int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_base *base,
+                    struct bh_error *err)
+{
+    struct replace_job j = {.live = l, .incoming = incoming, .base = base};
+    int rc = prepare_generation(&j, err);
+    return rc ? rc : bh_sql_run(l->sql, BH_SQL_SWAP, replace_job, &j, err);
+}
+
+/* --- the mode of a new database --- */
+
+static int set_mode(sqlite3 *db, void *arg, struct bh_error *err)
+{
+    return sqlite3_exec(db, *(const char **)arg, NULL, NULL, NULL) == SQLITE_OK
+               ? 0
+               : bh_sqlite_fail(db, err, "the journal mode of the live database cannot be set");
+}
+
+int bh_live_settle_mode(struct bh_live *l, bool read_only, struct bh_error *err)
+{
+    const char *sql = "PRAGMA journal_mode=DELETE";
+    if (read_only) /* nobody could make -shm */
+        return bh_store_is_wal(l->store) ? bh_sql_run(l->sql, BH_SQL_ALONE, set_mode, &sql, err)
+                                         : 0;
+    if (bh_file_size(bh_store_db(l->store)) > 0 || !l->new_is_wal)
+        return 0;
+    sql = "PRAGMA journal_mode=WAL";
+    int rc = bh_sql_run(l->sql, BH_SQL_ALONE, set_mode, &sql, err);
+    if (rc)
+        return rc;
+    /* A page without anything in it is nothing that anybody must keep; nor is an empty log. */
+    rc = bh_store_mark_all(l->store, BH_BLOCK_CLEAN);
+    const char *const names[] = {BH_WAL_NAME, BH_SHM_NAME};
+    for (int i = 0; rc == 0 && i < 2; i++) {
+        rc = bh_store_unlink(l->store, names[i]);
+        rc = rc == ENOENT ? 0 : rc;
+    }
+    return rc ? bh_fail(err, rc, "%s cannot be written: %s", l->dir.path, strerror(rc)) : 0;
+}
