@@ -187,8 +187,8 @@ uint64_t notify_total(struct notify *n);
 int walindex_new(struct walindex **out, const char *mountpoint);
 void walindex_free(struct walindex *w); /* after the mount is gone */
 int walindex_pull(struct walindex *w, struct bh_file *f, unsigned regions, const uint32_t **words);
-int walindex_push(struct walindex *w, struct bh_file *f, const struct bh_shm_word *words,
-                  size_t count);
+int walindex_push(struct walindex *w, struct bh_file *f, unsigned regions,
+                  const struct bh_shm_word *words, size_t count);
 void walindex_release(struct walindex *w);
 
 /* --- loop.c --- */

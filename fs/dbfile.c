@@ -72,8 +72,8 @@ static bool may_write(struct daemon *d, struct bh_file *f)
     case BH_FILE_WAL:
         return bh_locks_wal_summary(d->locks).client_writer ||
                bh_locks_summary(d->locks, &d->db->locks).client_writer;
-    case BH_FILE_SHM:
-        return bh_locks_attached(d->locks, &f->locks) > 0;
+    case BH_FILE_SHM: /* what is written back has no locks: the process beside the daemon's, too */
+        return bh_shm_is_remote(f->shm);
     default:
         return true;
     }

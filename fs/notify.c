@@ -202,9 +202,10 @@ static int index_pull(void *arg, struct bh_file *f, unsigned regions, const uint
     return walindex_pull(((struct notify *)arg)->daemon->walindex, f, regions, words);
 }
 
-static int index_push(void *arg, struct bh_file *f, const struct bh_shm_word *words, size_t words_)
+static int index_push(void *arg, struct bh_file *f, unsigned regions,
+                      const struct bh_shm_word *words, size_t count_)
 {
-    return walindex_push(((struct notify *)arg)->daemon->walindex, f, words, words_);
+    return walindex_push(((struct notify *)arg)->daemon->walindex, f, regions, words, count_);
 }
 
 static void index_release(void *arg)

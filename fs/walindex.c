@@ -48,7 +48,6 @@ struct walindex {
     int socket; /* -1: there is no child */
     pid_t child;
     bool open; /* the child has the file mapped */
-    unsigned regions;
 };
 
 /* --- the child: only what may be called after a fork in a process with threads --- */
@@ -281,15 +280,14 @@ static uint64_t ino_of(struct bh_file *f)
 int walindex_pull(struct walindex *w, struct bh_file *f, unsigned regions, const uint32_t **words)
 {
     struct order o = {.verb = PULL, .ino = ino_of(f), .regions = regions};
-    w->regions = regions;
     *words = w->shared->words;
     return give(w, &o);
 }
 
-int walindex_push(struct walindex *w, struct bh_file *f, const struct bh_shm_word *words,
-                  size_t count_)
+int walindex_push(struct walindex *w, struct bh_file *f, unsigned regions,
+                  const struct bh_shm_word *words, size_t count_)
 {
-    struct order o = {.verb = PUSH, .ino = ino_of(f), .regions = w->regions, .count = count_};
+    struct order o = {.verb = PUSH, .ino = ino_of(f), .regions = regions, .count = count_};
     if (count_ > PATCH_MAX)
         return EINVAL;
     memcpy(w->shared->patch, words, count_ * sizeof *words);

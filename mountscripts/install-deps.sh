@@ -2,8 +2,8 @@
 # Installs what bhfs is built from and runs with, as far as it is missing:
 #   mountscripts/install-deps.sh [--tests] [--swift] [--fuzz]
 # With --tests also what tests/run needs (a Ceph object store among it: about 270 MB), with --swift what it needs where it
-# is not --quick, with --fuzz what its fuzzers need. Starts no service. Installs nothing, and asks for no rights, when
-# everything is there.
+# is not --quick (Swift, and clients: Django, SQLAlchemy, Node), with --fuzz what its fuzzers need. Starts no service.
+# Installs nothing, and asks for no rights, when everything is there.
 set -euo pipefail
 
 packages=(gcc libc6-dev meson ninja-build pkg-config
@@ -12,12 +12,14 @@ packages=(gcc libc6-dev meson ninja-build pkg-config
 tests=(libcmocka-dev python3 dash procps util-linux mount curl
     radosgw ceph-mon ceph-osd) # these need ceph-common (ceph, ceph-authtool, radosgw-admin) and ceph-base (monmaptool)
 swift=(python3-swift memcached) # the servers are started by tests/servers/swift, without their packages of services
+clients=(python3-django python3-sqlalchemy python3-alembic # other people's programs for the tests orm-*
+    nodejs npm make g++) # which compile a package of npm's
 fuzz=(clang libclang-rt-dev)
 
 for option; do
     case "$option" in
     --tests) packages+=("${tests[@]}") ;;
-    --swift) packages+=("${swift[@]}") ;;
+    --swift) packages+=("${swift[@]}" "${clients[@]}") ;;
     --fuzz) packages+=("${fuzz[@]}") ;;
     *)
         echo "usage: install-deps.sh [--tests] [--swift] [--fuzz]" >&2

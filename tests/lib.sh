@@ -283,6 +283,11 @@ mount_bh() {
     mount_at "$MNT" "$STATE" "$URL" "$@"
 }
 
+# live_journal MODE: the journal mode of databases that mounts make from now on.
+live_journal() {
+    printf '[snapshot]\ninterval = 0\n[live]\njournal = %s\n' "$1" >"$BUCKETHEAD_CONFIG"
+}
+
 # mount_at MOUNTPOINT STATE URL [OPTION...]
 mount_at() {
     local mnt=$1 state=$2 url=$3
@@ -323,11 +328,19 @@ umount_bh() {
 
 # kill_daemon [MOUNTPOINT]: kill -9, and the dead mount taken away.
 kill_daemon() {
-    local mnt=${1:-$MNT}
+    local mnt=${1:-$MNT} pid index
+    index=$(index_of "${daemons[$mnt]}")
     kill -KILL "${daemons[$mnt]}"
-    wait_for 10 gone "${daemons[$mnt]}"
+    for pid in "${daemons[$mnt]}" $index; do
+        wait_for 10 gone "$pid"
+    done
     unmount_dead "$mnt"
     unset "daemons[$mnt]"
+}
+
+# index_of PID: the process in which that daemon maps live.db-shm through its own mount, if it runs.
+index_of() {
+    pgrep -P "$1" -x bhfs-index || true
 }
 
 # ended [MOUNTPOINT [SECONDS]]: waits until the daemon, asked to end by some other way, is gone with its mount.
@@ -390,6 +403,72 @@ integrity() {
 digest() {
     [ -e "${1:-$DB}" ] || fail_at_caller "there is no $1"
     sqlite3 -batch -bail "${1:-$DB}" .dump | sha256sum | cut -d' ' -f1
+}
+
+# version_bytes FILE: what the database's header says of its journal: "1 1" a rollback mode, "2 2" WAL.
+version_bytes() {
+    od -An -tu1 -j18 -N2 "$1" | xargs
+}
+
+# --- clients that stay -----------------------------------------------------------------------------------------
+
+declare -A session_pid=() session_in=() session_out=()
+
+# session NAME [DATABASE [TIMEOUT_MS]]: a client that stays connected and is given one statement after the other. DATABASE
+# may be a URI. Its busy timeout is 10 s if not said.
+session() {
+    local name=$1 in out
+    mkfifo "$T/$name.in" "$T/$name.out"
+    python3 "${SESSION:-$SRC/tests/helpers/session.py}" "${2:-$DB}" "${3:-10000}" <"$T/$name.in" >"$T/$name.out" 2>"$T/$name.err" &
+    session_pid[$name]=$!
+    exec {in}>"$T/$name.in" {out}<"$T/$name.out"
+    rm "$T/$name.in" "$T/$name.out"
+    session_in[$name]=$in session_out[$name]=$out
+}
+
+# ask NAME SQL: prints the answer in one line: columns joined with |, rows with a comma; or "error: TEXT".
+ask() {
+    tell "$@"
+    answer "$1"
+}
+
+# tell NAME SQL: the statement alone; the answer is to be fetched with answer NAME.
+tell() {
+    printf '%s\n' "${2//$'\n'/ }" >&"${session_in[$1]}"
+}
+
+answer() {
+    local line
+    read -r -t 120 line <&"${session_out[$1]}" || fail_at_caller "no answer from client $1: $(cat "$T/$1.err")"
+    printf '%s\n' "$line"
+}
+
+# leave NAME...: these close the database and end.
+leave() {
+    local name
+    for name in "$@"; do
+        tell "$name" .quit
+        wait "${session_pid[$name]}" || fail_at_caller "client $name: status $?: $(cat "$T/$name.err")"
+        forget_session "$name"
+    done
+}
+
+# kill_session NAME...: kill -9, and gone with all their locks when it returns.
+kill_session() {
+    local name
+    for name in "$@"; do
+        kill -KILL "${session_pid[$name]}"
+    done
+    for name in "$@"; do
+        { wait "${session_pid[$name]}" || true; } 2>/dev/null # bash would report it
+        forget_session "$name"
+    done
+}
+
+forget_session() {
+    local in=${session_in[$1]} out=${session_out[$1]}
+    exec {in}>&- {out}<&-
+    unset "session_pid[$1]" "session_in[$1]" "session_out[$1]"
 }
 
 # --- the end ---------------------------------------------------------------------------------------------------

@@ -127,14 +127,17 @@ flush_load() {
 }
 
 # storm MS SYNC MODE...: kill -9 of the daemon after MS ms, while one client a MODE commits and records what was
-# acknowledged, the daemon commits too, and flush follows flush. Afterwards all of them have ended and nothing is mounted.
+# acknowledged, the daemon commits too, and flush follows flush. A MODE may be several with commas: the client changes
+# between them. Afterwards all of them have ended and nothing is mounted.
 storm_seq=1
 storm() {
-    local ms=$1 sync=$2 mode id=0 clients=() beside=()
+    local ms=$1 sync=$2 mode id=0 clients=() beside=() index how pid
     shift 2
     for mode in "$@"; do
         id=$((id + 1))
-        start counter -n 1000000 -i $id -q $storm_seq -p 300 -j "$mode" -s "$sync" -k 29 -a "$ACKS" "$DB"
+        how=(-j "$mode" -k 29)
+        [[ "$mode" != *,* ]] || how=(-J "$mode" -S $RANDOM -k 3 -W 30)
+        start counter -n 1000000 -i $id -q $storm_seq -p 300 -s "$sync" "${how[@]}" -a "$ACKS" "$DB"
         clients+=("$PID")
     done
     daemon_load $storm_seq
@@ -142,9 +145,19 @@ storm() {
     flush_load
     beside+=("$PID")
     sleep_ms "$ms"
+    index=$(index_of "${daemons[$MNT]}")
     kill -KILL "${daemons[$MNT]}"
-    wait_for 10 gone "${daemons[$MNT]}"
-    reap 3 "${clients[@]}" # an I/O error; "malformed" or "locked" would have another status
+    for pid in "${daemons[$MNT]}" $index; do
+        wait_for 10 gone "$pid"
+    done
+    if [[ " $*" == *WAL* ]]; then
+        # To SQLite every lock on -shm that fails is one that others hold: it would try for ten seconds and more.
+        sleep 0.3
+        kill -KILL "${clients[@]}" 2>/dev/null || true
+        reap "3|137" "${clients[@]}"
+    else
+        reap 3 "${clients[@]}" # an I/O error; "malformed" or "locked" would have another status
+    fi
     reap 0 "${beside[@]}"
     unmount_dead "$MNT"
     unset "daemons[$MNT]"

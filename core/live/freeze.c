@@ -214,6 +214,11 @@ int bh_frozen_find_frames(struct bh_frozen *z)
     return z->wal.fd < 0 ? 0 : bh_wal_scan(&z->frames, z->wal.size, read_wal, z);
 }
 
+const char *bh_frozen_wal_tag(const struct bh_frozen *z)
+{
+    return z->frames.tag;
+}
+
 /* Puts the frames of -wal over what was read from the database's file. */
 static int lay_frames_over(struct bh_frozen *z, char *buf, size_t len, uint64_t offset)
 {

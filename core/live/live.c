@@ -85,6 +85,9 @@ static int open_content(struct bh_live *l, const char *mountpoint, struct bh_err
     int rc = bh_store_open(&l->store, l->dir.disk, st->generation, err);
     if (rc)
         return rc;
+    rc = bh_store_set_flushed_wal(l->store, st->base_wal);
+    if (rc)
+        return bh_fail(err, rc, "%s/" BH_WAL_NAME " cannot be read: %s", l->dir.path, strerror(rc));
     /* A journal may name its super-journal by the mount point it had: keep that one until it is
      * resolved. */
     struct bh_file *journal;
@@ -224,6 +227,8 @@ int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, stru
     if (found && found != EAGAIN)
         rc = bh_fail(err, found, "%s/" BH_WAL_NAME " cannot be read: %s", l->dir.path,
                      strerror(found));
+    if (rc == 0 && (found = bh_store_sync(l->store)) != 0)
+        rc = bh_fail(err, found, "%s cannot be synced: %s", l->dir.path, strerror(found));
     if (rc)
         bh_store_thaw(frozen, false);
     else

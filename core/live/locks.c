@@ -174,11 +174,11 @@ static bool holds_wal(const struct bh_lockset *s, struct bh_owner owner)
 /* Whether the closed gate holds this request back. */
 static bool is_gated(const struct bh_locks *t, const struct bh_lock_request *r)
 {
-    if (!t->gate_closed || r->owner.internal)
+    if (!t->gate_closed || r->brief)
         return false;
     if (r->set == t->gated)
         return !holds_any(r->set, r->owner);
-    return r->set == t->wal && r->start >= BH_WAL_FIRST && r->end <= BH_WAL_LAST &&
+    return r->set == t->wal && !r->owner.internal && r->start >= BH_WAL_FIRST && r->end <= BH_WAL_LAST &&
            !holds_wal(r->set, r->owner);
 }
 
@@ -190,9 +190,13 @@ static enum obstacle obstacle_of(const struct bh_locks *t, const struct bh_lock_
         return NO_OBSTACLE;
     if (!l->owner.internal)
         return OBSTACLE_CLIENT;
+    if (l->brief)
+        return OBSTACLE_DAEMON;
+    /* It may be waiting for locks that this client has, and lets go of when it is refused. */
+    bool holds = r->set == t->wal ? holds_wal(r->set, r->owner) : holds_any(r->set, r->owner);
     bool other_slot_will_do =
         r->set == t->wal && r->start >= BH_WAL_READ && r->end <= BH_WAL_LAST && !l->write;
-    return other_slot_will_do && !l->brief ? OBSTACLE_CLIENT : OBSTACLE_DAEMON;
+    return holds || other_slot_will_do ? OBSTACLE_CLIENT : OBSTACLE_DAEMON;
 }
 
 static enum obstacle find_obstacle(const struct bh_locks *t, const struct bh_lock_request *r)
@@ -431,6 +435,7 @@ void bh_locks_transfer(struct bh_locks *t, struct bh_lockset *s, struct bh_owner
         if (bh_owner_equal(s->locks[i].owner, from)) {
             s->locks[i].owner = to;
             s->locks[i].handle = 0;
+            s->locks[i].brief = to.internal;
         }
     changed(t);
 }
@@ -442,8 +447,10 @@ static struct bh_lock_summary summarise(const struct bh_lockset *s)
     struct bh_lock_summary sum = {0};
     for (size_t i = 0; i < s->count; i++) {
         const struct bh_lock *l = &s->locks[i];
-        if (l->owner.internal)
+        if (l->owner.internal) {
+            sum.inner |= !l->brief;
             continue;
+        }
         bool counted = false;
         for (size_t j = 0; j < i && !counted; j++)
             counted = bh_owner_equal(s->locks[j].owner, l->owner);
@@ -477,11 +484,11 @@ void bh_locks_set_wal(struct bh_locks *t, struct bh_lockset *wal)
     changed(t);
 }
 
-void bh_locks_refuse_wal_writers(struct bh_locks *t)
+void bh_locks_refuse_wal_writers(struct bh_locks *t, bool refuse)
 {
     struct bh_lock_request *ended = NULL;
     pthread_mutex_lock(&t->mutex);
-    t->wal_refused = true;
+    t->wal_refused = refuse;
     rescan(t, &ended);
     pthread_mutex_unlock(&t->mutex);
     finish(ended);
@@ -558,7 +565,7 @@ static bool need_met(const struct bh_locks *t, enum bh_gate_need need)
     if (need == BH_GATE_WAL_WRITE || need == BH_GATE_WAL_ALONE)
         return wal_need_met(t, need);
     struct bh_lock_summary sum = summarise(t->gated);
-    return need == BH_GATE_NO_CLIENTS ? sum.clients == 0 : !sum.client_writer;
+    return need == BH_GATE_NO_CLIENTS ? sum.clients == 0 && !sum.inner : !sum.client_writer;
 }
 
 static bool sleep_until(struct bh_locks *t, const struct timespec *until)

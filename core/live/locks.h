@@ -5,9 +5,10 @@
  *
  * What it adds to POSIX:
  * - A request whose only conflict is internal is parked, not refused: nobody sees SQLITE_BUSY
- * because of the daemon.
- * - The gate: while it is closed, a client's first lock on the gated file is parked; those inside
- * go on. The SQL thread closes it, waits for the clients inside to finish, works, and opens it.
+ * because of the daemon. But for owners that are not brief (connections of a C program): if the
+ * client has a lock on that file already, they may be waiting for each other, and it is refused.
+ * - The gate: while it is closed, a client's first lock on the gated file is parked, and that of an
+ * internal owner that is not brief is refused (it tries again); those inside go on. The SQL thread closes it, waits for the clients inside to finish, works, and opens it.
  *
  * Every function may be called from any thread and never blocks but for bh_gate_drain and
  * bh_locks_wait. A parked request's done() is called from the thread that made it possible, with no
@@ -111,6 +112,7 @@ void bh_locks_transfer(struct bh_locks *t, struct bh_lockset *s, struct bh_owner
 
 struct bh_lock_summary {
     unsigned clients;   /* client owners with any lock */
+    bool inner;         /* an internal owner that is not brief has a lock */
     bool client_writer; /* a client holds PENDING or EXCLUSIVE */
     bool client_exclusive;
     struct bh_owner exclusive_owner; /* if client_exclusive */
@@ -144,15 +146,15 @@ struct bh_wal_summary {
     pid_t pid;          /* of one who has any of these, a writer if there is one; 0 if none */
 };
 struct bh_wal_summary bh_locks_wal_summary(struct bh_locks *t);
-/* Clients could not be told of a commit that is in -wal, and their next one would overwrite it: from
- * now on they get EIO for WRITE, until there is another -shm file. */
-void bh_locks_refuse_wal_writers(struct bh_locks *t);
+/* refuse: clients could not be told of a commit that is in -wal, and their next one would overwrite
+ * it: they get EIO for WRITE until this is taken back, or there is another -shm file. */
+void bh_locks_refuse_wal_writers(struct bh_locks *t, bool refuse);
 /* How many clients use the -shm file with these locks, whether or not it has its name still. */
 unsigned bh_locks_attached(struct bh_locks *t, const struct bh_lockset *shm);
 
 /* --- the gate --- */
 enum bh_gate_need {
-    BH_GATE_NO_CLIENTS, /* to write: no client holds any lock */
+    BH_GATE_NO_CLIENTS, /* to write: nobody but brief internal owners holds any lock */
     BH_GATE_NO_WRITERS, /* to read: no client holds PENDING or EXCLUSIVE */
     /* The database is in WAL mode. */
     BH_GATE_WAL_WRITE, /* to write: no client writes, checkpoints, or has just begun to read */

@@ -136,7 +136,7 @@ static void set_base(struct bh_state *st, const struct bh_base *b)
     memcpy(st->base_sha256, b->sha256, sizeof st->base_sha256);
     st->base_size = b->size;
     st->base_time_ms = b->time_ms;
-    st->pending_snapshot[0] = st->pending_sha256[0] = '\0';
+    st->base_wal[0] = st->pending_snapshot[0] = st->pending_sha256[0] = '\0';
 }
 
 /* A PERSIST journal's remains, or a log's, must not be taken for one of the new content's. */
@@ -200,10 +200,16 @@ static int set_mode(sqlite3 *db, void *arg, struct bh_error *err)
 
 int bh_live_settle_mode(struct bh_live *l, bool read_only, struct bh_error *err)
 {
-    const char *sql = "PRAGMA journal_mode=DELETE";
-    if (read_only) /* nobody could make -shm */
-        return bh_store_is_wal(l->store) ? bh_sql_run(l->sql, BH_SQL_ALONE, set_mode, &sql, err)
-                                         : 0;
+    /* The pragma believes what its connection read last: so that must be now. */
+    const char *sql = "SELECT 1 FROM sqlite_master LIMIT 1; PRAGMA journal_mode=DELETE";
+    if (read_only) { /* nobody could make -shm */
+        int rc = bh_store_is_wal(l->store) ? bh_sql_run(l->sql, BH_SQL_ALONE, set_mode, &sql, err)
+                                           : 0;
+        return rc == 0 && bh_store_is_wal(l->store)
+                   ? bh_fail(err, EBUSY, BH_DB_NAME " cannot leave write-ahead mode, without which "
+                                                    "a read-only mount cannot be read")
+                   : rc;
+    }
     if (bh_file_size(bh_store_db(l->store)) > 0 || !l->new_is_wal)
         return 0;
     sql = "PRAGMA journal_mode=WAL";

@@ -21,7 +21,13 @@ enum {
 };
 
 /* Bits of bh_shm_push's held. */
-enum { HELD_WRITE = 1 << 0, HELD_CKPT = 1 << 1, HELD_RECOVER = 1 << 2, HELD_READ_SHIFT = 3 };
+enum {
+    HELD_WRITE = 1 << 0,
+    HELD_CKPT = 1 << 1,
+    HELD_RECOVER = 1 << 2,
+    HELD_READ_SHIFT = 3,
+    HELD_READ_1 = 1 << 4
+};
 
 /* Words that SQLite of this process reads and writes at the same time. */
 typedef _Atomic uint32_t word;
@@ -190,10 +196,15 @@ struct batch {
     int rc;
 };
 
+/* What could not be sent stays changed here: the next push tries again. */
 static void send(struct bh_shm *m, const struct bh_live_hooks *hooks, struct batch *b)
 {
     if (b->rc == 0 && b->count > 0)
-        b->rc = hooks->index_push(hooks->arg, m->file, b->words, b->count);
+        b->rc = hooks->index_push(hooks->arg, m->file, m->count, b->words, b->count);
+    for (size_t i = 0; b->rc == 0 && i < b->count; i++) {
+        struct bh_shm_word w = b->words[i];
+        m->regions[w.at / BH_SHM_REGION_WORDS].base[w.at % BH_SHM_REGION_WORDS] = w.value;
+    }
     b->count = 0;
 }
 
@@ -209,7 +220,6 @@ static void collect(struct bh_shm *m, const struct bh_live_hooks *hooks, struct 
         if (b->count == sizeof b->words / sizeof *b->words)
             send(m, hooks, b);
         b->words[b->count++] = (struct bh_shm_word){i * BH_SHM_REGION_WORDS + w, now};
-        r->base[w] = now;
     }
 }
 
@@ -225,15 +235,18 @@ static int push(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned he
         collect(m, hooks, &b, 0, HEADER_WORDS, HEADERS_END);
         collect(m, hooks, &b, 0, 0, HEADER_WORDS);
     }
-    if (held & HELD_RECOVER)
+    if (held & HELD_RECOVER) {
         collect(m, hooks, &b, 0, BACKFILL, INFO_END);
-    if (held & (HELD_WRITE | HELD_CKPT)) {
-        collect(m, hooks, &b, 0, BACKFILL, BACKFILL + 1);
-        collect(m, hooks, &b, 0, BACKFILL_ATTEMPTED, BACKFILL_ATTEMPTED + 1);
+    } else {
+        bool restart = (held & HELD_WRITE) && (held & HELD_READ_1); /* of the log */
+        if ((held & HELD_CKPT) || restart) {
+            collect(m, hooks, &b, 0, BACKFILL, BACKFILL + 1);
+            collect(m, hooks, &b, 0, BACKFILL_ATTEMPTED, BACKFILL_ATTEMPTED + 1);
+        }
+        for (unsigned i = 0; i < 5; i++)
+            if (held >> (HELD_READ_SHIFT + i) & 1)
+                collect(m, hooks, &b, 0, READ_MARK + i, READ_MARK + i + 1);
     }
-    for (unsigned i = 0; i < 5; i++)
-        if (held >> (HELD_READ_SHIFT + i) & 1)
-            collect(m, hooks, &b, 0, READ_MARK + i, READ_MARK + i + 1);
     send(m, hooks, &b);
     return b.rc;
 }
@@ -242,16 +255,6 @@ int bh_shm_push(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned he
 {
     BH_LOCK_SCOPE(&m->wire);
     return m->count > 0 && bh_shm_is_remote(m) ? push(m, hooks, held) : 0;
-}
-
-int bh_shm_reset(struct bh_shm *m, const struct bh_live_hooks *hooks)
-{
-    BH_LOCK_SCOPE(&m->wire);
-    bool remote = bh_shm_is_remote(m);
-    int rc = remote ? pull(m, hooks) : 0; /* what it was may not be known here */
-    for (unsigned w = 0; m->count > 0 && w < HEADERS_END; w++)
-        atomic_store(&m->regions[0].copy[w], 0);
-    return rc || !remote ? rc : push(m, hooks, HELD_WRITE);
 }
 
 /* --- regions --- */
@@ -305,4 +308,16 @@ int bh_shm_region(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned 
     }
     *out = m->regions[i].copy;
     return 0;
+}
+
+int bh_shm_reset(struct bh_shm *m, const struct bh_live_hooks *hooks)
+{
+    BH_LOCK_SCOPE(&m->wire);
+    bool remote = bh_shm_is_remote(m);
+    int rc = m->count == 0 ? add_regions(m, 0) : 0;
+    if (rc == 0 && remote)
+        rc = pull(m, hooks); /* what it was may not be known here */
+    for (unsigned w = 0; m->count > 0 && w < HEADERS_END; w++)
+        atomic_store(&m->regions[0].copy[w], 0);
+    return rc || !remote ? rc : push(m, hooks, HELD_WRITE);
 }

@@ -320,8 +320,12 @@ static const struct bh_owner swap_owner = {.id = UINT64_MAX - 1, .internal = tru
 static int lock_for_swap(struct bh_sql *q, struct bh_lockset *set, uint64_t start, uint64_t end,
                          struct bh_error *err)
 {
-    struct bh_lock_request r = {
-        .set = set, .owner = swap_owner, .type = BH_LOCK_WRITE, .start = start, .end = end};
+    struct bh_lock_request r = {.set = set,
+                                .owner = swap_owner,
+                                .brief = true,
+                                .type = BH_LOCK_WRITE,
+                                .start = start,
+                                .end = end};
     int rc = bh_locks_request(q->locks, &r);
     if (rc == EAGAIN) /* a connection of bh_connect */
         return bh_fail(err, EBUSY, BH_DB_NAME " is in use");
@@ -355,6 +359,10 @@ static int lock_wal(struct bh_sql *q, struct bh_error *err)
     if ((rc = bh_store_shm(q->store, &shm)) != 0)
         return bh_fail(err, rc, "the live database cannot be locked: %s", strerror(rc));
     rc = lock_for_swap(q, &shm->locks, BH_WAL_FIRST, BH_WAL_LAST, err);
+    if (rc == 0 && bh_store_wal_size(q->store) > 0) { /* a connection of bh_connect was quicker */
+        bh_locks_drop_owner(q->locks, &shm->locks, swap_owner);
+        rc = bh_fail(err, EBUSY, BH_WAL_NAME " is in use");
+    }
     bh_file_unref(shm);
     return rc;
 }
@@ -368,9 +376,10 @@ static int enter_swap(struct bh_sql *q, struct bh_error *err)
 static void announce_swap(struct bh_sql *q, struct bh_file *shm)
 {
     struct bh_error err;
+    bool alone = bh_locks_attached(q->locks, &shm->locks) == 0 && bh_vfs_connections(q->vfs) == 0;
     int rc = bh_shm_reset(shm->shm, bh_vfs_hooks(q->vfs));
     bh_locks_drop_owner(q->locks, &shm->locks, swap_owner);
-    if (rc == 0 && (rc = exec_first(q, "BEGIN IMMEDIATE", &err)) == 0) {
+    if (rc == 0 && !alone && (rc = exec_first(q, "BEGIN IMMEDIATE", &err)) == 0) {
         int version = 0;
         sqlite3_stmt *st = NULL;
         if (sqlite3_prepare_v2(q->db, "PRAGMA user_version", -1, &st, NULL) == SQLITE_OK &&
@@ -382,7 +391,7 @@ static void announce_swap(struct bh_sql *q, struct bh_file *shm)
         rc = exec(q, sql, &err, "the new content cannot be announced");
     }
     if (rc) { /* the index is void, so they find out by themselves, but for an unlucky case */
-        bh_locks_refuse_wal_writers(q->locks);
+        bh_locks_refuse_wal_writers(q->locks, true);
         bh_log(BH_LOG_ERROR,
                "clients that have " BH_DB_NAME
                " open may not see that it was replaced (errno %d): end them, and mount again",

@@ -152,6 +152,7 @@ static const struct field {
     FIELD(FIELD_ALLOCATED, identity),      FIELD(FIELD_ALLOCATED, mountpoint),
     FIELD(FIELD_U64, generation),          FIELD(FIELD_STRING, base_etag),
     FIELD(FIELD_STRING, base_snapshot),    FIELD(FIELD_STRING, base_sha256),
+    FIELD(FIELD_STRING, base_wal),
     FIELD(FIELD_U64, base_size),           FIELD(FIELD_I64, base_time_ms),
     FIELD(FIELD_STRING, pending_snapshot), FIELD(FIELD_STRING, pending_sha256),
     FIELD(FIELD_U64, pending_size),        FIELD(FIELD_U32, max_counter),

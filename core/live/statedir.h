@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "live/disk.h"
+#include "live/wal.h"
 #include "util/error.h"
 #include "util/sha256.h"
 
@@ -24,6 +25,7 @@ struct bh_state {
     char base_etag[128];
     char base_snapshot[BH_SNAPSHOT_ID_MAX];
     char base_sha256[BH_SHA256_HEX];
+    char base_wal[BH_WAL_TAG]; /* what of -wal is in it */
     uint64_t base_size;
     int64_t base_time_ms;
     /* The upload that was about to happen: an object with this id is ours, whatever the store's

@@ -436,6 +436,17 @@ int bh_file_sync(struct bh_file *f)
     return rc;
 }
 
+int bh_store_sync(struct bh_store *s)
+{
+    struct bh_file *wal;
+    int rc = bh_file_sync(s->db);
+    if (rc || bh_store_lookup(s, BH_WAL_NAME, &wal) != 0)
+        return rc;
+    rc = bh_file_sync(wal);
+    bh_file_unref(wal);
+    return rc ? rc : bh_store_sync_names(s);
+}
+
 int bh_store_sync_names(struct bh_store *s)
 {
     return bh_disk_sync_names(s->disk);
@@ -452,12 +463,15 @@ bool bh_store_is_dirty(struct bh_store *s)
     return bh_store_dirty_bytes(s) > 0;
 }
 
+/* As SQLite decides it: a -wal that is not empty counts more than the header's "read version". */
 bool is_wal_locked(struct bh_store *s)
 {
     unsigned char mode = 0;
     if ((s->journal && s->journal->has_magic) || s->undo.end > 0)
         return false;
-    return bh_pread_full(s->db->disk.fd, &mode, 1, 18, NULL) == 0 && mode == 2;
+    if (s->wal_size > 0)
+        return true;
+    return bh_pread_full(s->db->disk.fd, &mode, 1, 19, NULL) == 0 && mode == 2;
 }
 
 bool bh_store_is_wal(struct bh_store *s)
@@ -477,6 +491,28 @@ int bh_store_mark_all(struct bh_store *s, enum bh_block_state state)
     BH_LOCK_SCOPE(&s->mutex);
     uint64_t blocks = (bh_file_size(s->db) + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
     return bh_map_set(&s->map, 0, blocks, state);
+}
+
+static int read_side(void *arg, void *buf, size_t len, uint64_t offset)
+{
+    return bh_file_read(arg, buf, len, offset, NULL);
+}
+
+int bh_store_set_flushed_wal(struct bh_store *s, const char *tag)
+{
+    struct bh_file *wal;
+    struct bh_wal_map map;
+    if (bh_store_lookup(s, BH_WAL_NAME, &wal) != 0)
+        return 0;
+    int rc = bh_wal_scan(&map, bh_file_size(wal), read_side, wal);
+    if (rc == 0 && !strcmp(map.tag, tag)) {
+        BH_LOCK_SCOPE(&s->mutex);
+        s->wal_flushed = s->wal_changes;
+    }
+    if (rc == 0)
+        bh_wal_map_free(&map);
+    bh_file_unref(wal);
+    return rc;
 }
 
 struct bh_locks *bh_store_locks(struct bh_store *s)

@@ -94,6 +94,9 @@ int bh_file_read(struct bh_file *f, void *buf, size_t len, uint64_t offset, size
 int bh_file_write(struct bh_file *f, enum bh_door door, const void *buf, size_t len,
                   uint64_t offset);
 int bh_file_truncate(struct bh_file *f, enum bh_door door, uint64_t size);
+/* Database and -wal: a state that is in the bucket must not be ahead of the one here after a power
+ * cut. */
+int bh_store_sync(struct bh_store *s);
 /* Durable when it returns: may sleep. For the database: the block map before the data. */
 int bh_file_sync(struct bh_file *f);
 int bh_file_stat(struct bh_file *f, struct stat *st);
@@ -102,11 +105,14 @@ uint64_t bh_file_size(struct bh_file *f);
 int bh_store_sync_names(struct bh_store *s);
 
 /* --- write-ahead mode --- */
-/* The database's header says WAL and no rollback is pending: what counts is the file and, over it,
- * what is committed in -wal, at any moment. */
+/* The database's header says WAL, or there is a -wal that is not empty, and no rollback is pending:
+ * what counts is the file and, over it, what is committed in -wal, at any moment. */
 bool bh_store_is_wal(struct bh_store *s);
 /* Size of -wal in bytes, 0 if there is none. */
 uint64_t bh_store_wal_size(struct bh_store *s);
+/* What is committed in -wal up to the one with that tag (bh_wal_map) is in the base: to be said once
+ * after the start. Reads all of -wal. */
+int bh_store_set_flushed_wal(struct bh_store *s, const char *tag);
 /* The -shm file, made if it is not there: a reference in *out. */
 int bh_store_shm(struct bh_store *s, struct bh_file **out);
 
@@ -132,6 +138,8 @@ int bh_store_freeze_wal(struct bh_frozen *z);
 /* Once after the freeze, before anything is read: finds what is committed in the frozen -wal. Reads
  * it all. EIO, ENOMEM, EAGAIN as for bh_frozen_read. */
 int bh_frozen_find_frames(struct bh_frozen *z);
+/* The tag of what is committed in it, for bh_store_set_flushed_wal. */
+const char *bh_frozen_wal_tag(const struct bh_frozen *z);
 /* For the statistics: how long the lock on the database was held for it, in nanoseconds. */
 void bh_store_note_freeze(struct bh_store *s, int64_t ns);
 uint64_t bh_frozen_size(const struct bh_frozen *z);

@@ -20,11 +20,12 @@ struct bh_live_hooks {
     /* The name appeared or vanished. */
     void (*name_changed)(void *arg, const char *name);
     /* While clients use the wal-index f (live/shm.h), from one thread at a time; 0 or errno.
-     * pull: *words is the content of its first `regions` regions, valid until the next call; the
-     * file is extended to so many. push: changes words, in that order. release: undoes what pull
+     * Both see to it that the file has so many regions. pull: *words is their content, valid until
+     * the next call. push: changes words, in that order. release: undoes what pull
      * and push need to have open; everything that was changed is in f's file afterwards. */
     int (*index_pull)(void *arg, struct bh_file *f, unsigned regions, const uint32_t **words);
-    int (*index_push)(void *arg, struct bh_file *f, const struct bh_shm_word *words, size_t count);
+    int (*index_push)(void *arg, struct bh_file *f, unsigned regions,
+                      const struct bh_shm_word *words, size_t count);
     void (*index_release)(void *arg);
 };
 

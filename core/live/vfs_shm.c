@@ -48,13 +48,13 @@ static int let_go(struct vfs_file *f, unsigned mask, int first, int count)
     if (f->shm_exclusive & mask) {
         vfs_tell_changes(f); /* what the index speaks of comes first */
         rc = bh_shm_push(f->shm->shm, &f->vfs->hooks, f->shm_exclusive);
-        if (rc && (f->shm_exclusive & 1)) { /* SQLite does not look at what an unlock returns */
-            bh_locks_refuse_wal_writers(bh_store_locks(f->vfs->store));
+        if (f->shm_exclusive & 1) /* SQLite does not look at what an unlock returns */
+            bh_locks_refuse_wal_writers(bh_store_locks(f->vfs->store), rc != 0);
+        if (rc && (f->shm_exclusive & 1))
             bh_log(BH_LOG_ERROR,
                    "clients cannot be told of what the daemon committed (%s): they can read, but "
-                   "not write, until this is mounted again, which loses nothing",
+                   "not write, until the daemon's next transaction or mount; nothing is lost",
                    strerror(rc));
-        }
         f->shm_exclusive &= ~mask;
     }
     vfs_lock_range(f, &f->shm->locks, BH_LOCK_NONE, BH_WAL_FIRST + (unsigned)first,

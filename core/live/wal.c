@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -107,6 +108,8 @@ static int scan_frames(struct scan *s)
         if (get32(buf + 4)) { /* a commit frame says how large the database is now */
             s->map->count = seen;
             s->map->db_pages = get32(buf + 4);
+            snprintf(s->map->tag, sizeof s->map->tag, "%08x%08x.%zu.%08x%08x", get32(s->salts),
+                     get32(s->salts + 4), seen, s->sum[0], s->sum[1]);
         }
     }
     return 0;

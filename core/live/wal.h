@@ -9,6 +9,9 @@
 #define BH_WAL_HEADER       32u
 #define BH_WAL_FRAME_HEADER 24u
 
+/* "SALTS.FRAMES.CHECKSUM" and a NUL. */
+#define BH_WAL_TAG 48
+
 struct bh_wal_page {
     uint32_t page;  /* of the database, from 1 */
     uint32_t frame; /* of the log, from 0: the newest that is committed */
@@ -20,6 +23,7 @@ struct bh_wal_map {
     uint32_t db_pages;  /* size of the database after the last commit */
     struct bh_wal_page *pages; /* in the order of page */
     size_t count;
+    char tag[BH_WAL_TAG]; /* the same for the same log up to the same commit; "": nothing */
 };
 void bh_wal_map_free(struct bh_wal_map *m);
 

@@ -346,6 +346,7 @@ static int settle(struct bh_plain *p, const struct image *img, const char *id,
     memcpy(st->base_etag, info->etag, sizeof st->base_etag);
     snprintf(st->base_snapshot, sizeof st->base_snapshot, "%s", id);
     memcpy(st->base_sha256, img->sha256, sizeof st->base_sha256);
+    snprintf(st->base_wal, sizeof st->base_wal, "%s", img->frozen ? bh_frozen_wal_tag(img->frozen) : "");
     st->base_size = img->size;
     st->base_time_ms = bh_real_ms();
     st->pending_snapshot[0] = st->pending_sha256[0] = '\0';
@@ -399,6 +400,17 @@ static int resolve_pending(struct bh_plain *p, const struct bh_call *call, struc
     return settle(p, &img, pending, &info, err);
 }
 
+/* The content is the base's, but another part of it is in -wal now. */
+static int note_wal(struct bh_plain *p, const struct image *img, struct bh_error *err)
+{
+    struct bh_state *st = &p->live->dir.state;
+    const char *tag = bh_frozen_wal_tag(img->frozen);
+    if (!strcmp(st->base_wal, tag))
+        return 0;
+    snprintf(st->base_wal, sizeof st->base_wal, "%s", tag);
+    return bh_statedir_save(&p->live->dir, err);
+}
+
 static int flush_image(struct bh_plain *p, struct bh_flush_result *result,
                        const struct bh_call *call, struct bh_error *err)
 {
@@ -411,6 +423,8 @@ static int flush_image(struct bh_plain *p, struct bh_flush_result *result,
         bool same = st->base_etag[0] && !strcmp(img.sha256, st->base_sha256);
         if (img.size > 0 && !same)
             rc = send_image(p, &img, result, call, err);
+        else
+            rc = note_wal(p, &img, err);
         int thawed = bh_store_thaw(img.frozen, rc == 0);
         if (thawed) /* harmless: what stays marked is compared by hash next time */
             bh_log(BH_LOG_WARNING, "the block map cannot be written: %s", strerror(thawed));

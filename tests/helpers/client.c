@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 volatile int client_stop;
 
@@ -34,6 +35,7 @@ enum client_status client_status_of(int rc)
         return CLIENT_BUSY;
     case SQLITE_IOERR:
     case SQLITE_CANTOPEN:
+    case SQLITE_PROTOCOL: /* in WAL: ten seconds of locks that failed, whatever their errno */
         return CLIENT_GONE;
     case SQLITE_READONLY: /* stat of the file failed: so SQLite takes a dead mount, too */
         return rc == SQLITE_READONLY_DBMOVED ? CLIENT_GONE : CLIENT_WRONG;
@@ -147,11 +149,22 @@ static void on_stop(int sig)
     client_stop = sig;
 }
 
+/* A page of a mapped -shm or database that nobody can deliver any more. */
+static void on_bus_error(int sig)
+{
+    static const char text[] = "SIGBUS\n";
+    ssize_t unused = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)unused, (void)sig;
+    _Exit(CLIENT_GONE);
+}
+
 void client_catch_stop(void)
 {
     struct sigaction sa = {.sa_handler = on_stop};
     sigaction(SIGTERM, &sa, NULL);
     sigaction(SIGINT, &sa, NULL);
+    sa.sa_handler = on_bus_error;
+    sigaction(SIGBUS, &sa, NULL);
 }
 
 static uint32_t random_state = 2463534242u;

@@ -12,7 +12,7 @@ enum client_status {
         1,           /* usage, a damaged database, a broken promise: always a failure of the test */
     CLIENT_BUSY = 2, /* "database is locked", after the busy timeout */
     CLIENT_GONE =
-        3, /* I/O error or nothing to open: what a client sees when the daemon was killed */
+        3, /* I/O error, nothing to open, SIGBUS: what a client sees when the daemon was killed */
 };
 
 /* Prints "PROGRAM: TEXT" and exits with the status. */
@@ -43,7 +43,8 @@ int64_t client_number(const char *text);
 int64_t client_now_ns(void);
 void client_sleep_ms(int64_t ms);
 
-/* From now on SIGTERM and SIGINT only set client_stop. */
+/* From now on SIGTERM and SIGINT only set client_stop, and SIGBUS ends the process with
+ * CLIENT_GONE. */
 void client_catch_stop(void);
 extern volatile int client_stop;
 

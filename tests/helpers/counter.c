@@ -2,18 +2,33 @@
  * ordinary client of SQLite does. What was acknowledged can be recorded in a file outside, so that
  * a test that kills something knows which transactions must be found again.
  *
- *   counter -C DB                 makes the tables: c(n), one row, and log(client, seq, n, pad)
- *   counter [options] DB          N times: BEGIN IMMEDIATE; UPDATE c SET n = n + 1; [INSERT INTO
- * log]; COMMIT -n N     how often (1000)            -j MODE  journal mode          -s SYNC
- * synchronous (FULL) -b MS    busy timeout (20000)        -k K     close and reopen the database
- * after every K increments -r MS    before each increment, hold a read transaction for so long, and
- * look that nothing changes in it -i ID    also insert (ID, seq, n) into log       -q SEQ   the
- * first seq (1) -p BYTES size of the pad in log (0)              -a FILE  append "ID SEQ N" to FILE
- * after each COMMIT -f       fsync FILE after each line              -w MS    sleep so long after
- * each increment
+ *   counter -C DB           makes the tables: c(n), one row, and log(client, seq, n, pad)
+ *   counter [options] DB    N times: BEGIN IMMEDIATE; UPDATE c SET n = n + 1; [INSERT INTO log];
+ *                           COMMIT
  *
- * Prints "done=N busy=B last=VALUE". With a busy timeout of 0, "database is locked" is counted and
- * the increment tried again at most 1000 times; exit status 2 if there was any. Else see client.h.
+ *   -n N      how often (1000)
+ *   -j MODE   journal mode
+ *   -J MODES  one of these ("WAL,DELETE,...") by chance at each opening; where others have the
+ *             database open in another mode the change may be refused, and it goes on all the same
+ *   -S SEED   for these chances (the pid)
+ *   -s SYNC   synchronous (FULL)
+ *   -x SQL    run this after each opening
+ *   -b MS     busy timeout (20000)
+ *   -k K      close and reopen the database after every K increments
+ *   -W MS     be closed for up to so long then
+ *   -r MS     before each increment, hold a read transaction for so long, and look that nothing
+ *             changes in it
+ *   -i ID     also insert (ID, seq, n) into log
+ *   -q SEQ    the first seq (1)
+ *   -p BYTES  size of the pad in log (0)
+ *   -a FILE   append "ID SEQ N" to FILE after each COMMIT
+ *   -f        fsync FILE after each line
+ *   -w MS     sleep so long after each increment
+ *
+ * Prints "done=N busy=B last=VALUE", with -J also "switched=S refused=R": how often a change went
+ * into or out of WAL, and how often one was refused. With a busy timeout of 0, "database is locked"
+ * is counted and the increment tried again at most 1000 times; exit status 2 if there was any. Else
+ * see client.h.
  */
 #include "client.h"
 
@@ -25,8 +40,8 @@
 #include <unistd.h>
 
 struct options {
-    const char *path, *mode, *sync, *ack_path;
-    int64_t n, reopen, read_ms, id, seq, pad, wait_ms;
+    const char *path, *mode, *modes, *sync, *set_up, *ack_path;
+    int64_t n, reopen, closed_ms, read_ms, id, seq, pad, wait_ms;
     int busy_ms;
     bool sync_ack;
 };
@@ -36,7 +51,7 @@ struct client {
     sqlite3 *db;
     sqlite3_stmt *begin, *update, *insert, *commit, *read;
     int ack_fd;
-    int64_t done, busy, last;
+    int64_t done, busy, last, switched, refused;
 };
 
 static void create(const char *path)
@@ -71,10 +86,56 @@ static int run(struct client *c, sqlite3_stmt *st, int64_t *value)
     return rc == SQLITE_DONE ? SQLITE_OK : SQLITE_BUSY;
 }
 
+/* One of the modes of a list with commas, by chance. */
+static void choose(const char *modes, char *mode, size_t size)
+{
+    size_t count = 1;
+    for (const char *p = modes; *p; p++)
+        count += *p == ',';
+    for (size_t skip = client_random() % count; skip > 0; skip--)
+        modes = strchr(modes, ',') + 1;
+    snprintf(mode, size, "%.*s", (int)strcspn(modes, ","), modes);
+}
+
+/* Runs PRAGMA journal_mode, with a value or without; the mode in force then goes to got. Returns
+ * SQLITE_OK, SQLITE_BUSY, or dies. */
+static int journal_mode(sqlite3 *db, const char *value, char *got, size_t size)
+{
+    char sql[64];
+    sqlite3_stmt *st = NULL;
+    snprintf(sql, sizeof sql, "PRAGMA journal_mode%s%s", value ? "=" : "", value ? value : "");
+    int rc = sqlite3_prepare_v2(db, sql, -1, &st, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_step(st);
+    if (rc == SQLITE_ROW)
+        snprintf(got, size, "%s", (const char *)sqlite3_column_text(st, 0));
+    else if (client_status_of(rc) != CLIENT_BUSY)
+        client_die(client_status_of(sqlite3_extended_errcode(db)), "%s: %s (%d, errno %d)", sql,
+                   sqlite3_errmsg(db), sqlite3_extended_errcode(db), sqlite3_system_errno(db));
+    sqlite3_finalize(st);
+    return rc == SQLITE_ROW ? SQLITE_OK : SQLITE_BUSY;
+}
+
+static void change_mode(struct client *c)
+{
+    char before[16], wanted[16], after[16];
+    choose(c->opt->modes, wanted, sizeof wanted);
+    if (journal_mode(c->db, NULL, before, sizeof before) != SQLITE_OK ||
+        journal_mode(c->db, wanted, after, sizeof after) != SQLITE_OK ||
+        sqlite3_stricmp(wanted, after) != 0)
+        c->refused++;
+    else if (sqlite3_stricmp(before, "wal") == 0 || sqlite3_stricmp(after, "wal") == 0)
+        c->switched += sqlite3_stricmp(before, after) != 0;
+}
+
 static void open_client(struct client *c)
 {
     const struct options *o = c->opt;
     c->db = client_open(o->path, o->mode, o->sync, o->busy_ms);
+    if (o->modes)
+        change_mode(c);
+    if (o->set_up)
+        client_exec(c->db, o->set_up);
     c->begin = client_prepare(c->db, "BEGIN IMMEDIATE");
     c->commit = client_prepare(c->db, "COMMIT");
 }
@@ -194,6 +255,8 @@ static void increment_all(struct client *c)
             client_sleep_ms(o->wait_ms);
         if (o->reopen > 0 && c->done % o->reopen == 0 && c->done < o->n) {
             close_client(c);
+            if (o->closed_ms > 0)
+                client_sleep_ms(client_random() % (o->closed_ms + 1));
             open_client(c);
         }
     }
@@ -203,8 +266,9 @@ static void increment_all(struct client *c)
 int main(int argc, char **argv)
 {
     struct options o = {.n = 1000, .sync = "FULL", .busy_ms = 20000, .seq = 1};
+    int64_t seed = getpid();
     int opt;
-    while ((opt = getopt(argc, argv, "Cn:j:s:b:k:r:i:q:p:a:fw:")) != -1) {
+    while ((opt = getopt(argc, argv, "Cn:j:J:S:s:x:b:k:W:r:i:q:p:a:fw:")) != -1) {
         switch (opt) {
         case 'C':
             if (optind != argc - 1)
@@ -217,14 +281,26 @@ int main(int argc, char **argv)
         case 'j':
             o.mode = optarg;
             break;
+        case 'J':
+            o.modes = optarg;
+            break;
+        case 'S':
+            seed = client_number(optarg);
+            break;
         case 's':
             o.sync = optarg;
+            break;
+        case 'x':
+            o.set_up = optarg;
             break;
         case 'b':
             o.busy_ms = (int)client_number(optarg);
             break;
         case 'k':
             o.reopen = client_number(optarg);
+            break;
+        case 'W':
+            o.closed_ms = client_number(optarg);
             break;
         case 'r':
             o.read_ms = client_number(optarg);
@@ -258,9 +334,13 @@ int main(int argc, char **argv)
     if (o.ack_path &&
         (c.ack_fd = open(o.ack_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) < 0)
         client_die(CLIENT_WRONG, "%s: %s", o.ack_path, strerror(errno));
+    client_seed((uint32_t)seed * 2654435761u); /* neighbouring seeds, different chances */
     client_catch_stop();
     increment_all(&c);
-    printf("done=%lld busy=%lld last=%lld\n", (long long)c.done, (long long)c.busy,
+    printf("done=%lld busy=%lld last=%lld", (long long)c.done, (long long)c.busy,
            (long long)c.last);
+    if (o.modes)
+        printf(" switched=%lld refused=%lld", (long long)c.switched, (long long)c.refused);
+    putchar('\n');
     return c.busy ? CLIENT_BUSY : CLIENT_OK;
 }

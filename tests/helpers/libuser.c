@@ -1,9 +1,11 @@
 /* A C program that uses libbuckethead as an installed library, without FUSE.
- * It is compiled by integration/library.sh against the installed header and pkg-config file, not by meson. */
+ * It is compiled by integration/library.sh against the installed header and pkg-config file, not by
+ * meson. */
 #include <buckethead.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +21,7 @@
     } while (0)
 
 static struct bh_error err;
-static const char *state, *url, *rules;
+static const char *state, *url, *rules, *journal;
 
 /* What the callbacks saw. They come on another thread. */
 static struct {
@@ -79,12 +81,14 @@ static int from_callback;
 /* Started, with its callbacks, and one more setting. */
 static struct bh *begin(const char *setting)
 {
-    char dir[4096], fault[4096];
+    char dir[4096], fault[4096], mode[32];
     struct bh *b = NULL;
     snprintf(dir, sizeof dir, "live.dir=%s", state);
+    snprintf(mode, sizeof mode, "live.journal=%s", journal);
     snprintf(fault, sizeof fault, "bucket.fault=@%s", rules);
-    const char *settings[] = {dir, fault, "bucket.attempts=1", "snapshot.interval=0", setting};
-    CHECK(bh_create_with(&b, NULL, url, settings, setting ? 5 : 4, &err) == 0);
+    const char *settings[] = {dir,  fault,  "bucket.attempts=1", "snapshot.interval=0",
+                              mode, setting};
+    CHECK(bh_create_with(&b, NULL, url, settings, setting ? 6 : 5, &err) == 0);
     bh_set_callbacks(b, &(struct bh_callbacks){.arg = &from_callback,
                                                .on_flush_start = on_start,
                                                .on_flush_complete = on_complete,
@@ -112,6 +116,16 @@ static int64_t number(sqlite3 *db, const char *sql)
     int64_t n = sqlite3_column_int64(s, 0);
     sqlite3_finalize(s);
     return n;
+}
+
+/* The journal mode of a connection is, in lower case, this. */
+static void check_mode(sqlite3 *db, const char *mode)
+{
+    sqlite3_stmt *s = NULL;
+    CHECK(sqlite3_prepare_v2(db, "PRAGMA journal_mode", -1, &s, NULL) == SQLITE_OK);
+    CHECK(sqlite3_step(s) == SQLITE_ROW);
+    CHECK(strcmp((const char *)sqlite3_column_text(s, 0), mode) == 0);
+    sqlite3_finalize(s);
 }
 
 static void *writer(void *arg)
@@ -187,6 +201,8 @@ static void write_and_flush(void)
     main_db = bh_connection(b);
     CHECK(main_db != NULL);
     CHECK(number(main_db, "SELECT n FROM counter") == 600);
+    check_mode(db, journal);
+    check_mode(main_db, journal);
 
     CHECK(bh_force_flush(b, &err) == 0);
     CHECK(seen.started == 1 && seen.completed == 1 && seen.failed == 0 && seen.bytes > 0);
@@ -275,6 +291,100 @@ static void debounce(void)
     bh_destroy(b);
 }
 
+/* Writers, readers and checkpoints, each with a connection and a thread of its own, and flushes. */
+enum { WRITES = 300 };
+static struct bh *shared;
+static atomic_int writing;
+
+static sqlite3 *connect_shared(void)
+{
+    struct bh_error e = {0};
+    sqlite3 *db = NULL;
+    if (bh_connect(shared, &db, &e) != 0) {
+        fprintf(stderr, "bh_connect: %s\n", e.text);
+        exit(1);
+    }
+    sqlite3_busy_timeout(db, 60000);
+    return db;
+}
+
+static void *many_writer(void *unused)
+{
+    sqlite3 *db = connect_shared();
+    for (int i = 0; i < WRITES; i++) {
+        if (i % 50 == 49) {
+            sqlite3_close(db);
+            db = connect_shared();
+        }
+        run(db, "BEGIN IMMEDIATE; UPDATE many SET n = n + 1; COMMIT");
+    }
+    sqlite3_close(db);
+    writing--;
+    return unused;
+}
+
+static void *many_reader(void *unused)
+{
+    int64_t last = 0;
+    sqlite3 *db = connect_shared();
+    while (writing > 0) {
+        run(db, "BEGIN");
+        int64_t n = number(db, "SELECT n FROM many");
+        usleep(2000);
+        if (n < last || number(db, "SELECT n FROM many") != n) {
+            fprintf(stderr, "a reader saw %lld after %lld\n", (long long)n, (long long)last);
+            exit(1);
+        }
+        run(db, "COMMIT");
+        last = n;
+    }
+    sqlite3_close(db);
+    return unused;
+}
+
+static void *many_checkpoints(void *unused)
+{
+    sqlite3 *db = connect_shared();
+    sqlite3_busy_timeout(db, 20);
+    for (int i = 0; writing > 0; i++) {
+        int mode = i % 4, rc = sqlite3_wal_checkpoint_v2(db, NULL, mode, NULL, NULL);
+        if (rc != SQLITE_OK && rc != SQLITE_BUSY && rc != SQLITE_LOCKED) {
+            fprintf(stderr, "checkpoint %d: %s\n", mode, sqlite3_errmsg(db));
+            exit(1);
+        }
+        usleep(5000);
+    }
+    sqlite3_close(db);
+    return unused;
+}
+
+static void many(void)
+{
+    static void *(*const all[])(void *) = {many_writer, many_writer, many_writer,
+                                           many_reader, many_reader, many_checkpoints};
+    enum { COUNT = sizeof all / sizeof all[0] };
+    pthread_t threads[COUNT];
+    struct bh_info info;
+    shared = begin(NULL);
+    check_mode(bh_connection(shared), journal);
+    run(bh_connection(shared), "CREATE TABLE many(n); INSERT INTO many VALUES(0)");
+    writing = 3;
+    for (int i = 0; i < COUNT; i++)
+        CHECK(pthread_create(&threads[i], NULL, all[i], NULL) == 0);
+    while (writing > 0)
+        CHECK(bh_force_flush(shared, &err) == 0);
+    for (int i = 0; i < COUNT; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    CHECK(number(bh_connection(shared), "SELECT n FROM many") == 3 * WRITES);
+    check_mode(bh_connection(shared), journal);
+    CHECK(bh_force_flush(shared, &err) == 0);
+    bh_get_info(shared, &info);
+    CHECK(info.dirty_bytes == 0);
+    run(bh_connection(shared), "DROP TABLE many");
+    CHECK(bh_stop(shared, &err) == 0);
+    bh_destroy(shared);
+}
+
 static void import(const char *path)
 {
     struct bh *b = begin(NULL);
@@ -282,6 +392,7 @@ static void import(const char *path)
     CHECK(number(bh_connection(b), "SELECT count(*) FROM counter") == 6);
     CHECK(bh_import(b, path, &err) == 0);
     CHECK(number(bh_connection(b), "SELECT count(*) FROM imported") == 1000);
+    check_mode(bh_connection(b), journal);
     CHECK(bh_stop(b, &err) == 0);
     bh_destroy(b);
 }
@@ -305,13 +416,15 @@ static void signals(void)
 
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fprintf(stderr, "usage: libuser STATE-DIRECTORY BUCKET-URL RULES-FILE IMPORT-FILE\n");
+    if (argc != 6) {
+        fprintf(stderr,
+                "usage: libuser STATE-DIRECTORY BUCKET-URL RULES-FILE IMPORT-FILE JOURNAL-MODE\n");
         return 2;
     }
     state = argv[1];
     url = argv[2];
     rules = argv[3];
+    journal = argv[5];
     set_rules("");
     mistakes();
     not_started();
@@ -319,6 +432,7 @@ int main(int argc, char **argv)
     unflushed();
     loop();
     debounce();
+    many();
     import(argv[4]);
     signals();
     return 1;

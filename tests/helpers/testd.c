@@ -2,6 +2,8 @@
  * line, one line in answer:
  *   run N SQL     the SQL thread runs SQL N times, each its own transaction    -> ok SECONDS | error CODE TEXT
  *   query SQL     the first column of the first row                           -> ok VALUE   | error CODE TEXT
+ *   own N SQL     SQL N times on a connection of its own (bh_connect);
+ *                 the first column of the last row                            -> ok VALUE   | error CODE TEXT
  * Each connection has a thread of its own. */
 #include <errno.h>
 #include <pthread.h>
@@ -52,6 +54,31 @@ static int read_sql(sqlite3 *db, void *arg, struct bh_error *err)
     return 0;
 }
 
+static int keep_value(void *arg, int columns, char **values, char **names)
+{
+    struct query *q = arg;
+    if (columns > 0)
+        snprintf(q->value, sizeof q->value, "%s", values[0] ? values[0] : "");
+    (void)names;
+    return 0;
+}
+
+/* As a C program that links the library does it, beside the mount's clients. */
+static int run_own(long n, struct query *q, struct bh_error *err)
+{
+    sqlite3 *db = NULL;
+    int rc = bh_connect(database, &db, err);
+    if (rc)
+        return rc;
+    sqlite3_busy_timeout(db, 60000);
+    for (long i = 0; i < n && rc == 0; i++)
+        if (sqlite3_exec(db, q->sql, keep_value, q, NULL) != SQLITE_OK)
+            rc = bh_sqlite_fail(db, err, "own");
+    if (sqlite3_close(db) != SQLITE_OK && rc == 0)
+        rc = bh_fail(err, EBUSY, "close");
+    return rc;
+}
+
 static void handle(FILE *out, char *line)
 {
     struct bh_sql *sql = bh_live_of(database)->sql;
@@ -67,6 +94,12 @@ static void handle(FILE *out, char *line)
             rc = bh_sql_run(sql, BH_SQL_WRITE, run_sql, &q, &err);
         if (rc == 0)
             fprintf(out, "ok %.6f\n", (double)(bh_mono_ns() - begin) / 1e9);
+    } else if (!strncmp(line, "own ", 4)) {
+        long n = strtol(line + 4, &end, 10);
+        q.sql = end + (*end == ' ');
+        rc = run_own(n, &q, &err);
+        if (rc == 0)
+            fprintf(out, "ok %s\n", q.value);
     } else if (!strncmp(line, "query ", 6)) {
         q.sql = line + 6;
         rc = bh_sql_run(sql, BH_SQL_READ, read_sql, &q, &err);

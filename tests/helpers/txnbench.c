@@ -1,19 +1,25 @@
 /* txnbench: what a transaction costs an ordinary client of SQLite, on several databases in turn
  * within one run, so that their ratio does not depend on what else the machine does at the time.
  *
- *   txnbench -C [-m MB] DB                 makes the tables: t(id, v), 1000 rows; with -m big(id,
- * x) of MB MiB txnbench -t TEST [options] LABEL=DB... TEST  DELETE TRUNCATE PERSIST MEMORY OFF
- * UPDATE of one row, a transaction each, in that journal mode read     SELECT of one row scan reads
- * all of big cold     the same with a new connection after dropping the database from the page
- * cache -n N  transactions a round and client (200)      -r R  rounds (5), the databases take turns
+ *   txnbench -C [-m MB] DB      makes the tables: t(id, v), 1000 rows; with -m big(id, x) of MB MiB
+ *   txnbench -t TEST [options] LABEL=DB...
+ *     TEST  DELETE TRUNCATE PERSIST MEMORY OFF WAL
+ *                       UPDATE of one row, a transaction each, in that journal mode
+ *           read        SELECT of one row, in the mode that the database is in
+ *           read-wal    the same in WAL mode
+ *           checkpoint  wal_checkpoint(PASSIVE) of 1,000 frames; to write them is not counted
+ *           checkpoint-truncate    the same with TRUNCATE
+ *           scan        reads all of big
+ *           cold        the same with a new connection after the page cache was dropped
+ *     -n N  transactions a round and client (200)      -r R  rounds (5), the databases take turns
  *     -w N  not counted, before each round (50)        -c N  clients at once, processes (1)
  *     -d S  a round lasts S seconds instead of -n      -s SYNC  synchronous (FULL)
  *     -p MS each client sleeps so long after each transaction (0)
- *     -b MS busy timeout (30000)                       -e FILE  for cold: drop this file too (given
- * once)
+ *     -b MS busy timeout (30000)                       -e FILE  for cold: drop this file too
  *
- * Prints a line a database: "TEST LABEL median=US mean=US p99=US p999=US min=US max=US count=N
- * persec=N", microseconds. */
+ * A database whose mode was changed is in DELETE mode afterwards.
+ * Prints a line a database, in microseconds:
+ *   TEST LABEL median=US mean=US p99=US p999=US min=US max=US count=N persec=N */
 #include "client.h"
 
 #include <errno.h>
@@ -26,12 +32,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ROWS = 1000, MAX_SAMPLES = 1 << 20, MAX_CLIENTS = 16, MAX_TARGETS = 4 };
+enum { ROWS = 1000, FRAMES = 1000, MAX_SAMPLES = 1 << 20, MAX_CLIENTS = 16, MAX_TARGETS = 4 };
 
-enum kind { WRITE, READ, SCAN, COLD };
+enum kind { WRITE, READ, CHECKPOINT, CHECKPOINT_TRUNCATE, SCAN, COLD };
 
 struct options {
     const char *test, *sync, *evict;
+    const char *mode; /* the journal mode to set, NULL: as it is */
     enum kind kind;
     int64_t n, rounds, warmup, clients, seconds, pause_ms;
     int busy_ms;
@@ -82,14 +89,33 @@ static void drop_cache(const char *path)
     close(fd);
 }
 
+static bool is_checkpoint(const struct options *o)
+{
+    return o->kind == CHECKPOINT || o->kind == CHECKPOINT_TRUNCATE;
+}
+
+/* A table of FRAMES rows, each a page of its own. */
+static void make_frames(sqlite3 *db)
+{
+    client_exec(db, "PRAGMA wal_autocheckpoint=0;"
+                    "CREATE TABLE IF NOT EXISTS frames(id INTEGER PRIMARY KEY, x BLOB);"
+                    "WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM s WHERE i < 1000)"
+                    " INSERT OR IGNORE INTO frames SELECT i, randomblob(3000) FROM s;"
+                    "PRAGMA wal_checkpoint(TRUNCATE)");
+}
+
 static void open_target(struct target *t, const struct options *o)
 {
     static const char *const sql[] = {
         [WRITE] = "UPDATE t SET v = v + 1 WHERE id = ?1",
         [READ] = "SELECT v FROM t WHERE id = ?1",
+        [CHECKPOINT] = "PRAGMA wal_checkpoint(PASSIVE)",
+        [CHECKPOINT_TRUNCATE] = "PRAGMA wal_checkpoint(TRUNCATE)",
         [SCAN] = "SELECT sum(length(x)), count(?1) FROM big WHERE substr(x, 900, 1) IS NOT NULL",
     };
-    t->db = client_open(t->path, o->kind == WRITE ? o->test : NULL, o->sync, o->busy_ms);
+    t->db = client_open(t->path, o->mode, o->sync, o->busy_ms);
+    if (is_checkpoint(o))
+        make_frames(t->db);
     t->st = client_prepare(t->db, sql[o->kind == COLD ? SCAN : o->kind]);
 }
 
@@ -97,11 +123,21 @@ static void close_target(struct target *t, const struct options *o)
 {
     sqlite3_finalize(t->st);
     /* A journal that PERSIST left behind would cost every later transaction a look into it. */
-    if (o->kind == WRITE && o->clients == 1)
+    if (o->mode && o->clients == 1)
         client_exec(t->db, "PRAGMA journal_mode=DELETE");
     if (sqlite3_close(t->db) != SQLITE_OK)
         client_die(CLIENT_WRONG, "%s: close: %s", t->path, sqlite3_errmsg(t->db));
     t->db = NULL;
+}
+
+/* What a checkpoint answers: whether it had to stop, the frames in the WAL, those copied. */
+static void check_checkpoint(const struct target *t, const struct options *o)
+{
+    int busy = sqlite3_column_int(t->st, 0), frames = sqlite3_column_int(t->st, 1),
+        copied = sqlite3_column_int(t->st, 2);
+    bool whole = o->kind == CHECKPOINT ? frames == FRAMES && copied == FRAMES : frames == 0;
+    if (busy || !whole)
+        client_die(CLIENT_WRONG, "%s: the checkpoint says %d|%d|%d", t->path, busy, frames, copied);
 }
 
 static int64_t one_transaction(struct target *t, const struct options *o)
@@ -111,12 +147,16 @@ static int64_t one_transaction(struct target *t, const struct options *o)
         drop_cache(t->path);
         drop_cache(o->evict);
     }
+    if (is_checkpoint(o))
+        client_exec(t->db, "UPDATE frames SET x = randomblob(3000)");
     int64_t start = client_now_ns();
     if (o->kind == COLD)
         open_target(t, o);
-    sqlite3_bind_int64(t->st, 1, 1 + client_random() % ROWS);
+    if (!is_checkpoint(o))
+        sqlite3_bind_int64(t->st, 1, 1 + client_random() % ROWS);
     while ((rc = sqlite3_step(t->st)) == SQLITE_ROW)
-        ;
+        if (is_checkpoint(o))
+            check_checkpoint(t, o);
     if (rc == SQLITE_DONE)
         rc = sqlite3_reset(t->st);
     int64_t took = client_now_ns() - start;
@@ -200,26 +240,49 @@ static void report(const struct target *t, const struct options *o)
 static void parse_test(struct options *o, const char *test)
 {
     static const char *const modes[] = {"DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF", "WAL"};
+    static const struct {
+        const char *name;
+        enum kind kind;
+        const char *mode;
+    } others[] = {{"read", READ, NULL},
+                  {"read-wal", READ, "WAL"},
+                  {"checkpoint", CHECKPOINT, "WAL"},
+                  {"checkpoint-truncate", CHECKPOINT_TRUNCATE, "WAL"},
+                  {"scan", SCAN, NULL},
+                  {"cold", COLD, NULL}};
     o->test = test;
-    if (strcmp(test, "read") == 0)
-        o->kind = READ;
-    else if (strcmp(test, "scan") == 0)
-        o->kind = SCAN;
-    else if (strcmp(test, "cold") == 0)
-        o->kind = COLD;
-    else {
-        for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++)
-            if (strcmp(test, modes[i]) == 0)
-                return;
-        client_die(CLIENT_WRONG, "no such test: %s", test);
-    }
+    for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++)
+        if (strcmp(test, modes[i]) == 0) {
+            o->kind = WRITE;
+            o->mode = test;
+            return;
+        }
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (strcmp(test, others[i].name) == 0) {
+            o->kind = others[i].kind;
+            o->mode = others[i].mode;
+            return;
+        }
+    client_die(CLIENT_WRONG, "no such test: %s", test);
+}
+
+/* Several clients find the database in their mode and leave it there: where they all changed it at
+ * once, SQLite would tell some of them that it is locked. */
+static void set_mode(const struct target *t, const char *mode, const struct options *o)
+{
+    if (o->mode && o->clients > 1 &&
+        sqlite3_close(client_open(t->path, mode, NULL, o->busy_ms)) != SQLITE_OK)
+        client_die(CLIENT_WRONG, "%s: close", t->path);
 }
 
 static void run_all(struct target *targets, int count, const struct options *o)
 {
     bool keep_open = o->clients == 1 && o->kind != COLD;
-    for (int i = 0; i < count && keep_open; i++)
-        open_target(&targets[i], o);
+    for (int i = 0; i < count; i++) {
+        set_mode(&targets[i], o->mode, o);
+        if (keep_open)
+            open_target(&targets[i], o);
+    }
     for (int64_t r = 0; r < o->rounds; r++)
         for (int i = 0; i < count; i++) {
             int64_t start = client_now_ns();
@@ -232,6 +295,7 @@ static void run_all(struct target *targets, int count, const struct options *o)
     for (int i = 0; i < count; i++) {
         if (keep_open)
             close_target(&targets[i], o);
+        set_mode(&targets[i], "DELETE", o);
         report(&targets[i], o);
     }
 }

@@ -9,6 +9,7 @@
 
 OTHER=$T/other.db
 read -r -a modes <<<"${BH_MODES:-DELETE TRUNCATE PERSIST}"
+live_journal delete
 mount_bh -o snapshot.interval=0
 helper attachkill -C "$DB"
 helper attachkill -C "$OTHER"

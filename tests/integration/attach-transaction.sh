@@ -7,6 +7,7 @@
 # buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
+live_journal delete
 mount_bh
 sql 'CREATE TABLE t(i INTEGER PRIMARY KEY, v INTEGER)'
 sqlite3 "$T/other.db" 'CREATE TABLE o(i INTEGER PRIMARY KEY, v INTEGER)'

@@ -3,4 +3,4 @@
 # level: quick
 # time: 120
 # buckets: file ceph
-BH_INCREMENTS=${BH_INCREMENTS:-150} BH_MODES=${BH_MODES:-DELETE PERSIST MIXED} exec bash "$(dirname "${BASH_SOURCE[0]}")/counter-modes.sh"
+BH_INCREMENTS=${BH_INCREMENTS:-150} BH_MODES=${BH_MODES:-DELETE PERSIST MIXED WAL WALMIX} exec bash "$(dirname "${BASH_SOURCE[0]}")/counter-modes.sh"

@@ -6,6 +6,7 @@
 # buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
+live_journal delete
 mount_bh -o snapshot.interval=0
 helper counter -C "$DB"
 helper midkill -C "$DB"

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # import replaces the content of live.db as one transaction, while clients have it open, after a check; what is not a sound
 # database, or a transaction that does not end, stops it with nothing changed. export gives a sound plain file under load.
+# live.db keeps its own journal mode, whatever that of the imported file is (beside clients in WAL: wal-settings).
 # level: quick
-# time: 120
+# time: 150
 # buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
+live_journal delete
 mount_bh -o live.busy_timeout=1s
 sql "CREATE TABLE t(i INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(1, 'original')"
 flush
@@ -86,17 +88,30 @@ echo "$T/new.db" >"$CTL/import"
 assert_eq "$(digest)" "$new" "the content after an import by .ctl/import"
 assert_match "$(cat "$CTL/import")" "new\.db" "the report in .ctl/import"
 sqlite3 "$T/wal.db" "PRAGMA page_size=512; PRAGMA journal_mode=WAL; CREATE TABLE w(x); INSERT INTO w VALUES('wal')" >/dev/null
-assert_eq "$(od -An -tu1 -j18 -N2 "$T/wal.db" | xargs)" "2 2" "the header of wal.db"
+assert_eq "$(version_bytes "$T/wal.db")" "2 2" "the header of wal.db"
 (cd "$T" && "$BHFS" import wal.db "$MNT")
 assert_eq "$(sql 'SELECT x FROM w')" wal
-assert_eq "$(od -An -tu1 -j18 -N2 "$DB" | xargs)" "1 1" "the header of live.db after the import of a WAL database"
+assert_eq "$(version_bytes "$DB")" "1 1" "the header of live.db after the import of a WAL database"
 integrity
 sql "INSERT INTO w VALUES('more')"
 "$BHFS" import "$T/new.db" "$MNT"
 assert_eq "$(digest)" "$new"
 
+# The same into a database in WAL mode, which stays in it.
+assert_eq "$(sql 'PRAGMA journal_mode=WAL')" wal
+(cd "$T" && "$BHFS" import wal.db "$MNT")
+assert_eq "$(sql 'SELECT x FROM w; PRAGMA journal_mode' | xargs)" 'wal wal'
+integrity
+"$BHFS" import "$T/new.db" "$MNT"
+assert_eq "$(digest)" "$new"
+assert_eq "$(version_bytes "$DB")" "2 2" "the header of live.db after the import of a database in a rollback mode"
+assert_eq "$(version_bytes "$T/new.db")" "1 1" "the header of the imported file itself"
+
 # Out, under load.
-python3 - "$DB" <<'END' &
+for mode in wal delete; do
+    rm -f "$T"/out* "$T/last.db"
+    assert_eq "$(sql "PRAGMA journal_mode=$mode")" $mode
+    python3 - "$DB" <<'END' &
 import sqlite3, sys
 c = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
 for i in range(100000):
@@ -105,18 +120,20 @@ for i in range(100000):
     c.execute("UPDATE t SET w = w - 1 WHERE i = 20000")
     c.execute("COMMIT")
 END
-writer=$!
-for i in 1 2 3 4 5; do
-    "$BHFS" export "$MNT" "$T/out$i.db"
-    integrity "$T/out$i.db"
-    assert_eq "$(sqlite3 "$T/out$i.db" 'SELECT sum(w), count(*) FROM t')" "40000|20000" "an export is of one moment"
+    writer=$!
+    for i in 1 2 3 4 5; do
+        "$BHFS" export "$MNT" "$T/out$i.db"
+        integrity "$T/out$i.db"
+        assert_eq "$(sqlite3 "$T/out$i.db" 'SELECT sum(w), count(*) FROM t')" "40000|20000" "$mode: an export is of one moment"
+    done
+    ! gone "$writer" || fail "$mode: the writer failed beside the exports"
+    kill "$writer"
+    wait "$writer" || true
+    "$BHFS" export "$MNT" "$T/last.db"
+    assert_eq "$(digest "$T/last.db")" "$(digest)" "$mode: an export at rest"
+    assert_eq "$(version_bytes "$T/last.db")" "1 1" "$mode: the header of an export"
+    assert_eq "$(ls "$T" | grep -c 'last\.db')" 1 "$mode: files that the export left"
 done
-! gone "$writer" || fail "the writer failed beside the exports"
-kill "$writer"
-wait "$writer" || true
-"$BHFS" export "$MNT" "$T/last.db"
-assert_eq "$(digest "$T/last.db")" "$(digest)" "an export at rest"
-assert_eq "$(ls "$T" | grep -c 'last\.db')" 1 "files that the export left"
 must_fail "$BHFS" export "$MNT" "$T/no/such/directory/x.db"
 assert_match "$OUT" 'no/such/directory'
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # kill -9, and the power cut, while the daemon swaps the whole content: in the middle of a restore at mount, and of an
-# import. The next mount finds the old content or the new one, whole, and the bucket's snapshot where nothing else is.
+# import, into a database in a rollback mode, in WAL, and in WAL with a client connected. The next mount finds the old
+# content or the new one, whole, and the bucket's snapshot where nothing else is.
 # level: full
 # time: 300
 # buckets: file ceph
@@ -9,6 +10,7 @@
 rounds=${BH_ROUNDS:-${BHFS_LONG:+40}}
 rounds=${rounds:-8}
 say_seed
+live_journal delete
 mount_bh -o snapshot.interval=0
 helper txnbench -C -m 40 "$DB"
 sql 'CREATE TABLE which(name TEXT); INSERT INTO which VALUES ("one")'
@@ -49,13 +51,20 @@ echo "$rounds restores interrupted"
 seen=
 for ((round = 1; round <= rounds; round++)); do
     mount_bh "${power[@]}"
+    if [ $((round % 4)) -ge 2 ]; then file_mode=wal; else file_mode=delete; fi
+    assert_eq "$(sql "PRAGMA journal_mode=$file_mode")" $file_mode "the change of mode with nobody else there"
     before=$(sql 'SELECT name FROM which')
+    if [ $((round % 4)) = 3 ]; then
+        session beside
+        assert_eq "$(ask beside 'SELECT name FROM which')" "$before" 'what the client that stays sees'
+    fi
     if [ "$before" = one ]; then other=two; else other=one; fi
     random ms 1 700
     "$BHFS" import "$T/$other.db" "$MNT" >"$T/import.out" 2>&1 &
     importer=$!
     sleep_ms "$ms"
     kill_daemon
+    [ $((round % 4)) != 3 ] || kill_session beside
     status=0
     wait "$importer" || status=$?
     after_cut "$round"

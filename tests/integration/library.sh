@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # libbuckethead without FUSE: a C program compiled against the installed header, library and pkg-config file creates, starts,
-# connects, writes from several threads, flushes, gets its callbacks, imports, stops; and the bucket has what it wrote.
+# connects, writes from several threads, flushes, gets its callbacks, imports, stops; and the bucket has what it wrote. Once
+# in a rollback mode, once in WAL.
 # level: quick
-# time: 90
+# time: 120
 # buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
@@ -30,12 +31,22 @@ cc -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -g "${flags[@]}" -o "$T/libuser"
     $(PKG_CONFIG_PATH=${pc%/*} pkg-config --define-variable=prefix="$prefix" --cflags --libs buckethead) -lsqlite3 -pthread
 sqlite3 "$T/import.db" "CREATE TABLE imported(i); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) INSERT INTO imported SELECT i FROM n"
 
-LD_LIBRARY_PATH=$libdir "$T/libuser" "$STATE" "$URL" "$T/rules" "$T/import.db" || fail "libuser: status $?"
-integrity "$(snap_file)"
-assert_eq "$(snapshot_value 'SELECT count(*), min(i) FROM imported')" "1001|-1" "what the program left in the bucket"
-assert_eq "$(snapshot_value 'SELECT count(*) FROM imported' "$SNAP.prev")" 1000 "the snapshot before it"
+for journal in delete wal; do
+    bucket_empty
+    drop_state
+    LD_LIBRARY_PATH=$libdir "$T/libuser" "$STATE" "$URL" "$T/rules" "$T/import.db" $journal || fail "libuser, $journal: status $?"
+    integrity "$(snap_file)"
+    assert_eq "$(snapshot_value 'SELECT count(*), min(i) FROM imported')" "1001|-1" "$journal: what the program left in the bucket"
+    assert_eq "$(version_bytes "$(snap_file)")" "1 1" "$journal: the header of the snapshot"
+    assert_eq "$(snapshot_value 'SELECT count(*) FROM imported' "$SNAP.prev")" 1000 "$journal: the snapshot before it"
 
-# What it left is what a mount finds, with the same state and without.
-mount_bh
-assert_eq "$(sql 'SELECT count(*) FROM imported')" 1001
-umount_bh
+    # What it left is what a mount finds, with the same state and without.
+    mount_bh
+    assert_eq "$(sql 'SELECT count(*) FROM imported')" 1001
+    assert_eq "$(sql 'PRAGMA journal_mode')" $journal "the mode in a mount with the same state"
+    umount_bh
+    drop_state
+    mount_bh
+    assert_eq "$(sql 'SELECT count(*) FROM imported')" 1001
+    umount_bh
+done

@@ -41,6 +41,7 @@ use() {
     bucket_empty
 }
 
+live_journal delete
 use $small
 small_used=$used small_restored=$restored
 use "$large"

@@ -25,6 +25,7 @@ restored() {
     integrity
 }
 
+live_journal delete # in WAL a page size stays
 for shape in 512:1 1024:2 4096:0 8192:2 65536:1; do # page size and auto_vacuum: 0 none, 1 full, 2 incremental
     page=${shape%:*} vacuum=${shape#*:}
     bucket_empty

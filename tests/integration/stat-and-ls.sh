@@ -6,6 +6,7 @@
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 start=$(date +%s)
+live_journal delete
 mount_bh
 
 # The root and .ctl: directories with the right link counts, of the mounting user.

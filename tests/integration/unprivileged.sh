@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A user without rights mounts, writes, flushes and unmounts; nobody else sees the tree, and with allow_other others may look
-# but neither write nor command.
+# but neither write nor command. Clients in WAL mode are as good there, with the daemon writing beside them.
 # level: quick
 # time: 60
 # plain: the user could not write a sanitizer's report
@@ -14,10 +14,11 @@ mount -t tmpfs -o mode=755 none /mnt
 mknod -m 666 /mnt/fuse c 10 229
 mount --bind /mnt/fuse /dev/fuse
 cp "$BHFS" /mnt/bhfs
+cp "$SRC/tests/helpers/session.py" /mnt/session.py
 BHFS=/mnt/bhfs BUCKET=/mnt/bucket URL=file:///mnt/bucket MNT=/mnt/mnt DB=/mnt/mnt/live.db CTL=/mnt/mnt/.ctl
 export HOME=/mnt/home XDG_STATE_HOME=/mnt/home/state XDG_CONFIG_HOME=/mnt/home/config BUCKETHEAD_CONFIG=/mnt/home/bh.ini
 mkdir "$BUCKET" "$MNT" /mnt/home
-printf '[snapshot]\ninterval = 0\n' >/mnt/home/bh.ini
+printf '[snapshot]\ninterval = 0\n[live]\njournal = delete\n' >/mnt/home/bh.ini
 chown -R 65534:65534 "$BUCKET" "$MNT" /mnt/home
 cd /mnt
 
@@ -47,9 +48,45 @@ must_fail as $other ls "$MNT"
 must_fail as $other cat "$DB"
 as $user "$BHFS" status "$MNT" >/dev/null
 as $user sqlite3 -batch "$DB" 'INSERT INTO t VALUES(2)'
+
+# WAL: two clients; a flush beside them; an import, which is the daemon's own transaction; and the end after kill -9.
+sqlite3 /mnt/new.db 'CREATE TABLE t(i); INSERT INTO t VALUES(10), (11)'
+chmod 644 /mnt/new.db
+coproc A { exec setpriv --reuid=$user --regid=$user --clear-groups python3 /mnt/session.py "$DB" 10000; }
+a_in=${A[1]} a_out=${A[0]} a_pid=$A_PID
+ask_a() {
+    local line
+    echo "$1" >&"$a_in"
+    read -r -t 20 line <&"$a_out" || fail "no answer to: $1"
+    echo "$line"
+}
+assert_eq "$(ask_a 'PRAGMA journal_mode=WAL')" wal
+assert_eq "$(ask_a 'INSERT INTO t VALUES(3)')" ''
+assert_eq "$(as $user ls "$MNT" | xargs)" 'live.db live.db-shm live.db-wal'
+assert_eq "$(as $user stat -c %u "$DB-wal" "$DB-shm" | sort -u)" $user "owner of WAL's files"
+as $user sqlite3 -batch "$DB" 'INSERT INTO t VALUES(4)'
+assert_eq "$(ask_a 'SELECT count(*) FROM t')" 4
+as $user touch "$CTL/flush"
+assert_eq "$(snapshot_value 'SELECT count(*) FROM t')" 4 "rows in the bucket, flushed beside a client in WAL"
+assert_eq "$(version_bytes "$(snap_file)")" '1 1'
+as $user "$BHFS" import /mnt/new.db "$MNT"
+assert_eq "$(ask_a 'SELECT group_concat(i) FROM t')" 10,11 "what the client sees after the import"
+assert_eq "$(ask_a 'INSERT INTO t VALUES(12)')" ''
+assert_eq "$(ask_a 'PRAGMA integrity_check')" ok
+assert_eq "$(ask_a 'PRAGMA wal_checkpoint(TRUNCATE)')" '0|0|0'
+assert_eq "$(ask_a 'INSERT INTO t VALUES(13)')" ''
+assert_eq "$(as $user sqlite3 -batch "$DB" 'SELECT group_concat(i) FROM t; PRAGMA journal_mode' | xargs)" '10,11,12,13 wal'
+kill -KILL "$a_pid"
+{ wait "$a_pid" || true; } 2>/dev/null
+wait_for 1 as $user fusermount3 -u "$MNT"
+ended
+assert_eq "$(snapshot_value 'SELECT group_concat(i) FROM t')" 10,11,12,13
+as $user "$BHFS" "$URL" "$MNT"
+daemons[$MNT]=$(as $user sed -n 's/^pid: //p' "$CTL/status")
+as $user sqlite3 -batch "$DB" 'DELETE FROM t WHERE i > 11; UPDATE t SET i = i - 9'
 as $user "$BHFS" umount "$MNT"
 ended
-assert_eq "$(snapshot_value 'SELECT count(*) FROM t')" 2
+assert_eq "$(snapshot_value 'SELECT group_concat(i) FROM t')" 1,2
 
 # allow_other: not without the administrator's word, and then for looking only.
 : >/mnt/fuse.conf
@@ -70,6 +107,8 @@ must_fail as $other cat "$CTL/config"
 must_fail as $other touch "$DB"
 must_fail as $other sqlite3 -batch "$DB" 'INSERT INTO t VALUES(3)'
 must_fail as $other touch "$DB-journal"
+must_fail as $other touch "$DB-wal"
+must_fail as $other touch "$DB-shm"
 must_fail as $other rm -f "$DB"
 ls "$MNT" >/dev/null # root
 as $user sqlite3 -batch "$DB" 'INSERT INTO t VALUES(4)'

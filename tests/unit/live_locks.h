@@ -64,6 +64,7 @@ static inline struct bh_lock_request request(struct bh_owner o, unsigned type, u
                                     .owner = o,
                                     .handle = o.internal ? 0 : 5000 + o.id,
                                     .pid = (pid_t)(1000 + o.id),
+                                    .brief = o.internal,
                                     .type = (enum bh_lock_type)type,
                                     .start = start,
                                     .end = end,

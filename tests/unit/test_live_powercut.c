@@ -96,12 +96,17 @@ static void test_cut_in_the_middle_with_persist(void **state)
     cut_in_the_middle("PERSIST");
 }
 
+static void test_cut_in_the_middle_with_wal(void **state)
+{
+    cut_in_the_middle("WAL");
+}
+
 static void test_what_was_committed_is_there(void **state)
 {
-    static const char *const modes[] = {"DELETE", "TRUNCATE", "PERSIST"};
-    for (int seed = 0; seed < 9; seed++) {
+    static const char *const modes[] = {"DELETE", "TRUNCATE", "PERSIST", "WAL"};
+    for (int seed = 0; seed < 12; seed++) {
         open_mirrored(seed);
-        sqlite3 *c = writer(modes[seed % 3]);
+        sqlite3 *c = writer(modes[seed % 4]);
         must_sql(c, "DROP TABLE IF EXISTS t; CREATE TABLE t(v INT); INSERT INTO t VALUES(0)");
         for (int i = 0; i < 5; i++)
             must_sql(c, "UPDATE t SET v=v+1");
@@ -134,6 +139,99 @@ static void test_a_replacement_is_whole(void **state)
     }
 }
 
+/* --- write-ahead mode --- */
+
+/* A checkpoint syncs the log before it writes to the database, and the database before the log is
+ * begun anew. */
+static void test_checkpoints_lose_nothing(void **state)
+{
+    static const char *const kinds[] = {"PASSIVE", "FULL", "RESTART", "TRUNCATE"};
+    for (int seed = 0; seed < 8; seed++) {
+        char text[60];
+        snprintf(text, sizeof text, "PRAGMA wal_checkpoint(%s)", kinds[seed % 4]);
+        open_mirrored(seed);
+        sqlite3 *c = writer("WAL");
+        must_sql(c, "PRAGMA synchronous=FULL; DROP TABLE IF EXISTS t; CREATE TABLE t(v INT, fill); "
+                    "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM i WHERE n<30) "
+                    "INSERT INTO t SELECT 0, randomblob(1500) FROM i");
+        for (int i = 1; i < 6; i++) {
+            must_sql(c, "UPDATE t SET v=v+1, fill=randomblob(1500)");
+            if (i % 2)
+                must_sql(c, text);
+        }
+        if (seed >= 4)
+            must_sql(c, text);
+        assert_int_equal(cut_power(), 0);
+        sqlite3_close(c);
+        open_found();
+        assert_int_equal(value_now(), 5);
+        assert_true(bh_store_is_dirty(live->store));
+        close_live();
+    }
+}
+
+/* Frames of an old log over newer content would be a damaged database. */
+static void test_an_old_log_does_not_come_back(void **state)
+{
+    for (int seed = 0; seed < 12; seed++) {
+        open_mirrored(seed);
+        sqlite3 *c = writer("WAL");
+        must_sql(c, "DROP TABLE IF EXISTS t; CREATE TABLE t(v INT, fill); INSERT INTO t VALUES(1, "
+                    "zeroblob(20000)); UPDATE t SET v=2");
+        must_sql(c, "PRAGMA journal_mode=DELETE");
+        assert_false(bh_store_is_wal(live->store));
+        if (seed % 3 > 0)
+            must_sql(c, "UPDATE t SET v=3, fill=zeroblob(9000)");
+        if (seed % 3 > 1)
+            must_sql(c, "PRAGMA journal_mode=WAL; UPDATE t SET v=4");
+        assert_int_equal(cut_power(), 0);
+        sqlite3_close(c);
+        open_found();
+        assert_int_equal(value_now(), 2 + seed % 3);
+        close_live();
+    }
+}
+
+static void test_the_last_close_loses_nothing(void **state)
+{
+    for (int seed = 0; seed < 6; seed++) {
+        open_mirrored(seed);
+        sqlite3 *c = writer("WAL");
+        must_sql(c, "DROP TABLE IF EXISTS t; CREATE TABLE t(v INT); INSERT INTO t VALUES(7)");
+        sqlite3_close(c); /* checkpoints, and removes the log */
+        assert_false(is_there("state/live.db-wal"));
+        if (seed % 2)
+            must(on_sql_thread(BH_SQL_WRITE, "UPDATE t SET v=8"));
+        assert_int_equal(cut_power(), 0);
+        open_found();
+        assert_int_equal(value_now(), 7 + seed % 2);
+        close_live();
+    }
+}
+
+static void test_a_replacement_in_write_ahead_mode_is_whole(void **state)
+{
+    for (int seed = 0; seed < 6; seed++) {
+        struct bh_base base = {.is_base = false};
+        open_mirrored(seed);
+        sqlite3 *c = writer("WAL");
+        must_sql(c, "CREATE TABLE IF NOT EXISTS t(v INT); INSERT INTO t VALUES(1)");
+        unlink(at("state/incoming.db"));
+        make_stock("state/incoming.db", "u", 200);
+        must(bh_live_replace(live, "incoming.db", &base, ERR));
+        assert_int_equal(cut_power(), 0);
+        sqlite3_close(c);
+        open_found();
+        c = connect_live();
+        assert_int_equal(number(c, "SELECT count(*) FROM u"), 200);
+        must_be_whole(c);
+        sqlite3_close(c);
+        assert_true(bh_store_is_dirty(live->store));
+        assert_true(bh_store_is_wal(live->store));
+        close_live();
+    }
+}
+
 /* A download that was cut leaves the content of before. */
 static void test_a_half_made_replacement_is_forgotten(void **state)
 {
@@ -151,9 +249,17 @@ static void test_a_half_made_replacement_is_forgotten(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_cut_in_the_middle_with_delete),  TEST(test_cut_in_the_middle_with_truncate),
-        TEST(test_cut_in_the_middle_with_persist), TEST(test_what_was_committed_is_there),
-        TEST(test_a_replacement_is_whole),         TEST(test_a_half_made_replacement_is_forgotten),
+        TEST(test_cut_in_the_middle_with_delete),
+        TEST(test_cut_in_the_middle_with_truncate),
+        TEST(test_cut_in_the_middle_with_persist),
+        TEST(test_cut_in_the_middle_with_wal),
+        TEST(test_what_was_committed_is_there),
+        TEST(test_a_replacement_is_whole),
+        TEST(test_checkpoints_lose_nothing),
+        TEST(test_an_old_log_does_not_come_back),
+        TEST(test_the_last_close_loses_nothing),
+        TEST(test_a_replacement_in_write_ahead_mode_is_whole),
+        TEST(test_a_half_made_replacement_is_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

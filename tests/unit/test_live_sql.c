@@ -82,6 +82,11 @@ static void test_counter_with_off(void **state)
 {
     count_in_mode("OFF");
 }
+static void test_counter_with_wal(void **state)
+{
+    count_in_mode("WAL");
+    assert_true(bh_store_is_wal(live->store));
+}
 
 /* --- connections --- */
 
@@ -358,6 +363,7 @@ int main(void)
         TEST(test_counter_with_persist),
         TEST(test_counter_with_memory),
         TEST(test_counter_with_off),
+        TEST(test_counter_with_wal),
         TEST(test_connections_are_counted),
         TEST(test_the_configured_journal_is_used),
         TEST(test_a_transaction_over_two_databases),
