@@ -67,11 +67,8 @@ static int convert_from_wal(int fd, const char *what, struct bh_error *err)
         return bh_fail(err, EIO,
                        "%s is of a newer format of SQLite (%u, %u), which nobody here can write",
                        what, mode[0], mode[1]);
-    if (rc == 0 && (mode[0] == 2 || mode[1] == 2)) {
+    if (rc == 0 && (mode[0] == 2 || mode[1] == 2))
         rc = bh_pwrite_full(fd, rollback, 2, 18);
-        if (rc == 0)
-            bh_log(BH_LOG_INFO, "%s was in WAL mode and is loaded with a rollback journal", what);
-    }
     return rc ? bh_fail(err, rc, "%s cannot be changed to a rollback journal: %s", what,
                         strerror(rc))
               : 0;
@@ -143,8 +140,10 @@ int bh_database_copy(const char *from, const char *to, struct bh_error *err)
     int rc = b ? sqlite3_backup_step(b, -1) : sqlite3_errcode(out);
     if (b)
         sqlite3_backup_finish(b);
-    if (rc == SQLITE_DONE)
-        return 0;
+    if (rc == SQLITE_DONE) { /* one file, whatever mode the original is in */
+        rc = sqlite3_exec(out, "PRAGMA journal_mode=DELETE", NULL, NULL, NULL);
+        return rc == SQLITE_OK ? 0 : bh_sqlite_fail(out, err, to);
+    }
     if (rc == SQLITE_NOTADB || rc == SQLITE_CORRUPT)
         return bh_fail(err, EINVAL, "%s is not a whole SQLite database: %s", from,
                        sqlite3_errstr(rc));

@@ -9,7 +9,7 @@
 
 mount_bh
 assert_eq "$(ls "$MNT")" live.db "what a plain ls shows"
-assert_eq "$(stat -c %s "$DB")" 0 "the size of a new database"
+assert_eq "$(sql 'PRAGMA journal_mode; SELECT count(*) FROM sqlite_master' | xargs)" "wal 0" "a new database"
 
 sql "CREATE TABLE person(id INTEGER PRIMARY KEY, name TEXT NOT NULL, born REAL, photo BLOB);
      CREATE INDEX person_name ON person(name);

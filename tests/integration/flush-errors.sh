@@ -8,6 +8,7 @@
 
 rules=$T/rules
 : >"$rules"
+live_journal delete # in WAL a flush waits for nobody
 mount_bh -o bucket.fault="@$rules" -o bucket.attempts=1 -o bucket.retry_base=10ms -o live.busy_timeout=500ms
 sql 'CREATE TABLE t(i)'
 flush

@@ -27,7 +27,7 @@ rm -rf "$MNT/bucket"
 refused 'no mount point' "$URL" ''
 
 # A mount over a mount would hide one that goes on.
-mount_bh
+mount_bh -o live.journal=delete
 refused 'mounted bhfs already' -o live.dir="$T/other" "$URL" "$MNT"
 refused 'mounted bhfs already' -o live.dir="$T/other" "$URL" "$MNT/.ctl"
 attempt "$BHFS" export "$MNT" "$T/nothing.db"

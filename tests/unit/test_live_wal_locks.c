@@ -331,7 +331,7 @@ static void test_drain_sees_a_reader_get_old(void **state)
 static void test_refused_writers_get_eio_until_there_is_another_shm(void **state)
 {
     must(shm_lock(client(1), READ, BH_WAL_READ + 1));
-    must(shm_lock(daemon_(1), WRITE, BH_WAL_WRITE));
+    must(shm_brief(daemon_(1), WRITE, BH_WAL_WRITE, BH_WAL_WRITE));
     struct waiter *w = shm_parks(client(1), WRITE, BH_WAL_WRITE);
     bh_locks_refuse_wal_writers(table, true);
     must_fail(ended(w), EIO);
