@@ -19,6 +19,7 @@ struct bh_locks {
     unsigned sleepers; /* threads in a cond wait: no need to signal when there are none */
     uint64_t parked_total;
     uint64_t visit; /* number of the last search for a deadlock */
+    uint64_t wal_reads;
 };
 
 void bh_lockset_free(struct bh_lockset *s)
@@ -140,10 +141,12 @@ static void insert(struct bh_lockset *s, const struct bh_lock_request *r)
     s->locks[s->count++] = n;
 }
 
-static int apply(const struct bh_lock_request *r)
+static int apply(struct bh_locks *t, const struct bh_lock_request *r)
 {
     if (!make_room(r->set))
         return ENOMEM;
+    t->wal_reads += r->set == t->wal && !r->owner.internal && r->type == BH_LOCK_READ &&
+                    r->start >= BH_WAL_READ && r->end <= BH_WAL_LAST;
     cut(r->set, r->owner, r->start, r->end);
     if (r->type != BH_LOCK_NONE)
         insert(r->set, r);
@@ -290,7 +293,7 @@ static void rescan(struct bh_locks *t, struct bh_lock_request **ended)
             bool refused = o == OBSTACLE_REFUSED || (o == OBSTACLE_CLIENT && !r->wait);
             if (o == NO_OBSTACLE || refused) {
                 unpark(t, r,
-                       !refused                ? apply(r)
+                       !refused                ? apply(t, r)
                        : o == OBSTACLE_CLIENT ? EAGAIN
                                               : EIO,
                        ended);
@@ -325,7 +328,7 @@ int bh_locks_request(struct bh_locks *t, struct bh_lock_request *r)
     pthread_mutex_lock(&t->mutex);
     switch (find_obstacle(t, r)) {
     case NO_OBSTACLE:
-        rc = apply(r);
+        rc = apply(t, r);
         if (t->parked)
             rescan(t, &ended); /* a downgrade lets others in, too */
         changed(t);
@@ -591,6 +594,12 @@ void bh_locks_wait(struct bh_locks *t, int64_t ms)
     struct timespec until = bh_mono_after_ms(ms);
     BH_LOCK_SCOPE(&t->mutex);
     sleep_until(t, &until);
+}
+
+uint64_t bh_locks_wal_reads(struct bh_locks *t)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    return t->wal_reads;
 }
 
 uint64_t bh_locks_parked_total(struct bh_locks *t)

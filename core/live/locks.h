@@ -169,6 +169,8 @@ unsigned bh_gate_open(struct bh_locks *t);
 bool bh_gate_drain(struct bh_locks *t, enum bh_gate_need need, int64_t ms);
 /* Waits until any lock of the gated file changed hands, at most ms. */
 void bh_locks_wait(struct bh_locks *t, int64_t ms);
+/* READ locks that clients ever got. */
+uint64_t bh_locks_wal_reads(struct bh_locks *t);
 
 /* Counters for metrics. */
 uint64_t bh_locks_parked_total(struct bh_locks *t);

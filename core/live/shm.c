@@ -44,6 +44,7 @@ struct bh_shm {
     pthread_mutex_t wire;
     pthread_mutex_t mutex; /* what follows */
     bool remote;
+    bool quiet;
     bool tainted; /* the kernel may hold pages, which are stale once it is local */
     unsigned count;
     struct region regions[BH_SHM_REGIONS_MAX];
@@ -184,10 +185,24 @@ static int pull(struct bh_shm *m, const struct bh_live_hooks *hooks)
     return rc;
 }
 
+static bool must_pull(struct bh_shm *m)
+{
+    BH_LOCK_SCOPE(&m->mutex);
+    return m->remote && !m->quiet && m->count > 0;
+}
+
 int bh_shm_pull(struct bh_shm *m, const struct bh_live_hooks *hooks)
 {
     BH_LOCK_SCOPE(&m->wire);
-    return m->count > 0 && bh_shm_is_remote(m) ? pull(m, hooks) : 0;
+    return must_pull(m) ? pull(m, hooks) : 0;
+}
+
+int bh_shm_set_quiet(struct bh_shm *m, const struct bh_live_hooks *hooks, bool quiet)
+{
+    int rc = quiet ? bh_shm_pull(m, hooks) : 0;
+    BH_LOCK_SCOPE(&m->mutex);
+    m->quiet = quiet && rc == 0;
+    return rc;
 }
 
 struct batch {

@@ -48,6 +48,9 @@ int bh_shm_region(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned 
                   volatile void **out);
 /* After a lock was taken: the copies are as the clients have it. */
 int bh_shm_pull(struct bh_shm *m, const struct bh_live_hooks *hooks);
+/* quiet: no client changes anything from now on, as they are held back: one look at their pages is
+ * enough, and bh_shm_pull does nothing until this is taken back. 0, or why they cannot be reached. */
+int bh_shm_set_quiet(struct bh_shm *m, const struct bh_live_hooks *hooks, bool quiet);
 /* Before an exclusive lock is given back: clients see what was changed under the exclusive locks that
  * the connection holds, bit i of held for SQLite's lock i (0 WRITE, 1 CKPT, 2 RECOVER, 3 to 7 READ).
  */

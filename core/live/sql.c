@@ -17,7 +17,7 @@
 #define BACKOFF_MS     2
 #define BACKOFF_MAX_MS 50
 /* Readers of -wal that the gate held back find the index changed and begin again, at most a hundred
- * times (SQLITE_PROTOCOL): they get this long before the gate may close again. */
+ * times (SQLITE_PROTOCOL): they get at most this long to get in before the gate may close again. */
 #define COURTESY_MS 3
 /* A checkpoint that must wait for readers is not worth more. */
 #define CHECKPOINT_WAIT_MS 500
@@ -43,7 +43,8 @@ struct bh_sql {
     /* NULL while there is none: in write-ahead mode a connection keeps the database locked, which is
      * in the way of a client that leaves that mode, so it is closed after each job. */
     sqlite3 *db;
-    int64_t courtesy_until; /* bh_mono_ms() */
+    int64_t courtesy_until;  /* bh_mono_ms() */
+    uint64_t courtesy_reads; /* of bh_locks_wal_reads: they got in */
     atomic_bool checkpoint_posted;
     uint64_t checkpoint_limit;
     int64_t busy_ms, window_ms;
@@ -161,10 +162,29 @@ static enum bh_gate_need need_of(enum entry entry, bool wal)
     return entry == TO_READ ? BH_GATE_NO_WRITERS : BH_GATE_NO_CLIENTS;
 }
 
+static int set_quiet(struct bh_sql *q, bool quiet)
+{
+    struct bh_file *shm;
+    if (bh_store_lookup(q->store, BH_SHM_NAME, &shm) != 0)
+        return 0;
+    int rc = bh_shm_set_quiet(shm->shm, bh_vfs_hooks(q->vfs), quiet);
+    bh_file_unref(shm);
+    return rc;
+}
+
 static void open_gate(struct bh_sql *q)
 {
-    if (bh_gate_open(q->locks) > 0)
-        q->courtesy_until = bh_mono_ms() + COURTESY_MS;
+    set_quiet(q, false);
+    unsigned held_back = bh_gate_open(q->locks);
+    if (held_back == 0)
+        return;
+    q->courtesy_until = bh_mono_ms() + COURTESY_MS;
+    q->courtesy_reads = bh_locks_wal_reads(q->locks) + held_back;
+}
+
+static bool is_courteous(struct bh_sql *q, int64_t now)
+{
+    return now >= q->courtesy_until || bh_locks_wal_reads(q->locks) >= q->courtesy_reads;
 }
 
 /* While a client writes, readers must get in: the gate stays open. */
@@ -172,7 +192,7 @@ static void wait_for_wal_writer(struct bh_sql *q, int64_t deadline)
 {
     int64_t now;
     while ((now = bh_mono_ms()) < deadline &&
-           (now < q->courtesy_until || bh_locks_wal_summary(q->locks).writing))
+           (!is_courteous(q, now) || bh_locks_wal_summary(q->locks).writing))
         bh_locks_wait(q->locks, now < q->courtesy_until ? q->courtesy_until - now : BACKOFF_MAX_MS);
 }
 
@@ -185,6 +205,10 @@ static int try_to_enter(struct bh_sql *q, enum entry entry, bool wal, const char
         if (!bh_gate_drain(q->locks, need_of(entry, wal), DRAIN_MS) ||
             wal != bh_store_is_wal(q->store))
             return EBUSY;
+        int unreached = wal ? set_quiet(q, true) : 0;
+        if (unreached)
+            return bh_fail(err, unreached, "the clients' " BH_SHM_NAME " cannot be reached: %s",
+                           strerror(unreached));
     }
     int rc = exec_first(q, sql, err);
     return rc == 0 && also ? also(q, err) : rc;
