@@ -49,4 +49,8 @@ struct bh {
 
 enum { BH_OUTCOME_FAILED = 3 };
 
+/* connections.c: a connection whose waits for locks end with live.busy_timeout. While b->live is there.
+ */
+int bh_connect_live(struct bh *b, sqlite3 **db, struct bh_error *err);
+
 #endif

@@ -19,8 +19,6 @@
 /* Pauses between tries of the loop, and of the last flush, after an error. */
 #define RETRY_MIN_MS 500
 #define RETRY_MAX_MS 60000
-/* A connection that waits for a lock looks again whenever one changes hands, and this often. */
-#define BUSY_LOOK_MS 10
 /* For the look at a snapshot in a store that has just not answered. */
 #define AWAY_MS 2000
 
@@ -270,21 +268,6 @@ static void *loop_main(void *arg)
 
 /* --- start and stop --- */
 
-/* SQLite's own handler sleeps for up to 100 ms, perhaps with a lock that others wait for. */
-static int on_busy(void *arg, int tries)
-{
-    struct bh *b = arg;
-    static _Thread_local int64_t since;
-    int64_t now = bh_mono_ms();
-    if (tries == 0)
-        since = now;
-    int64_t left = since + b->cfg->live.busy_timeout_ms - now;
-    if (left <= 0)
-        return 0;
-    bh_locks_wait(bh_store_locks(b->live->store), left < BUSY_LOOK_MS ? left : BUSY_LOOK_MS);
-    return 1;
-}
-
 static void tear_down(struct bh *b)
 {
     sqlite3_close_v2(b->connection);
@@ -358,10 +341,9 @@ static int start_parts(struct bh *b, struct bh_error *err)
     if (rc == 0)
         rc = bh_live_settle_mode(b->live, b->read_only, err);
     if (rc == 0)
-        rc = bh_vfs_connect(b->live->vfs, false, &b->connection, err);
+        rc = bh_connect_live(b, &b->connection, err);
     if (rc)
         return rc;
-    sqlite3_busy_handler(b->connection, on_busy, b);
     if (report.text[0])
         bh_log(BH_LOG_INFO, "%s", report.text);
     pthread_mutex_lock(&b->mutex);
@@ -489,25 +471,6 @@ void bh_destroy(struct bh *b)
     pthread_mutex_destroy(&b->mutex);
     pthread_mutex_destroy(&b->life);
     free(b);
-}
-
-/* --- connections --- */
-
-int bh_connect(struct bh *b, sqlite3 **db, struct bh_error *err)
-{
-    BH_LOCK_SCOPE(&b->life);
-    *db = NULL;
-    if (!b->live)
-        return bh_fail(err, EINVAL, "no connection can be made: not started");
-    int rc = bh_vfs_connect(b->live->vfs, false, db, err);
-    if (rc == 0)
-        sqlite3_busy_handler(*db, on_busy, b);
-    return rc;
-}
-
-sqlite3 *bh_connection(struct bh *b)
-{
-    return b->connection;
 }
 
 /* --- import --- */

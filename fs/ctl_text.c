@@ -109,6 +109,8 @@ static void status(struct daemon *d, struct facts *f)
              : "commits survive a killed process and a power cut");
     number(f, "live_bytes", info.live_bytes);
     number(f, "dirty_bytes", info.dirty_bytes);
+    text(f, "journal", bh_store_is_wal(d->store) ? "wal" : "rollback");
+    number(f, "wal_bytes", bh_store_wal_size(d->store));
     text(f, "unflushed", info.dirty_bytes ? "yes" : "no");
     number(f, "flushes", info.flush_index);
     last_flush(f, &info);
@@ -226,6 +228,7 @@ void text_metrics(struct daemon *d, struct bh_strbuf *out)
     bucket_metrics(d, out);
     gauge(out, "bhfs_dirty_bytes", "Changed since the last flush.", info.dirty_bytes);
     gauge(out, "bhfs_live_bytes", "Size of live.db.", info.live_bytes);
+    gauge(out, "bhfs_wal_bytes", "Size of live.db-wal.", bh_store_wal_size(d->store));
     counter(out, "bhfs_sql_transactions_total", "Transactions of the daemon itself.",
             bh_sql_transactions(d->live->sql));
     counter(out, "bhfs_locks_parked_total",

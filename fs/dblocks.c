@@ -109,7 +109,16 @@ struct shm_task {
     struct daemon *daemon;
     struct bh_file *file;
     fuse_req_t req; /* that waits for it; NULL: none */
+    uint64_t handle;
 };
+
+/* The client has its DMS lock and waits for the answer. */
+static void joined(struct daemon *d, struct bh_file *f, fuse_req_t req, uint64_t handle, int rc)
+{
+    if (rc)
+        bh_locks_drop_handle(d->locks, &f->locks, handle);
+    fuse_reply_err(req, rc);
+}
 
 static void run_attach(void *arg)
 {
@@ -119,7 +128,7 @@ static void run_attach(void *arg)
         bh_shm_forget_pages(t->file->shm, &t->daemon->live->hooks);
         rc = bh_shm_attach(t->file->shm);
     }
-    fuse_reply_err(t->req, rc == EAGAIN ? EBUSY : rc);
+    joined(t->daemon, t->file, t->req, t->handle, rc == EAGAIN ? EBUSY : rc);
     bh_file_unref(t->file);
     free(t);
 }
@@ -133,12 +142,13 @@ static void run_detach(void *arg)
 }
 
 /* False: no memory. */
-static bool hand_over(struct daemon *d, struct bh_file *f, fuse_req_t req, void (*run)(void *arg))
+static bool hand_over(struct daemon *d, struct bh_file *f, fuse_req_t req, uint64_t handle,
+                      void (*run)(void *arg))
 {
     struct shm_task *t = malloc(sizeof *t);
     if (!t)
         return false;
-    *t = (struct shm_task){.daemon = d, .file = f, .req = req};
+    *t = (struct shm_task){.daemon = d, .file = f, .req = req, .handle = handle};
     bh_file_ref(f);
     if (workers_run(d->workers, run, t) == 0)
         return true;
@@ -147,19 +157,18 @@ static bool hand_over(struct daemon *d, struct bh_file *f, fuse_req_t req, void 
     return false;
 }
 
-/* The client has its DMS lock and waits for the answer. */
-static void shm_joined(struct daemon *d, struct bh_file *f, fuse_req_t req)
+static void shm_joined(struct daemon *d, struct bh_file *f, fuse_req_t req, uint64_t handle)
 {
     int rc = bh_shm_attach(f->shm);
-    if (rc == EAGAIN && hand_over(d, f, req, run_attach))
+    if (rc == EAGAIN && hand_over(d, f, req, handle, run_attach))
         return;
-    fuse_reply_err(req, rc == EAGAIN ? ENOMEM : rc);
+    joined(d, f, req, handle, rc == EAGAIN ? ENOMEM : rc);
 }
 
 void dbfile_shm_left(struct daemon *d, struct bh_file *f)
 {
     if (f->kind == BH_FILE_SHM && bh_shm_is_remote(f->shm) &&
-        bh_locks_attached(d->locks, &f->locks) == 0 && !hand_over(d, f, NULL, run_detach))
+        bh_locks_attached(d->locks, &f->locks) == 0 && !hand_over(d, f, NULL, 0, run_detach))
         bh_log(BH_LOG_WARNING,
                "out of memory: " BH_SHM_NAME " stays in use until its next client closes it");
 }
@@ -186,7 +195,7 @@ void dbfile_setlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, str
         quick.wait = false;
         int rc = bh_locks_request(d->locks, &quick);
         if (rc == 0)
-            shm_joined(d, n->file, req);
+            shm_joined(d, n->file, req, fi->fh);
         else
             fuse_reply_err(req, rc);
         return;

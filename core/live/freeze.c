@@ -102,6 +102,7 @@ static void frozen_free(struct bh_frozen *z)
     part_free(&z->db);
     part_free(&z->wal);
     bh_wal_map_free(&z->frames);
+    bh_file_unref(z->wal_file);
     free(z);
 }
 
@@ -146,6 +147,7 @@ static int freeze_locked(struct bh_frozen *z)
     int rc = part_freeze(&z->db, s->db);
     if (rc == 0 && s->wal && s->wal_size > BH_WAL_HEADER) {
         z->wal_file = s->wal;
+        bh_file_ref(z->wal_file);
         rc = part_freeze(&z->wal, s->wal);
     }
     if (rc)

@@ -22,7 +22,7 @@ struct frozen_part {
 struct bh_frozen {
     struct bh_store *store;
     struct frozen_part db, wal;
-    const struct bh_file *wal_file; /* the -wal that was frozen; only compared */
+    struct bh_file *wal_file; /* the -wal that was frozen: a reference, NULL if there was none */
     struct bh_wal_map frames;
     uint64_t wal_changes; /* the store's at the time */
     atomic_int broken;    /* errno; 0 while whole */
@@ -71,6 +71,15 @@ int undo_open_existing(struct bh_store *s, struct bh_error *err);
 void undo_close(struct bh_store *s);
 int undo_before_write(struct bh_store *s, uint64_t offset, uint64_t len);
 int undo_before_truncate(struct bh_store *s, uint64_t size);
+
+/* --- store_names.c --- */
+#define STORE_JOURNAL_MAGIC 8 /* bytes that every valid journal begins with */
+/* Not linked yet, one reference; NULL: no memory. */
+struct bh_file *store_file_new(struct bh_store *s, const char *name, enum bh_file_kind kind);
+/* The beginning of a journal changed. */
+void store_note_magic(struct bh_file *f);
+/* Takes the caller's reference. */
+void store_link_side(struct bh_store *s, struct bh_file *f);
 
 bool is_wal_locked(struct bh_store *s);
 

@@ -1,12 +1,22 @@
 #!/usr/bin/env bash
 # WAL under memory pressure: clients and daemon in a cgroup whose limit makes the kernel take back pages all the time, those
 # of the mapped live.db-shm and of the database among them, while something else reads large files and takes what memory
-# is left. No increment is lost, nobody fails. Needs cgroup v2 with the memory controller, as root; BH_CGROUP=DIR names
-# another place to make the group in, which may be in the memory hierarchy of v1.
+# is left. No increment is lost, nobody fails. Needs a memory controller, of cgroup v2 or v1, as root: the group is made
+# inside the one that the test is in, or in BH_CGROUP=DIR.
 # level: long
 # time: 600
 # plain: a sanitizer needs the memory for itself
-parent=${BH_CGROUP:-/sys/fs/cgroup}
+# own_group: the directory of the group that this process is in, as far as memory is concerned
+own_group() {
+    local path
+    path=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
+    if [ -n "$path" ]; then
+        echo "/sys/fs/cgroup/memory$path"
+    else
+        echo "/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)"
+    fi
+}
+parent=${BH_CGROUP:-$(own_group)}
 if [ -z "${IN_GROUP-}" ]; then
     group=$parent/bhfs-test-$$
     [[ "$(stat -f -c %T "$parent" 2>/dev/null)" = cgroup* ]] || { echo "$parent is no cgroup directory"; exit 77; }
