@@ -68,7 +68,8 @@ struct daemon {
     uid_t uid;
     gid_t gid;
     int64_t started_ms;
-    mode_t root_mode; /* of the root directory, as chmod and chown of it say; of the loop thread only */
+    mode_t root_mode; /* of the root directory, as chmod and chown of it say; of the loop thread
+                         only */
     uid_t root_uid;
     gid_t root_gid;
     atomic_uint_fast64_t requests[OP_COUNT];

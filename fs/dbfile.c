@@ -219,10 +219,9 @@ void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_fi
         fuse_reply_err(req, rc);
         return;
     }
-    struct fuse_entry_param e = {
-        .ino = node_ino(n),
-                                  .attr_timeout = dbfile_attr_seconds(n->file),
-                                  .entry_timeout = CACHE_SECONDS};
+    struct fuse_entry_param e = {.ino = node_ino(n),
+                                 .attr_timeout = dbfile_attr_seconds(n->file),
+                                 .entry_timeout = CACHE_SECONDS};
     dbfile_stat(d, n->file, &e.attr);
     prepare_handle(d, n->file, fi);
     if (fuse_reply_create(req, &e, fi) == -ENOENT)
@@ -288,8 +287,8 @@ static void run_unlink(void *arg)
 static bool must_be_durable(struct daemon *d, enum bh_file_kind kind)
 {
     bool synced = atomic_exchange(&d->db->synced, false);
-    return !d->memory && (kind == BH_FILE_SUPER || kind == BH_FILE_WAL ||
-                          (kind == BH_FILE_JOURNAL && synced));
+    return !d->memory &&
+           (kind == BH_FILE_SUPER || kind == BH_FILE_WAL || (kind == BH_FILE_JOURNAL && synced));
 }
 
 void dbfile_unlink(fuse_req_t req, const char *name)

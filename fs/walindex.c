@@ -1,10 +1,10 @@
-/* The clients' wal-index lies in the kernel's page cache of the mount, as they have mapped it. To read
- * and change these very pages somebody must map them, too, but not this process: a process that ends
- * closes its mappings before its files, and closing a mapping of a FUSE file waits until its pages
- * are written back, by the daemon, which is just ending. After a kill -9 it would wait for ever, and
- * all clients with it. So a child maps them. It has no other file of the daemon open, does what it is
- * told over a socket, and ends with it. Words go through memory that both share, which is not a
- * file's. */
+/* The clients' wal-index lies in the kernel's page cache of the mount, as they have mapped it. To
+ * read and change these very pages somebody must map them, too, but not this process: a process
+ * that ends closes its mappings before its files, and closing a mapping of a FUSE file waits until
+ * its pages are written back, by the daemon, which is just ending. After a kill -9 it would wait
+ * for ever, and all clients with it. So a child maps them. It has no other file of the daemon open,
+ * does what it is told over a socket, and ends with it. Words go through memory that both share,
+ * which is not a file's. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -266,8 +266,8 @@ static int give(struct walindex *w, const struct order *o)
         end_child(w, true);
         if (tries == 1)
             return EIO;
-        bh_log(BH_LOG_WARNING, "the process that reaches the clients' " BH_SHM_NAME
-                               " ended: it is started again");
+        bh_log(BH_LOG_WARNING,
+               "the process that reaches the clients' " BH_SHM_NAME " ended: it is started again");
     }
 }
 

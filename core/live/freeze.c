@@ -27,9 +27,7 @@ static bool is_touched(const struct frozen_part *p, uint64_t block)
 /* The part of the freeze in progress that a file is, NULL if it is none. */
 static struct frozen_part *part_of(struct bh_store *s, const struct bh_file *f)
 {
-    return f == s->db                 ? &s->frozen->db
-           : f == s->frozen->wal_file ? &s->frozen->wal
-                                      : NULL;
+    return f == s->db ? &s->frozen->db : f == s->frozen->wal_file ? &s->frozen->wal : NULL;
 }
 
 static void save_block(struct bh_frozen *z, struct frozen_part *p, uint64_t block)
@@ -247,7 +245,8 @@ int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset)
     int rc = part_read(z, &z->db, buf, len, offset);
     if (rc == 0)
         rc = lay_frames_over(z, buf, len, offset);
-    for (uint64_t i = 18; rc == 0 && i <= 19; i++) { /* SQLite file format: "file format versions" */
+    for (uint64_t i = 18; rc == 0 && i <= 19;
+         i++) { /* SQLite file format: "file format versions" */
         char *byte = (char *)buf + (i - offset);
         if (i >= offset && i < offset + len && *byte == 2)
             *byte = 1;
@@ -271,7 +270,8 @@ static int make_clean(struct bh_frozen *z)
             return 0;
         for (uint64_t b = from; b < end;) {
             uint64_t run = b;
-            while (run < end && !is_touched(&z->db, run) && bh_map_get(&s->map, run) == BH_BLOCK_DIRTY)
+            while (run < end && !is_touched(&z->db, run) &&
+                   bh_map_get(&s->map, run) == BH_BLOCK_DIRTY)
                 run++;
             int rc = run > b ? bh_map_set(&s->map, b, run - b, BH_BLOCK_CLEAN) : 0;
             if (rc)

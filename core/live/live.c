@@ -115,9 +115,10 @@ static int start_sql(struct bh_live *l, const struct bh_config *cfg, struct bh_e
     char journal[64];
     snprintf(journal, sizeof journal, "PRAGMA journal_mode=%s", modes[cfg->live.journal]);
     /* EXTRA: the journal's deletion is the commit, and is durable too. */
-    return bh_sql_start(&l->sql, l->vfs, l->store,
-                        "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000; PRAGMA synchronous=EXTRA",
-                        journal, cfg->live.busy_timeout_ms, cfg->live.window_ms, err);
+    return bh_sql_start(
+        &l->sql, l->vfs, l->store,
+        "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2000; PRAGMA synchronous=EXTRA", journal,
+        cfg->live.busy_timeout_ms, cfg->live.window_ms, err);
 }
 
 /* A path that led through the mount would ask this process to wait for itself. */

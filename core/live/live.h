@@ -20,7 +20,7 @@ struct bh_live {
     uint64_t wal_limit; /* bytes of -wal that make the daemon checkpoint; 0: it does not */
     atomic_uint_fast64_t wal_tried; /* a reader that keeps -wal from being emptied will do so for a
                                      * while: the next try is when it is larger than this */
-    atomic_uint_fast64_t undone; /* dead clients' half-made transactions that were undone */
+    atomic_uint_fast64_t undone;    /* dead clients' half-made transactions that were undone */
 };
 
 /* Opens (or makes) the state directory and everything on it, and recovers: a journal-less client's
@@ -58,14 +58,15 @@ struct bh_base {
 int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_base *base,
                     struct bh_error *err);
 
-/* Once after the content of the start is there: a new, empty database gets its journal mode; one that
- * is mounted read-only leaves write-ahead mode, as nobody could make -shm. */
+/* Once after the content of the start is there: a new, empty database gets its journal mode; one
+ * that is mounted read-only leaves write-ahead mode, as nobody could make -shm. */
 int bh_live_settle_mode(struct bh_live *l, bool read_only, struct bh_error *err);
 
-/* A client wrote to -wal up to byte `size`: it is checkpointed soon if that is too much. Any thread,
- * returns at once. */
+/* A client wrote to -wal up to byte `size`: it is checkpointed soon if that is too much. Any
+ * thread, returns at once. */
 void bh_live_wal_grew(struct bh_live *l, uint64_t size);
-/* The last client that had the wal-index open may be gone. Not on a loop thread or the SQL thread. */
+/* The last client that had the wal-index open may be gone. Not on a loop thread or the SQL thread.
+ */
 void bh_live_detach(struct bh_live *l, struct bh_file *shm);
 
 /* A client died (or closed) while it held EXCLUSIVE without a journal: its locks on the database

@@ -181,8 +181,8 @@ static bool is_gated(const struct bh_locks *t, const struct bh_lock_request *r)
         return false;
     if (r->set == t->gated)
         return !holds_any(r->set, r->owner);
-    return r->set == t->wal && !r->owner.internal && r->start >= BH_WAL_FIRST && r->end <= BH_WAL_LAST &&
-           !holds_wal(r->set, r->owner);
+    return r->set == t->wal && !r->owner.internal && r->start >= BH_WAL_FIRST &&
+           r->end <= BH_WAL_LAST && !holds_wal(r->set, r->owner);
 }
 
 /* What a lock that conflicts with a request means for it. */
@@ -213,8 +213,8 @@ static enum obstacle find_obstacle(const struct bh_locks *t, const struct bh_loc
         return OBSTACLE_DAEMON;
     enum obstacle found = NO_OBSTACLE;
     for (size_t i = 0; i < r->set->count && found != OBSTACLE_CLIENT; i++) {
-        enum obstacle o = conflicts(&r->set->locks[i], r) ? obstacle_of(t, r, &r->set->locks[i])
-                                                          : NO_OBSTACLE;
+        enum obstacle o =
+            conflicts(&r->set->locks[i], r) ? obstacle_of(t, r, &r->set->locks[i]) : NO_OBSTACLE;
         found = o > found ? o : found;
     }
     return found;
@@ -292,11 +292,7 @@ static void rescan(struct bh_locks *t, struct bh_lock_request **ended)
             enum obstacle o = find_obstacle(t, r);
             bool refused = o == OBSTACLE_REFUSED || (o == OBSTACLE_CLIENT && !r->wait);
             if (o == NO_OBSTACLE || refused) {
-                unpark(t, r,
-                       !refused                ? apply(t, r)
-                       : o == OBSTACLE_CLIENT ? EAGAIN
-                                              : EIO,
-                       ended);
+                unpark(t, r, !refused ? apply(t, r) : o == OBSTACLE_CLIENT ? EAGAIN : EIO, ended);
                 again = true;
             }
         }
@@ -559,8 +555,8 @@ static bool wal_need_met(const struct bh_locks *t, enum bh_gate_need need)
     struct bh_wal_summary wal = summarise_wal(t->wal);
     if (wal.writing || summarise(t->gated).client_writer)
         return false;
-    return wal.readers == 0 || (need == BH_GATE_WAL_WRITE &&
-                                bh_mono_ms() - wal.youngest_ms > BH_OLD_READER_MS);
+    return wal.readers == 0 ||
+           (need == BH_GATE_WAL_WRITE && bh_mono_ms() - wal.youngest_ms > BH_OLD_READER_MS);
 }
 
 static bool need_met(const struct bh_locks *t, enum bh_gate_need need)

@@ -8,7 +8,8 @@
  * because of the daemon. But for owners that are not brief (connections of a C program): if the
  * client has a lock on that file already, they may be waiting for each other, and it is refused.
  * - The gate: while it is closed, a client's first lock on the gated file is parked, and that of an
- * internal owner that is not brief is refused (it tries again); those inside go on. The SQL thread closes it, waits for the clients inside to finish, works, and opens it.
+ * internal owner that is not brief is refused (it tries again); those inside go on. The SQL thread
+ * closes it, waits for the clients inside to finish, works, and opens it.
  *
  * Every function may be called from any thread and never blocks but for bh_gate_drain and
  * bh_locks_wait. A parked request's done() is called from the thread that made it possible, with no
@@ -38,9 +39,9 @@ struct bh_lock {
     uint64_t handle; /* the open file the lock was taken through; 0 for internal owners */
     pid_t pid;
     bool write;
-    bool brief;             /* see bh_lock_request */
-    uint64_t start, end;    /* inclusive */
-    int64_t since_ms;       /* bh_mono_ms() of its granting */
+    bool brief;          /* see bh_lock_request */
+    uint64_t start, end; /* inclusive */
+    int64_t since_ms;    /* bh_mono_ms() of its granting */
 };
 
 /* The locks on one file; zero-initialised, freed with bh_lockset_free when the file goes. */
@@ -121,13 +122,13 @@ struct bh_lock_summary {
 struct bh_lock_summary bh_locks_summary(struct bh_locks *t, struct bh_lockset *s);
 
 /* --- what SQLite's locks on -shm mean (SQLite's wal.c and os_unix.c, "WAL-index locks") --- */
-#define BH_WAL_FIRST    120u
-#define BH_WAL_WRITE    120u
-#define BH_WAL_CKPT     121u
-#define BH_WAL_RECOVER  122u
-#define BH_WAL_READ     123u /* of five: 0 to 4 */
-#define BH_WAL_LAST     127u
-#define BH_WAL_DMS      128u /* shared by everybody who uses the file ("dead man's switch") */
+#define BH_WAL_FIRST   120u
+#define BH_WAL_WRITE   120u
+#define BH_WAL_CKPT    121u
+#define BH_WAL_RECOVER 122u
+#define BH_WAL_READ    123u /* of five: 0 to 4 */
+#define BH_WAL_LAST    127u
+#define BH_WAL_DMS     128u /* shared by everybody who uses the file ("dead man's switch") */
 
 /* The locks of the -shm file that is there now; NULL: none is. Gated like the database's: while the
  * gate is closed, a client's first WAL lock is parked, whichever it is. Differences to other files:
@@ -137,13 +138,13 @@ struct bh_lock_summary bh_locks_summary(struct bh_locks *t, struct bh_lockset *s
 void bh_locks_set_wal(struct bh_locks *t, struct bh_lockset *wal);
 
 struct bh_wal_summary {
-    unsigned attached;  /* client owners that use the file */
-    bool writing;       /* a client has WRITE, CKPT or RECOVER */
-    bool client_writer; /* ... WRITE or CKPT, so that it may write to -wal */
-    bool client_ckpt;   /* ... CKPT, so that it may write to the database */
-    unsigned readers;   /* READ locks of clients */
+    unsigned attached;   /* client owners that use the file */
+    bool writing;        /* a client has WRITE, CKPT or RECOVER */
+    bool client_writer;  /* ... WRITE or CKPT, so that it may write to -wal */
+    bool client_ckpt;    /* ... CKPT, so that it may write to the database */
+    unsigned readers;    /* READ locks of clients */
     int64_t youngest_ms; /* when the last of them was granted */
-    pid_t pid;          /* of one who has any of these, a writer if there is one; 0 if none */
+    pid_t pid;           /* of one who has any of these, a writer if there is one; 0 if none */
 };
 struct bh_wal_summary bh_locks_wal_summary(struct bh_locks *t);
 /* refuse: clients could not be told of a commit that is in -wal, and their next one would overwrite

@@ -203,11 +203,12 @@ int bh_live_settle_mode(struct bh_live *l, bool read_only, struct bh_error *err)
     /* The pragma believes what its connection read last: so that must be now. */
     const char *sql = "SELECT 1 FROM sqlite_master LIMIT 1; PRAGMA journal_mode=DELETE";
     if (read_only) { /* nobody could make -shm */
-        int rc = bh_store_is_wal(l->store) ? bh_sql_run(l->sql, BH_SQL_ALONE, set_mode, &sql, err)
-                                           : 0;
+        int rc =
+            bh_store_is_wal(l->store) ? bh_sql_run(l->sql, BH_SQL_ALONE, set_mode, &sql, err) : 0;
         return rc == 0 && bh_store_is_wal(l->store)
-                   ? bh_fail(err, EBUSY, BH_DB_NAME " cannot leave write-ahead mode, without which "
-                                                    "a read-only mount cannot be read")
+                   ? bh_fail(err, EBUSY,
+                             BH_DB_NAME " cannot leave write-ahead mode, without which "
+                                        "a read-only mount cannot be read")
                    : rc;
     }
     if (bh_file_size(bh_store_db(l->store)) > 0 || !l->new_is_wal)

@@ -108,7 +108,8 @@ static int merge_file(struct bh_shm *m, unsigned from)
 {
     uint32_t now[BH_SHM_REGION_WORDS];
     for (unsigned i = from; i < m->count; i++) {
-        int rc = bh_pread_full(m->file->disk.fd, now, sizeof now, (uint64_t)i * BH_SHM_REGION, NULL);
+        int rc =
+            bh_pread_full(m->file->disk.fd, now, sizeof now, (uint64_t)i * BH_SHM_REGION, NULL);
         if (rc)
             return rc;
         merge(&m->regions[i], now);
@@ -123,8 +124,8 @@ static int write_file(struct bh_shm *m)
         struct region *r = &m->regions[i];
         for (size_t w = 0; w < BH_SHM_REGION_WORDS; w++)
             r->base[w] = atomic_load_explicit(&r->copy[w], memory_order_relaxed);
-        int rc = bh_pwrite_full(m->file->disk.fd, r->base, BH_SHM_REGION,
-                                (uint64_t)i * BH_SHM_REGION);
+        int rc =
+            bh_pwrite_full(m->file->disk.fd, r->base, BH_SHM_REGION, (uint64_t)i * BH_SHM_REGION);
         if (rc)
             return rc;
     }
@@ -224,8 +225,8 @@ static void send(struct bh_shm *m, const struct bh_live_hooks *hooks, struct bat
 }
 
 /* Adds what differs in [from, end) of region i. */
-static void collect(struct bh_shm *m, const struct bh_live_hooks *hooks, struct batch *b, unsigned i,
-                    unsigned from, unsigned end)
+static void collect(struct bh_shm *m, const struct bh_live_hooks *hooks, struct batch *b,
+                    unsigned i, unsigned from, unsigned end)
 {
     struct region *r = &m->regions[i];
     for (unsigned w = from; w < end; w++) {

@@ -1,6 +1,7 @@
-/* The wal-index (-shm) as this process has it. SQLite wants its words in memory that everybody maps;
- * the clients' lie in the kernel's page cache of the mount, where this process must not map them: it
- * serves that mount, and a process that dies with such a mapping waits for itself for ever.
+/* The wal-index (-shm) as this process has it. SQLite wants its words in memory that everybody
+ * maps; the clients' lie in the kernel's page cache of the mount, where this process must not map
+ * them: it serves that mount, and a process that dies with such a mapping waits for itself for
+ * ever.
  *
  * So there are two states. Local: no client uses the file; connections of this process share the
  * words directly. Remote: clients use it, their pages are the truth, and this process has copies.
@@ -42,17 +43,19 @@ void bh_shm_free(struct bh_shm *m);
 /* --- threads with connections; they may wait for the mount, so never a loop thread --- */
 
 /* Region i (from 0), NULL in *out if it is not there and extend is false. It stays where it is as
- * long as the file lives. ENOMEM, EFBIG beyond BH_SHM_REGIONS_MAX, EIO and others: the clients' pages
- * cannot be reached. */
+ * long as the file lives. ENOMEM, EFBIG beyond BH_SHM_REGIONS_MAX, EIO and others: the clients'
+ * pages cannot be reached. */
 int bh_shm_region(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned i, bool extend,
                   volatile void **out);
 /* After a lock was taken: the copies are as the clients have it. */
 int bh_shm_pull(struct bh_shm *m, const struct bh_live_hooks *hooks);
 /* quiet: no client changes anything from now on, as they are held back: one look at their pages is
- * enough, and bh_shm_pull does nothing until this is taken back. 0, or why they cannot be reached. */
+ * enough, and bh_shm_pull does nothing until this is taken back. 0, or why they cannot be reached.
+ */
 int bh_shm_set_quiet(struct bh_shm *m, const struct bh_live_hooks *hooks, bool quiet);
-/* Before an exclusive lock is given back: clients see what was changed under the exclusive locks that
- * the connection holds, bit i of held for SQLite's lock i (0 WRITE, 1 CKPT, 2 RECOVER, 3 to 7 READ).
+/* Before an exclusive lock is given back: clients see what was changed under the exclusive locks
+ * that the connection holds, bit i of held for SQLite's lock i (0 WRITE, 1 CKPT, 2 RECOVER, 3 to 7
+ * READ).
  */
 int bh_shm_push(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned held);
 /* The content was replaced: the index is void, the next reader builds it anew. All locks held. */

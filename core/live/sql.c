@@ -102,8 +102,8 @@ static void run_writers(struct bh_sql *q, struct job *first)
 
 static int run_reader(struct bh_sql *q, struct job *j)
 {
-    int rc =
-        sql_enter(q, TO_READ, q->busy_ms, "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1", NULL, &j->err);
+    int rc = sql_enter(q, TO_READ, q->busy_ms, "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1", NULL,
+                       &j->err);
     if (rc == 0) {
         sql_open_gate(q); /* our SHARED lock holds writers back as long as it must */
         rc = j->fn(q->db, j->arg, &j->err);
@@ -231,8 +231,7 @@ int bh_sql_start(struct bh_sql **out, struct bh_vfs *v, struct bh_store *s, cons
     pthread_mutex_init(&q->mutex, NULL);
     pthread_cond_init(&q->wake, NULL);
     pthread_cond_init(&q->done, NULL);
-    int rc = q->set_up && q->journal ? sql_connect(q, err)
-                                     : bh_fail(err, ENOMEM, "out of memory");
+    int rc = q->set_up && q->journal ? sql_connect(q, err) : bh_fail(err, ENOMEM, "out of memory");
     if (rc == 0 && (rc = pthread_create(&q->thread, NULL, thread_main, q)) != 0)
         bh_fail(err, rc, "the SQL thread cannot be started: %s", strerror(rc));
     if (rc) {

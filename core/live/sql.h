@@ -27,8 +27,8 @@ enum bh_sql_kind {
 };
 
 /* Starts the thread; its connection is made when it is first needed. set_up: SQL that the
- * connection begins with. journal: of its transactions with a rollback journal. busy_ms: how long to wait for clients;
- * window_ms: see above. */
+ * connection begins with. journal: of its transactions with a rollback journal. busy_ms: how long
+ * to wait for clients; window_ms: see above. */
 int bh_sql_start(struct bh_sql **out, struct bh_vfs *v, struct bh_store *s, const char *set_up,
                  const char *journal, int64_t busy_ms, int64_t window_ms, struct bh_error *err);
 /* Runs what is queued, then ends. */

@@ -152,7 +152,7 @@ static int try_to_enter(struct bh_sql *q, enum sql_entry entry, bool wal, const 
 }
 
 int sql_enter(struct bh_sql *q, enum sql_entry entry, int64_t patience_ms, const char *sql,
-                 int (*also)(struct bh_sql *q, struct bh_error *err), struct bh_error *err)
+              int (*also)(struct bh_sql *q, struct bh_error *err), struct bh_error *err)
 {
     int64_t deadline = bh_mono_ms() + patience_ms, pause = BACKOFF_MS;
     for (;;) {

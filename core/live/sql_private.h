@@ -1,4 +1,5 @@
-/* What sql.c (jobs and the thread), sql_gate.c (how transactions begin and end) and sql_swap.c share. */
+/* What sql.c (jobs and the thread), sql_gate.c (how transactions begin and end) and sql_swap.c
+ * share. */
 #ifndef BH_LIVE_SQL_PRIVATE_H
 #define BH_LIVE_SQL_PRIVATE_H
 
@@ -25,8 +26,8 @@ struct bh_sql {
     char *set_up, *journal;
     bool is_set_up; /* the connection is */
     struct bh_locks *locks;
-    /* NULL while there is none: in write-ahead mode a connection keeps the database locked, which is
-     * in the way of a client that leaves that mode, so it is closed after each job. */
+    /* NULL while there is none: in write-ahead mode a connection keeps the database locked, which
+     * is in the way of a client that leaves that mode, so it is closed after each job. */
     sqlite3 *db;
     int64_t courtesy_until;  /* bh_mono_ms() */
     uint64_t courtesy_reads; /* of bh_locks_wal_reads: they got in */

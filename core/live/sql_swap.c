@@ -99,8 +99,8 @@ int sql_run_swap(struct bh_sql *q, struct job *j)
 {
     struct bh_file *shm = NULL;
     /* The read rolls a hot journal back, or fails with the reason why it cannot. */
-    int rc = sql_enter(q, TO_REPLACE, q->busy_ms, "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1; COMMIT",
-                   enter_swap, &j->err);
+    int rc = sql_enter(q, TO_REPLACE, q->busy_ms,
+                       "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1; COMMIT", enter_swap, &j->err);
     bool wal = rc == 0 && bh_store_is_wal(q->store);
     if (wal && (rc = bh_store_shm(q->store, &shm)) != 0)
         bh_fail(&j->err, rc, "the live database cannot be locked: %s", strerror(rc));
@@ -131,7 +131,7 @@ static int checkpoint(sqlite3 *db, void *arg, struct bh_error *err)
     sql_disconnect_if_locking(q);
     if (rc == 0 && bh_store_wal_size(q->store) > q->checkpoint_limit) {
         rc = sql_enter(q, TO_REPLACE, CHECKPOINT_WAIT_MS, "SELECT 1 FROM sqlite_master LIMIT 1",
-                   empty_wal, err);
+                       empty_wal, err);
         sql_leave(q);
     }
     return rc == EBUSY ? 0 : rc;

@@ -149,15 +149,14 @@ static const struct field {
     {                                                                                              \
 #member, type, offsetof(struct bh_state, member), sizeof(((struct bh_state *)0)->member)   \
     }
-    FIELD(FIELD_ALLOCATED, identity),      FIELD(FIELD_ALLOCATED, mountpoint),
-    FIELD(FIELD_U64, generation),          FIELD(FIELD_STRING, base_etag),
-    FIELD(FIELD_STRING, base_snapshot),    FIELD(FIELD_STRING, base_sha256),
-    FIELD(FIELD_STRING, base_wal),
-    FIELD(FIELD_U64, base_size),           FIELD(FIELD_I64, base_time_ms),
-    FIELD(FIELD_STRING, pending_snapshot), FIELD(FIELD_STRING, pending_sha256),
-    FIELD(FIELD_U64, pending_size),        FIELD(FIELD_U32, max_counter),
-    FIELD(FIELD_U32, max_cookie),          FIELD(FIELD_STRING, damaged_etag),
-    FIELD(FIELD_STRING, older_pending),
+    FIELD(FIELD_ALLOCATED, identity),    FIELD(FIELD_ALLOCATED, mountpoint),
+    FIELD(FIELD_U64, generation),        FIELD(FIELD_STRING, base_etag),
+    FIELD(FIELD_STRING, base_snapshot),  FIELD(FIELD_STRING, base_sha256),
+    FIELD(FIELD_STRING, base_wal),       FIELD(FIELD_U64, base_size),
+    FIELD(FIELD_I64, base_time_ms),      FIELD(FIELD_STRING, pending_snapshot),
+    FIELD(FIELD_STRING, pending_sha256), FIELD(FIELD_U64, pending_size),
+    FIELD(FIELD_U32, max_counter),       FIELD(FIELD_U32, max_cookie),
+    FIELD(FIELD_STRING, damaged_etag),   FIELD(FIELD_STRING, older_pending),
 #undef FIELD
 };
 
@@ -297,11 +296,11 @@ static int check_identity(struct bh_statedir *sd, const struct bh_config *cfg, s
     if (!identity)
         return bh_fail(err, ENOMEM, "out of memory while opening the state directory");
     if (sd->state.identity && strcmp(sd->state.identity, identity))
-        return bh_fail(
-            err, ESTALE,
-            "the state directory %s belongs to %.*s, not to %.*s; set live.dir to another directory",
-            sd->path, (int)strlen(sd->state.identity) - 1, sd->state.identity,
-            (int)strlen(identity) - 1, identity); /* each ends with a line break */
+        return bh_fail(err, ESTALE,
+                       "the state directory %s belongs to %.*s, not to %.*s; set live.dir to "
+                       "another directory",
+                       sd->path, (int)strlen(sd->state.identity) - 1, sd->state.identity,
+                       (int)strlen(identity) - 1, identity); /* each ends with a line break */
     if (!sd->state.identity)
         sd->state.identity = bh_take_ptr(identity);
     if (!sd->state.mountpoint)

@@ -29,7 +29,7 @@ enum bh_file_kind {
     BH_FILE_JOURNAL,
     BH_FILE_SUPER, /* live.db-mjXXXXXXXXX, of a transaction over several databases */
     BH_FILE_WAL,
-    BH_FILE_SHM, /* in memory only: never in the state directory */
+    BH_FILE_SHM,   /* in memory only: never in the state directory */
     BH_FILE_OTHER, /* no name of ours: refused */
 };
 /* What a name in the database's directory is. */
@@ -110,8 +110,8 @@ int bh_store_sync_names(struct bh_store *s);
 bool bh_store_is_wal(struct bh_store *s);
 /* Size of -wal in bytes, 0 if there is none. */
 uint64_t bh_store_wal_size(struct bh_store *s);
-/* What is committed in -wal up to the one with that tag (bh_wal_map) is in the base: to be said once
- * after the start. Reads all of -wal. */
+/* What is committed in -wal up to the one with that tag (bh_wal_map) is in the base: to be said
+ * once after the start. Reads all of -wal. */
 int bh_store_set_flushed_wal(struct bh_store *s, const char *tag);
 /* The -shm file, made if it is not there: a reference in *out. */
 int bh_store_shm(struct bh_store *s, struct bh_file **out);
@@ -144,8 +144,8 @@ const char *bh_frozen_wal_tag(const struct bh_frozen *z);
 void bh_store_note_freeze(struct bh_store *s, int64_t ns);
 uint64_t bh_frozen_size(const struct bh_frozen *z);
 /* A plain database in rollback format: frames of -wal in their places, bytes 18 and 19 of the
- * header 1. Any one thread. EAGAIN: the freeze was broken by a truncation; ENOSPC: old content could not be
- * saved. */
+ * header 1. Any one thread. EAGAIN: the freeze was broken by a truncation; ENOSPC: old content
+ * could not be saved. */
 int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset);
 /* Ends the freeze. flushed: what it held is in the base now, so what has not changed since becomes
  * clean. */

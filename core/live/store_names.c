@@ -12,7 +12,8 @@
 
 /* SQLite file format, section "The Rollback Journal": every valid journal begins with these bytes.
  */
-static const unsigned char journal_magic[STORE_JOURNAL_MAGIC] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+static const unsigned char journal_magic[STORE_JOURNAL_MAGIC] = {0xd9, 0xd5, 0x05, 0xf9,
+                                                                 0x20, 0xa1, 0x63, 0xd7};
 
 enum bh_file_kind bh_file_kind_of(const char *name)
 {

@@ -51,11 +51,12 @@ struct bh_store {
     uint64_t generation;
     struct bh_frozen *frozen;
     struct undo undo;
-    struct bh_file *journal; /* the linked journal, in `side`, or NULL: asked at every write */
+    struct bh_file *journal;   /* the linked journal, in `side`, or NULL: asked at every write */
     struct bh_file *wal, *shm; /* the same */
     uint64_t wal_size;
     uint64_t wal_changes; /* counts writes to -wal */
-    uint64_t wal_flushed; /* the value of wal_changes that is in the base, or in the database's file */
+    uint64_t
+        wal_flushed; /* the value of wal_changes that is in the base, or in the database's file */
     uint32_t freeze_ns[FREEZE_SAMPLES];
     uint64_t freezes;
 };
@@ -64,7 +65,8 @@ struct bh_store {
 
 /* Saves what a write to [offset, offset + len) is about to change. Never fails the write: an error
  * breaks the freeze. */
-void freeze_before_write(struct bh_store *s, const struct bh_file *f, uint64_t offset, uint64_t len);
+void freeze_before_write(struct bh_store *s, const struct bh_file *f, uint64_t offset,
+                         uint64_t len);
 void freeze_before_truncate(struct bh_store *s, const struct bh_file *f, uint64_t size);
 
 int undo_open_existing(struct bh_store *s, struct bh_error *err);

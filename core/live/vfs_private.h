@@ -41,11 +41,11 @@ struct vfs_file {
     struct bh_vfs *vfs;
     struct bh_file *file;
     struct bh_owner owner;
-    int level;               /* SQLITE_LOCK_* */
-    bool names_synced;       /* a journal's name is durable */
-    bool brief;              /* main database only, as what follows */
-    struct bh_file *shm;     /* NULL: not in write-ahead mode */
-    unsigned shm_exclusive;  /* bit i: holds lock i of -shm for itself */
+    int level;              /* SQLITE_LOCK_* */
+    bool names_synced;      /* a journal's name is durable */
+    bool brief;             /* main database only, as what follows */
+    struct bh_file *shm;    /* NULL: not in write-ahead mode */
+    unsigned shm_exclusive; /* bit i: holds lock i of -shm for itself */
     struct changes *changes;
 };
 

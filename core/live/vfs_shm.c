@@ -6,8 +6,8 @@
 #include "live/vfs_private.h"
 #include "util/log.h"
 
-/* As long as connections of this process have used the file, so that a client that comes finds it in
- * use and does not begin it anew. */
+/* As long as connections of this process have used the file, so that a client that comes finds it
+ * in use and does not begin it anew. */
 static const struct bh_owner user = {.id = UINT64_MAX - 2, .internal = true};
 
 static int attach(struct vfs_file *f)

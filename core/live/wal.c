@@ -173,7 +173,6 @@ uint64_t bh_wal_find(const struct bh_wal_map *m, uint32_t page)
     }
     if (low == m->count || m->pages[low].page != page)
         return 0;
-    return BH_WAL_HEADER +
-           (uint64_t)m->pages[low].frame * (BH_WAL_FRAME_HEADER + m->page_size) +
+    return BH_WAL_HEADER + (uint64_t)m->pages[low].frame * (BH_WAL_FRAME_HEADER + m->page_size) +
            BH_WAL_FRAME_HEADER;
 }

@@ -19,8 +19,8 @@ struct bh_wal_page {
 
 /* What is committed. Zero-initialised: nothing. */
 struct bh_wal_map {
-    uint32_t page_size; /* bytes */
-    uint32_t db_pages;  /* size of the database after the last commit */
+    uint32_t page_size;        /* bytes */
+    uint32_t db_pages;         /* size of the database after the last commit */
     struct bh_wal_page *pages; /* in the order of page */
     size_t count;
     char tag[BH_WAL_TAG]; /* the same for the same log up to the same commit; "": nothing */

@@ -346,7 +346,8 @@ static int settle(struct bh_plain *p, const struct image *img, const char *id,
     memcpy(st->base_etag, info->etag, sizeof st->base_etag);
     snprintf(st->base_snapshot, sizeof st->base_snapshot, "%s", id);
     memcpy(st->base_sha256, img->sha256, sizeof st->base_sha256);
-    snprintf(st->base_wal, sizeof st->base_wal, "%s", img->frozen ? bh_frozen_wal_tag(img->frozen) : "");
+    snprintf(st->base_wal, sizeof st->base_wal, "%s",
+             img->frozen ? bh_frozen_wal_tag(img->frozen) : "");
     st->base_size = img->size;
     st->base_time_ms = bh_real_ms();
     st->pending_snapshot[0] = st->pending_sha256[0] = '\0';
