@@ -190,7 +190,7 @@ void walindex_free(struct walindex *w); /* after the mount is gone */
 int walindex_pull(struct walindex *w, struct bh_file *f, unsigned regions, const uint32_t **words);
 int walindex_push(struct walindex *w, struct bh_file *f, unsigned regions,
                   const struct bh_shm_word *words, size_t count);
-void walindex_release(struct walindex *w);
+void walindex_release(struct walindex *w, struct bh_file *f);
 
 /* --- loop.c --- */
 /* Serves requests until the mount ends. */

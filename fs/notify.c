@@ -208,9 +208,9 @@ static int index_push(void *arg, struct bh_file *f, unsigned regions,
     return walindex_push(((struct notify *)arg)->daemon->walindex, f, regions, words, count_);
 }
 
-static void index_release(void *arg)
+static void index_release(void *arg, struct bh_file *f)
 {
-    walindex_release(((struct notify *)arg)->daemon->walindex);
+    walindex_release(((struct notify *)arg)->daemon->walindex, f);
 }
 
 struct bh_live_hooks notify_hooks(struct notify *n)

@@ -47,7 +47,6 @@ struct walindex {
     struct shared *shared;
     int socket; /* -1: there is no child */
     pid_t child;
-    bool open; /* the child has the file mapped */
 };
 
 /* --- the child: only what may be called after a fork in a process with threads --- */
@@ -132,7 +131,8 @@ static int child_push(struct child *c, size_t count_)
 static int obey(struct child *c, const struct order *o)
 {
     if (o->verb == RELEASE) {
-        child_release(c);
+        if (c->ino == o->ino) /* else it has been let go of already */
+            child_release(c);
         return 0;
     }
     if (o->regions > BH_SHM_REGIONS_MAX || o->count > PATCH_MAX)
@@ -190,7 +190,6 @@ static void end_child(struct walindex *w, bool kill_it)
         return;
     close(w->socket);
     w->socket = -1;
-    w->open = false;
     if (kill_it)
         kill(w->child, SIGKILL);
     /* One that hangs in a request of the mount is init's to reap. */
@@ -259,7 +258,6 @@ static int give(struct walindex *w, const struct order *o)
         int rc = start_child(w);
         if (rc)
             return rc;
-        w->open = true;
         rc = ask(w, o);
         if (rc != EPIPE)
             return rc;
@@ -294,10 +292,9 @@ int walindex_push(struct walindex *w, struct bh_file *f, unsigned regions,
     return give(w, &o);
 }
 
-void walindex_release(struct walindex *w)
+void walindex_release(struct walindex *w, struct bh_file *f)
 {
-    struct order o = {.verb = RELEASE};
-    if (w->open && ask(w, &o) != 0)
+    struct order o = {.verb = RELEASE, .ino = ino_of(f)};
+    if (w->socket >= 0 && ask(w, &o) != 0)
         end_child(w, true);
-    w->open = false;
 }

@@ -39,9 +39,8 @@ struct region {
 
 struct bh_shm {
     struct bh_file *file;
-    /* Held while the clients' pages are read or written, which may need the loop thread: so never
-     * taken by it. Taken before the mutex. */
-    pthread_mutex_t wire;
+    /* Its holder may wait for the loop thread, so that never takes it. Taken before the mutex. */
+    pthread_mutex_t *wire;
     pthread_mutex_t mutex; /* what follows */
     bool remote;
     bool quiet;
@@ -50,13 +49,13 @@ struct bh_shm {
     struct region regions[BH_SHM_REGIONS_MAX];
 };
 
-int bh_shm_new(struct bh_shm **out, struct bh_file *f)
+int bh_shm_new(struct bh_shm **out, struct bh_file *f, pthread_mutex_t *wire)
 {
     struct bh_shm *m = calloc(1, sizeof *m);
     if (!m)
         return ENOMEM;
     m->file = f;
-    pthread_mutex_init(&m->wire, NULL);
+    m->wire = wire;
     pthread_mutex_init(&m->mutex, NULL);
     *out = m;
     return 0;
@@ -71,7 +70,6 @@ void bh_shm_free(struct bh_shm *m)
         free(m->regions[i].base);
     }
     pthread_mutex_destroy(&m->mutex);
-    pthread_mutex_destroy(&m->wire);
     free(m);
 }
 
@@ -162,12 +160,12 @@ void bh_shm_forget_pages(struct bh_shm *m, const struct bh_live_hooks *hooks)
 
 void bh_shm_detach(struct bh_shm *m, const struct bh_live_hooks *hooks)
 {
-    BH_LOCK_SCOPE(&m->wire);
+    BH_LOCK_SCOPE(m->wire);
     struct bh_locks *locks = bh_store_locks(m->file->store);
     if (!bh_shm_is_remote(m) || bh_locks_attached(locks, &m->file->locks) > 0)
         return;
     if (hooks->index_release) /* what it changed comes back into the file */
-        hooks->index_release(hooks->arg);
+        hooks->index_release(hooks->arg, m->file);
     bh_shm_forget_pages(m, hooks);
     BH_LOCK_SCOPE(&m->mutex);
     if (bh_locks_attached(locks, &m->file->locks) == 0 && merge_file(m, 0) == 0)
@@ -186,21 +184,21 @@ static int pull(struct bh_shm *m, const struct bh_live_hooks *hooks)
     return rc;
 }
 
-static bool must_pull(struct bh_shm *m)
+static bool must_pull(struct bh_shm *m, bool exclusive)
 {
     BH_LOCK_SCOPE(&m->mutex);
-    return m->remote && !m->quiet && m->count > 0;
+    return m->remote && (exclusive || !m->quiet) && m->count > 0;
 }
 
-int bh_shm_pull(struct bh_shm *m, const struct bh_live_hooks *hooks)
+int bh_shm_pull(struct bh_shm *m, const struct bh_live_hooks *hooks, bool exclusive)
 {
-    BH_LOCK_SCOPE(&m->wire);
-    return must_pull(m) ? pull(m, hooks) : 0;
+    BH_LOCK_SCOPE(m->wire);
+    return must_pull(m, exclusive) ? pull(m, hooks) : 0;
 }
 
 int bh_shm_set_quiet(struct bh_shm *m, const struct bh_live_hooks *hooks, bool quiet)
 {
-    int rc = quiet ? bh_shm_pull(m, hooks) : 0;
+    int rc = quiet ? bh_shm_pull(m, hooks, true) : 0;
     BH_LOCK_SCOPE(&m->mutex);
     m->quiet = quiet && rc == 0;
     return rc;
@@ -269,7 +267,7 @@ static int push(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned he
 
 int bh_shm_push(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned held)
 {
-    BH_LOCK_SCOPE(&m->wire);
+    BH_LOCK_SCOPE(m->wire);
     return m->count > 0 && bh_shm_is_remote(m) ? push(m, hooks, held) : 0;
 }
 
@@ -308,7 +306,7 @@ int bh_shm_region(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned 
     *out = NULL;
     if (i >= BH_SHM_REGIONS_MAX)
         return EFBIG;
-    BH_LOCK_SCOPE(&m->wire);
+    BH_LOCK_SCOPE(m->wire);
     if (i >= m->count) {
         if (!extend && i >= file_regions(m))
             return 0;
@@ -328,7 +326,7 @@ int bh_shm_region(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned 
 
 int bh_shm_reset(struct bh_shm *m, const struct bh_live_hooks *hooks)
 {
-    BH_LOCK_SCOPE(&m->wire);
+    BH_LOCK_SCOPE(m->wire);
     bool remote = bh_shm_is_remote(m);
     int rc = m->count == 0 ? add_regions(m, 0) : 0;
     if (rc == 0 && remote)

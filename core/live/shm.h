@@ -17,6 +17,7 @@
 #ifndef BH_LIVE_SHM_H
 #define BH_LIVE_SHM_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -36,8 +37,9 @@ struct bh_shm_word {
     uint32_t value;
 };
 
-/* f: the file it is behind, not counted. ENOMEM. */
-int bh_shm_new(struct bh_shm **out, struct bh_file *f);
+/* f: the file it is behind, not counted. wire: held while the clients' pages are read or written, for
+ * which there is one way for all such files, also those that have lost their name. ENOMEM. */
+int bh_shm_new(struct bh_shm **out, struct bh_file *f, pthread_mutex_t *wire);
 void bh_shm_free(struct bh_shm *m);
 
 /* --- threads with connections; they may wait for the mount, so never a loop thread --- */
@@ -47,10 +49,10 @@ void bh_shm_free(struct bh_shm *m);
  * pages cannot be reached. */
 int bh_shm_region(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned i, bool extend,
                   volatile void **out);
-/* After a lock was taken: the copies are as the clients have it. */
-int bh_shm_pull(struct bh_shm *m, const struct bh_live_hooks *hooks);
-/* quiet: no client changes anything from now on, as they are held back: one look at their pages is
- * enough, and bh_shm_pull does nothing until this is taken back. 0, or why they cannot be reached.
+/* After a lock was taken, exclusive or not: the copies are as the clients have it. */
+int bh_shm_pull(struct bh_shm *m, const struct bh_live_hooks *hooks, bool exclusive);
+/* quiet: who begins to read is held back, so one look at the clients' pages is enough for all shared
+ * locks until this is taken back; an old reader may still write before an exclusive one is had. 0, or why they cannot be reached.
  */
 int bh_shm_set_quiet(struct bh_shm *m, const struct bh_live_hooks *hooks, bool quiet);
 /* Before an exclusive lock is given back: clients see what was changed under the exclusive locks

@@ -387,6 +387,7 @@ int bh_store_open(struct bh_store **out, struct bh_disk *disk, uint64_t generati
     if (!s)
         return bh_fail(err, ENOMEM, "out of memory while opening the state directory");
     pthread_mutex_init(&s->mutex, NULL);
+    pthread_mutex_init(&s->shm_wire, NULL);
     pthread_rwlock_init(&s->generation_lock, NULL);
     s->disk = disk;
     s->generation = generation;
@@ -424,6 +425,7 @@ void bh_store_close(struct bh_store *s)
     bh_file_unref(s->db);
     bh_locks_free(s->locks);
     pthread_rwlock_destroy(&s->generation_lock);
+    pthread_mutex_destroy(&s->shm_wire);
     pthread_mutex_destroy(&s->mutex);
     free(s);
 }

@@ -145,7 +145,7 @@ static int open_side_file(struct bh_store *s, struct bh_file *f, unsigned mode)
     f->disk = (struct bh_dfile){.fd = memfd_create(BH_SHM_NAME, MFD_CLOEXEC), .disk = s->disk};
     if (f->disk.fd < 0 || fchmod(f->disk.fd, mode & 0777) != 0)
         return errno;
-    return bh_shm_new(&f->shm, f);
+    return bh_shm_new(&f->shm, f, &s->shm_wire);
 }
 
 static int create_locked(struct bh_store *s, enum bh_door door, const char *name, unsigned mode,

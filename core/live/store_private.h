@@ -53,6 +53,7 @@ struct bh_store {
     struct undo undo;
     struct bh_file *journal;   /* the linked journal, in `side`, or NULL: asked at every write */
     struct bh_file *wal, *shm; /* the same */
+    pthread_mutex_t shm_wire;  /* bh_shm_new; taken before the mutex */
     uint64_t wal_size;
     uint64_t wal_changes; /* counts writes to -wal */
     uint64_t

@@ -26,7 +26,7 @@ struct bh_live_hooks {
     int (*index_pull)(void *arg, struct bh_file *f, unsigned regions, const uint32_t **words);
     int (*index_push)(void *arg, struct bh_file *f, unsigned regions,
                       const struct bh_shm_word *words, size_t count);
-    void (*index_release)(void *arg);
+    void (*index_release)(void *arg, struct bh_file *f);
 };
 
 struct bh_vfs;

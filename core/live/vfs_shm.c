@@ -75,7 +75,7 @@ int vfs_shm_lock(sqlite3_file *base, int first, int count, int flags)
                             BH_WAL_FIRST + (unsigned)first, (unsigned)count);
     if (rc != SQLITE_OK)
         return rc == SQLITE_BUSY ? rc : SQLITE_IOERR_SHMLOCK;
-    int failed = bh_shm_pull(f->shm->shm, &f->vfs->hooks);
+    int failed = bh_shm_pull(f->shm->shm, &f->vfs->hooks, exclusive);
     if (failed) {
         vfs_lock_range(f, &f->shm->locks, BH_LOCK_NONE, BH_WAL_FIRST + (unsigned)first,
                        (unsigned)count);

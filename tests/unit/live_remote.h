@@ -113,7 +113,7 @@ static inline int remote_push(void *arg, struct bh_file *f, unsigned regions,
 }
 
 /* What is in the pages gets into the file. */
-static inline void remote_release(void *arg)
+static inline void remote_release(void *arg, struct bh_file *of)
 {
     uint32_t words[WORDS];
     struct bh_store *s = *(struct bh_store **)arg;

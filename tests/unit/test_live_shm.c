@@ -55,7 +55,7 @@ static void client_goes(void)
 
 static void pull(void)
 {
-    must(bh_shm_pull(shm, &hooks));
+    must(bh_shm_pull(shm, &hooks, true));
 }
 
 static void push(unsigned held)
@@ -109,7 +109,7 @@ static void test_without_a_mount_there_is_nobody_to_tell(void **state)
     volatile void *p;
     struct bh_live_hooks none = {0};
     must(bh_shm_region(shm, &none, 0, true, &p));
-    must(bh_shm_pull(shm, &none));
+    must(bh_shm_pull(shm, &none, true));
     must(bh_shm_push(shm, &none, 255));
     must(bh_shm_reset(shm, &none));
     bh_shm_forget_pages(shm, &none);
@@ -190,9 +190,9 @@ static void test_while_a_client_is_there_it_stays_remote(void **state)
     assert_int_equal(remote.releases, 1);
 }
 
-static void client_between(void *arg)
+static void client_between(void *arg, struct bh_file *f)
 {
-    remote_release(arg);
+    remote_release(arg, f);
     if (remote_dms(file, 2, BH_LOCK_READ) || bh_shm_attach(shm) || remote_map(file))
         abort();
 }
@@ -429,7 +429,7 @@ static void test_a_pull_that_fails_changes_nothing(void **state)
     client_comes();
     remote.pages[3] = 3;
     remote.pull_rc = EIO;
-    must_fail(bh_shm_pull(shm, &hooks), EIO);
+    must_fail(bh_shm_pull(shm, &hooks, true), EIO);
     assert_int_equal(r[3], 0);
     remote.pull_rc = 0;
     pull();
