@@ -7,6 +7,7 @@
 # level: full
 # time: 600
 # buckets: file ceph
+# level@ceph: long
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 increments=${BH_INCREMENTS:-${BHFS_LONG:+2000}}

@@ -4,6 +4,7 @@
 # level: long
 # time: 900
 # buckets: file ceph
+# level@ceph: long
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 total=${BH_INCREMENTS:-100000}

@@ -5,6 +5,7 @@
 # level: full
 # time: 300
 # buckets: file ceph
+# level@ceph: long
 # serial
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
