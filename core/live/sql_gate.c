@@ -105,6 +105,8 @@ static int set_quiet(struct bh_sql *q, bool quiet)
     if (bh_store_lookup(q->store, BH_SHM_NAME, &shm) != 0)
         return 0;
     int rc = bh_shm_set_quiet(shm->shm, bh_vfs_hooks(q->vfs), quiet);
+    if (rc && !shm->linked) /* the last client has just removed it */
+        rc = EBUSY;
     bh_file_unref(shm);
     return rc;
 }
@@ -143,6 +145,8 @@ static int try_to_enter(struct bh_sql *q, enum sql_entry entry, bool wal, const 
             wal != bh_store_is_wal(q->store))
             return EBUSY;
         int unreached = wal ? set_quiet(q, true) : 0;
+        if (unreached == EBUSY)
+            return EBUSY;
         if (unreached)
             return bh_fail(err, unreached, "the clients' " BH_SHM_NAME " cannot be reached: %s",
                            strerror(unreached));
