@@ -3,7 +3,7 @@
 # client without a busy timeout makes 2,000 transactions, and as many reads, while the daemon commits all the time. In WAL
 # that also holds beside another client that reads for long: what it sees does not change, and it holds nobody up.
 # level: full
-# time: 400
+# time: 900
 # buckets: file ceph
 # level@ceph: long
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
