@@ -4,7 +4,7 @@
 # anything else it has the old or the new content, whole. Nothing is lost, the next good flush repairs everything, and
 # KEY.prev is always the snapshot before, also when the daemon is killed between an upload and its own note of it.
 # level: full
-# time: 420
+# time: 900
 # buckets: file ceph swift
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 

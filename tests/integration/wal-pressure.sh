@@ -63,14 +63,14 @@ flush
 head -c 300000000 /dev/zero >"$T/large"
 echo $((megabytes * 1048576)) >"$limit"
 
-# Takes memory until there is none, and is what the kernel kills then.
+# Takes a third of the memory for good, and is what the kernel kills if that is too much.
 cat >"$T/hog.py" <<'END'
-import time
+import sys, time
 open("/proc/self/oom_score_adj", "w").write("1000")
-taken = []
+taken = bytearray(b"x") * (int(sys.argv[1]) * 1048576 // 3)
 while True:
-    taken.append(bytearray(b"x") * 1048576)
-    time.sleep(0.005)
+    taken[:] = taken
+    time.sleep(0.5)
 END
 beside() { # COMMAND...: again and again until the file $T/enough is there
     (
@@ -81,7 +81,7 @@ beside() { # COMMAND...: again and again until the file $T/enough is there
     others+=($!)
 }
 others=()
-beside timeout 20 python3 "$T/hog.py"
+beside timeout 20 python3 "$T/hog.py" "$megabytes"
 beside cat "$T/large"
 beside sh -c "sync -f '$MNT'; sleep 0.05"
 [ ! -w "$IN_GROUP/memory.reclaim" ] || beside sh -c "echo 16M >'$IN_GROUP/memory.reclaim'; sleep 0.1"
