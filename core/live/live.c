@@ -15,7 +15,7 @@
 #include "util/io.h"
 #include "util/log.h"
 
-/* Who holds a dead client's EXCLUSIVE while its writes are put back. */
+/* Who holds a dead client's locks while its writes are put back. */
 static const struct bh_owner undo_owner = {.id = UINT64_MAX, .internal = true};
 
 /* --- opening --- */
@@ -237,7 +237,49 @@ int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, stru
     return rc;
 }
 
-/* --- a journal-less client's death --- */
+/* --- a client's death in mid-commit --- */
+
+/* The journal is the only way back: a reference in *out. */
+static bool has_hot_journal(struct bh_live *l, struct bh_file **out)
+{
+    if (bh_store_lookup(l->store, BH_JOURNAL_NAME, out) != 0)
+        return false;
+    if ((*out)->has_magic)
+        return true;
+    bh_file_unref(*out);
+    return false;
+}
+
+/* Its owner never had EXCLUSIVE: nothing was written to the database since the journal was begun.
+ */
+static int empty_journal(struct bh_live *l, struct bh_file *journal, struct bh_error *err)
+{
+    int rc = bh_file_truncate(journal, BH_DOOR_INTERNAL, 0);
+    if (rc == 0)
+        rc = bh_file_sync(journal);
+    if (l->hooks.data_changed)
+        l->hooks.data_changed(l->hooks.arg, journal, 0, 0);
+    return rc ? bh_fail(err, rc, "the journal of a dead client cannot be emptied: %s", strerror(rc))
+              : 0;
+}
+
+/* SQLite leaves a hot journal to whoever comes next, but a client with journal_mode=OFF does not
+ * look at it, writes over what it protects, and the rollback by the one after that mixes the two:
+ * nobody comes before the daemon. */
+static int roll_back(struct bh_live *l, struct bh_error *err)
+{
+    struct bh_locks *t = bh_store_locks(l->store);
+    struct bh_file *journal;
+    if (!has_hot_journal(l, &journal))
+        return 0;
+    int rc = bh_locks_owns(t, &bh_store_db(l->store)->locks, undo_owner, BH_SHARED_FIRST)
+                 ? bh_sql_recover(l->sql, undo_owner, err)
+                 : empty_journal(l, journal, err);
+    bh_file_unref(journal);
+    if (rc == 0)
+        bh_log(BH_LOG_INFO, "a client died in mid-commit: its transaction was rolled back");
+    return rc;
+}
 
 static int undo_job(sqlite3 *db, void *arg, struct bh_error *err)
 {
@@ -245,8 +287,10 @@ static int undo_job(sqlite3 *db, void *arg, struct bh_error *err)
     (void)db;
     int rc = play_undo(l, err);
     tell_data(l, 0, 0);
-    if (rc == 0) /* else its EXCLUSIVE stays: nobody may read a torn database */
-        bh_locks_drop_owner(bh_store_locks(l->store), &bh_store_db(l->store)->locks, undo_owner);
+    if (rc) /* its EXCLUSIVE stays: nobody may read a torn database */
+        return rc;
+    rc = roll_back(l, err); /* if that fails, the journal stays for the next one */
+    bh_locks_drop_owner(bh_store_locks(l->store), &bh_store_db(l->store)->locks, undo_owner);
     return rc;
 }
 
@@ -261,9 +305,14 @@ bool bh_live_owner_died(struct bh_live *l, struct bh_owner owner)
 {
     struct bh_locks *t = bh_store_locks(l->store);
     struct bh_lockset *set = &bh_store_db(l->store)->locks;
-    struct bh_lock_summary sum = bh_locks_summary(t, set);
-    if (!sum.client_exclusive || !bh_owner_equal(sum.exclusive_owner, owner) ||
-        !bh_store_undo_pending(l->store))
+    struct bh_file *journal;
+    bool exclusive = bh_locks_owns(t, set, owner, BH_SHARED_FIRST);
+    if (!exclusive && !bh_locks_owns(t, set, owner, BH_RESERVED_BYTE))
+        return false;
+    bool hot = has_hot_journal(l, &journal);
+    if (hot)
+        bh_file_unref(journal);
+    if (!hot && !(exclusive && bh_store_undo_pending(l->store)))
         return false;
     bh_locks_transfer(t, set, owner, undo_owner);
     int rc = bh_sql_post(l->sql, BH_SQL_URGENT, undo_job, l, undo_done);

@@ -69,9 +69,9 @@ void bh_live_wal_grew(struct bh_live *l, uint64_t size);
  */
 void bh_live_detach(struct bh_live *l, struct bh_file *shm);
 
-/* A client died (or closed) while it held EXCLUSIVE without a journal: its locks on the database
- * are kept by the daemon until the old content is back. Called on a FUSE loop thread: returns at
- * once. False: nothing to undo, the caller drops the locks as usual. */
+/* A client died (or closed) in mid-commit, with a hot journal or without any: its locks on the
+ * database are kept by the daemon until the old content is back. Called on a FUSE loop thread:
+ * returns at once. False: nothing to undo, the caller drops the locks as usual. */
 bool bh_live_owner_died(struct bh_live *l, struct bh_owner owner);
 
 /* The mount is gone: its clients' locks go, and what one of them left half-made without a journal

@@ -377,6 +377,16 @@ bool bh_locks_test(struct bh_locks *t, const struct bh_lock_request *r, struct b
     return false;
 }
 
+bool bh_locks_owns(struct bh_locks *t, struct bh_lockset *s, struct bh_owner owner, uint64_t byte)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    for (size_t i = 0; i < s->count; i++)
+        if (s->locks[i].write && bh_owner_equal(s->locks[i].owner, owner) &&
+            overlaps(&s->locks[i], byte, byte))
+            return true;
+    return false;
+}
+
 static void drop(struct bh_locks *t, struct bh_lockset *s, const struct bh_owner *owner,
                  uint64_t handle)
 {

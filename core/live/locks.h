@@ -92,6 +92,9 @@ void bh_locks_cancel_all(struct bh_locks *t, int rc);
 /* First lock that would refuse this one; false if none would (F_GETLK). */
 bool bh_locks_test(struct bh_locks *t, const struct bh_lock_request *r, struct bh_lock *conflict);
 
+/* Whether the owner has that byte for itself. */
+bool bh_locks_owns(struct bh_locks *t, struct bh_lockset *s, struct bh_owner owner, uint64_t byte);
+
 /* All locks of an owner on a file (a close: FLUSH), or all that were taken through one handle
  * (RELEASE: locks of open file descriptions), or all of a file. Parked requests of the same kind
  * end with EINTR. */

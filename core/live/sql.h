@@ -26,6 +26,10 @@ enum bh_sql_kind {
                   * everything is in the database's file and -wal is empty */
 };
 
+/* In a job of the urgent kind: rolls back the hot journal of the dead client whose EXCLUSIVE
+ * `holder` has taken over, and drops that. Nobody gets in between. */
+int bh_sql_recover(struct bh_sql *q, struct bh_owner holder, struct bh_error *err);
+
 /* Starts the thread; its connection is made when it is first needed. set_up: SQL that the
  * connection begins with. journal: of its transactions with a rollback journal. busy_ms: how long
  * to wait for clients; window_ms: see above. */

@@ -178,6 +178,15 @@ int sql_enter(struct bh_sql *q, enum sql_entry entry, int64_t patience_ms, const
     }
 }
 
+int bh_sql_recover(struct bh_sql *q, struct bh_owner holder, struct bh_error *err)
+{
+    bh_gate_close(q->locks);
+    bh_locks_drop_owner(q->locks, &bh_store_db(q->store)->locks, holder);
+    int rc = sql_exec_first(q, "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1", err);
+    sql_leave(q);
+    return rc;
+}
+
 void sql_leave(struct bh_sql *q)
 {
     if (q->db && !sqlite3_get_autocommit(q->db) &&

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A client killed in the middle of a transaction leaves changed pages in the database and a hot journal beside it.
-# Whoever comes next rolls it back: another client, the daemon's reads and writes, a flush, the next mount.
+# A client killed in the middle of a transaction leaves changed pages in the database and a hot journal beside it. The
+# daemon rolls it back before anybody else gets in: another client (also one with journal_mode=OFF, which does not look
+# at journals), the daemon's own reads and writes, a flush, the next mount.
 # level: full
 # time: 240
 # buckets: file ceph
@@ -49,7 +50,6 @@ for mode in DELETE TRUNCATE PERSIST; do
     for grow in '' -g; do
         for opener in client daemon-reads daemon-writes flush remount umount; do
             kill_client -j "$mode" ${grow:+"$grow"}
-            [ -s "$DB-journal" ] || fail "$mode: there is no hot journal: this shows nothing"
             next_is "$opener"
             assert_eq "$(sql 'SELECT count(*) FROM big WHERE tag <> 0')" 0 "$mode $grow $opener: rows of the lost transaction"
             assert_eq "$(digest)" "$content" "$mode $grow $opener: the content"
@@ -60,19 +60,28 @@ for mode in DELETE TRUNCATE PERSIST; do
     done
 done
 
-# Others that wait for the lock of the one that dies go on, over its hot journal.
-start midkill "$DB"
-victim=$PID
-wait_for 20 grep -q spilled "${output[$PID]}"
-start counter -n 20 "$DB"
-counters=("$PID")
-start counter -n 20 -j PERSIST "$DB"
-counters+=("$PID")
-sleep 0.3
-kill -KILL "$victim"
-reap 137 "$victim"
-reap 0 "${counters[@]}"
-assert_eq "$(sql 'SELECT n FROM c')" 40 'the sum of those that waited'
-assert_eq "$(sql 'SELECT count(*) FROM big WHERE tag <> 0')" 0 'rows of the lost transaction'
-integrity
+rolled_back=$(grep -c 'died in mid-commit: its transaction was rolled back' "$T/daemon.log" || true)
+echo "the daemon rolled back $rolled_back times"
+[ "$rolled_back" -ge 20 ] || fail 'there were hardly any hot journals: this shows little'
+
+# Others that wait for the lock of the one that dies go on, when its transaction is rolled back.
+increments=0
+for round in {1..6}; do
+    start midkill -j PERSIST "$DB"
+    victim=$PID
+    wait_for 20 grep -q spilled "${output[$PID]}"
+    counters=()
+    for mode in DELETE PERSIST OFF OFF MEMORY; do
+        start counter -n 20 -j $mode "$DB"
+        counters+=("$PID")
+    done
+    increments=$((increments + 100))
+    sleep 0.3
+    kill -KILL "$victim"
+    reap 137 "$victim"
+    reap 0 "${counters[@]}"
+    assert_eq "$(sql 'SELECT n FROM c')" $increments "round $round: the sum of those that waited"
+    assert_eq "$(sql 'SELECT count(*) FROM big WHERE tag <> 0')" 0 "round $round: rows of the lost transaction"
+    integrity
+done
 umount_bh
