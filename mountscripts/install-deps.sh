@@ -7,7 +7,7 @@
 set -euo pipefail
 
 packages=(gcc libc6-dev meson ninja-build pkg-config
-    libfuse3-dev libsqlite3-dev libssl-dev libinih-dev libcurl4-openssl-dev libexpat1-dev
+    libfuse3-dev libsqlite3-dev libssl-dev libinih-dev libcurl4-openssl-dev libexpat1-dev libzstd-dev
     fuse3 sqlite3 ca-certificates)
 tests=(libcmocka-dev python3 dash procps util-linux mount curl
     radosgw ceph-mon ceph-osd) # these need ceph-common (ceph, ceph-authtool, radosgw-admin) and ceph-base (monmaptool)
