@@ -9,6 +9,7 @@
 #include "config/config.h"
 #include "live/live.h"
 #include "profile.h"
+#include "repo/history.h"
 #include "repo/plain.h"
 
 struct bh {
@@ -20,6 +21,7 @@ struct bh {
     struct bh_bucket *bucket;
     struct bh_live *live;
     struct bh_plain *plain;
+    struct bh_history *history; /* NULL: snapshot.history is off */
     struct bh_profile *profile;
     sqlite3 *connection; /* the keep-alive one */
 
@@ -49,7 +51,15 @@ struct bh {
 
 enum { BH_OUTCOME_FAILED = 3 };
 
-/* connections.c: a connection whose waits for locks end with live.busy_timeout. While b->live is there.
+/* buckethead.c: one flush, import, restore, ... at a time. Whoever has the turn may use bucket,
+ * live, plain and history: they come and go only under somebody's turn. */
+int bh_take_turn(struct bh *b, const struct bh_call *call, struct bh_error *err);
+void bh_end_turn(struct bh *b);
+/* With the turn: what others may read of the newest snapshot. */
+void bh_note_head(struct bh *b);
+
+/* connections.c: a connection whose waits for locks end with live.busy_timeout. While b->live is
+ * there.
  */
 int bh_connect_live(struct bh *b, sqlite3 **db, struct bh_error *err);
 

@@ -95,9 +95,7 @@ static int wait_turn(struct bh *b, const struct bh_call *call, struct bh_error *
     return rc;
 }
 
-/* Whoever has the turn may use bucket, live and plain: they come and go only under somebody's turn.
- */
-static int take_turn(struct bh *b, const struct bh_call *call, struct bh_error *err)
+int bh_take_turn(struct bh *b, const struct bh_call *call, struct bh_error *err)
 {
     BH_LOCK_SCOPE(&b->mutex);
     int rc = wait_turn(b, call, err);
@@ -108,7 +106,7 @@ static int take_turn(struct bh *b, const struct bh_call *call, struct bh_error *
     return rc;
 }
 
-static void end_turn(struct bh *b)
+void bh_end_turn(struct bh *b)
 {
     BH_LOCK_SCOPE(&b->mutex);
     b->busy = false;
@@ -132,6 +130,12 @@ static void copy_head(struct bh *b)
     memcpy(b->sha256, st->base_sha256, sizeof b->sha256);
 }
 
+void bh_note_head(struct bh *b)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    copy_head(b);
+}
+
 static void note_result(struct bh *b, int rc, const struct bh_flush_result *r,
                         const struct bh_error *err)
 {
@@ -151,8 +155,8 @@ static void note_result(struct bh *b, int rc, const struct bh_flush_result *r,
     b->flush_index += r->outcome == BH_FLUSH_UPLOADED;
 }
 
-static int flush_now(struct bh *b, struct bh_flush_result *r, const struct bh_call *limits,
-                     struct bh_error *err)
+static int flush_now(struct bh *b, bool last, struct bh_flush_result *r,
+                     const struct bh_call *limits, struct bh_error *err)
 {
     struct bh_call own = limits ? *limits : (struct bh_call){0}, *call = &own;
     own.stop = &b->cancel;
@@ -161,7 +165,8 @@ static int flush_now(struct bh *b, struct bh_flush_result *r, const struct bh_ca
     pthread_mutex_lock(&b->mutex);
     bool keep = b->cfg->snapshot.keep_previous; /* a reload may change it */
     pthread_mutex_unlock(&b->mutex);
-    int rc = bh_plain_flush(b->plain, keep, r, call, err);
+    int rc = b->history ? bh_history_flush(b->history, keep, last, r, call, err)
+                        : bh_plain_flush(b->plain, keep, r, call, err);
     note_result(b, rc, r, err);
     bh_profile_flush(b->profile, rc, r, err);
     if (rc) {
@@ -186,7 +191,7 @@ int bh_flush_call(struct bh *b, bool force, struct bh_flush_result *result,
     err = err ? err : &local;
     if (b->read_only)
         return bh_fail(err, EROFS, "this is a read-only mount: it writes nothing to the bucket");
-    int rc = take_turn(b, call, err);
+    int rc = bh_take_turn(b, call, err);
     if (rc)
         return rc;
     if (!force && is_debounced(b)) {
@@ -196,9 +201,9 @@ int bh_flush_call(struct bh *b, bool force, struct bh_flush_result *result,
         b->outcomes[BH_FLUSH_DEBOUNCED]++;
         b->debounced = true;
     } else {
-        rc = flush_now(b, &r, call, err);
+        rc = flush_now(b, false, &r, call, err);
     }
-    end_turn(b);
+    bh_end_turn(b);
     if (result)
         *result = r;
     return rc;
@@ -244,19 +249,58 @@ static int64_t interval_of(struct bh *b)
     return b->cfg->snapshot.interval_ms;
 }
 
+static bool is_dirty(struct bh *b)
+{
+    return b->history ? bh_history_is_dirty(b->history) : bh_store_is_dirty(b->live->store);
+}
+
+/* An idle mount keeps its branch. */
+static void renew_lease(struct bh *b)
+{
+    struct bh_error err;
+    if (!b->history || bh_take_turn(b, NULL, &err) != 0)
+        return;
+    struct bh_call call = {.stop = &b->cancel};
+    int rc = bh_history_renew(b->history, &call, &err);
+    bh_end_turn(b);
+    if (rc)
+        bh_log(BH_LOG_ERROR, "the lease could not be renewed: %s", err.text);
+}
+
+/* Sleeps `wait` (0: for ever), renewing the lease meanwhile. False: the loop ends. *over: the time
+ * is, rather than that something happened. */
+static bool loop_wait(struct bh *b, int64_t wait, bool *over)
+{
+    int64_t begin = bh_mono_ms(), renew = b->history ? b->cfg->snapshot.lease_ms / 3 : 0;
+    for (;;) {
+        int64_t gone = bh_mono_ms() - begin, left = wait ? wait - gone : 0;
+        *over = wait && left <= 0;
+        if (*over)
+            return true;
+        int64_t ms = renew && (!left || renew < left) ? renew : left, before = bh_mono_ms();
+        if (!loop_sleep(b, ms))
+            return false;
+        bool woken = !ms || bh_mono_ms() - before < ms;
+        if (woken)
+            return true;
+        if (ms != left)
+            renew_lease(b);
+    }
+}
+
 static void *loop_main(void *arg)
 {
     struct bh *b = arg;
     int64_t retry = 0;
     pthread_setname_np(pthread_self(), "bhfs-flush");
     for (;;) {
-        int64_t interval = interval_of(b), begin = bh_mono_ms(), wait = interval;
+        int64_t interval = interval_of(b), wait = interval;
+        bool over;
         if (retry && (!interval || retry < interval))
             wait = jitter(retry);
-        if (!loop_sleep(b, wait))
+        if (!loop_wait(b, wait, &over))
             return NULL;
-        if (bh_mono_ms() - begin < wait || !wait || b->read_only ||
-            !bh_store_is_dirty(b->live->store))
+        if (!over || b->read_only || !is_dirty(b))
             continue;
         struct bh_error err;
         if (bh_flush_call(b, true, NULL, NULL, &err) == 0)
@@ -272,10 +316,14 @@ static void tear_down(struct bh *b)
 {
     sqlite3_close_v2(b->connection);
     b->connection = NULL;
-    bh_plain_free(b->plain);
-    b->plain = NULL;
+    if (b->history)
+        bh_history_stop_reads(b->history, true);
     bh_live_close(b->live);
     b->live = NULL;
+    bh_history_free(b->history); /* what the live database reads from */
+    b->history = NULL;
+    bh_plain_free(b->plain);
+    b->plain = NULL;
     bh_profile_close(b->profile, b->bucket);
     b->profile = NULL;
     bh_bucket_close(b->bucket);
@@ -325,6 +373,15 @@ static int start_bucket(struct bh *b, struct bh_call *call, struct bh_error *err
     return rc;
 }
 
+static int load(struct bh *b, struct bh_load_report *report, const struct bh_call *call,
+                struct bh_error *err)
+{
+    if (!b->history)
+        return bh_plain_load(b->plain, report, call, err);
+    bh_history_set_live(b->history, b->live);
+    return bh_history_load(b->history, report, call, err);
+}
+
 static int start_parts(struct bh *b, struct bh_error *err)
 {
     struct bh_call call = {.cancel = b->start_cancel};
@@ -336,8 +393,10 @@ static int start_parts(struct bh *b, struct bh_error *err)
         rc = bh_live_open(&b->live, b->cfg, b->mountpoint, err);
     if (rc == 0)
         rc = bh_plain_new(&b->plain, b->cfg, b->bucket, b->live, b->read_only, err);
+    if (rc == 0 && b->cfg->snapshot.history)
+        rc = bh_history_new(&b->history, b->cfg, b->bucket, b->plain, b->read_only, err);
     if (rc == 0)
-        rc = bh_plain_load(b->plain, &report, &call, err);
+        rc = load(b, &report, &call, err);
     if (rc == 0)
         rc = bh_live_settle_mode(b->live, b->read_only, err);
     if (rc == 0)
@@ -392,10 +451,10 @@ static int stop_others(struct bh *b, int64_t deadline, struct bh_error *err)
     b->stopping = true;
     pthread_cond_broadcast(&b->changed);
     pthread_mutex_unlock(&b->mutex);
-    int rc = take_turn(b, &patience, err);
+    int rc = bh_take_turn(b, &patience, err);
     if (rc == ETIMEDOUT) {
         atomic_store(&b->cancel, true);
-        rc = take_turn(b, NULL, err);
+        rc = bh_take_turn(b, NULL, err);
         atomic_store(&b->cancel, false);
     }
     return rc;
@@ -408,7 +467,7 @@ static int last_flush(struct bh *b, int64_t deadline, struct bh_error *err)
     int64_t pause = RETRY_MIN_MS;
     struct bh_call call = {.deadline_ms = deadline};
     for (;;) {
-        int rc = flush_now(b, &result, &call, err);
+        int rc = flush_now(b, true, &result, &call, err);
         bool passing = rc == ETIMEDOUT || rc == EIO || rc == EAGAIN || rc == EBUSY;
         if (!passing || bh_mono_ms() + pause >= deadline)
             return rc;
@@ -416,6 +475,15 @@ static int last_flush(struct bh *b, int64_t deadline, struct bh_error *err)
         nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
         pause *= 2;
     }
+}
+
+/* The branch is free for others at once. */
+static void let_go(struct bh *b, int64_t deadline)
+{
+    struct bh_error err;
+    struct bh_call call = {.deadline_ms = deadline};
+    if (b->history && bh_history_release(b->history, &call, &err) != 0)
+        bh_log(BH_LOG_WARNING, "the branch stays taken until the lease ends: %s", err.text);
 }
 
 int bh_stop(struct bh *b, struct bh_error *err)
@@ -438,6 +506,7 @@ int bh_stop(struct bh *b, struct bh_error *err)
     if (rc)
         return rc;
     rc = b->read_only ? 0 : last_flush(b, deadline, err);
+    let_go(b, deadline);
     if (rc)
         bh_log(BH_LOG_ERROR,
                "THE LAST FLUSH FAILED (%s). Unflushed changes stay in %s; the next mount goes on "
@@ -445,7 +514,7 @@ int bh_stop(struct bh *b, struct bh_error *err)
                err->text, b->live->dir.path);
     set_running(b, false); /* who waits for the turn, the loop among them, finds that there is
                               nothing to flush */
-    end_turn(b);
+    bh_end_turn(b);
     if (b->loop_runs)
         pthread_join(b->loop, NULL);
     b->loop_runs = false;
@@ -507,11 +576,11 @@ int bh_import_call(struct bh *b, const char *path, const struct bh_call *call, s
         return bh_fail(err, EROFS, "this is a read-only mount: nothing can be imported");
     if (path[0] != '/')
         return bh_fail(err, EINVAL, "import needs an absolute path, not \"%.200s\"", path);
-    int rc = take_turn(b, call, err);
+    int rc = bh_take_turn(b, call, err);
     if (rc)
         return rc;
     rc = import_now(b, path, err);
-    end_turn(b);
+    bh_end_turn(b);
     return rc;
 }
 
@@ -529,6 +598,12 @@ void bh_get_info(struct bh *b, struct bh_info *out)
     out->started = b->started;
     out->stopped = b->stopped;
     snprintf(out->branch, sizeof out->branch, "%s", b->cfg->snapshot.branch);
+    if (b->history) {
+        struct bh_history_status st;
+        bh_history_status(b->history, &st);
+        if (st.branch[0])
+            memcpy(out->branch, st.branch, sizeof out->branch);
+    }
     if (b->live) {
         out->live_bytes = bh_file_size(bh_store_db(b->live->store));
         out->dirty_bytes = bh_store_dirty_bytes(b->live->store);

@@ -6,6 +6,7 @@
 #include "buckethead.h"
 #include "config/config.h"
 #include "live/live.h"
+#include "repo/history.h"
 #include "repo/plain.h"
 #include "util/strbuf.h"
 
@@ -32,6 +33,31 @@ void bh_config_text(struct bh *b, struct bh_strbuf *out);
  */
 int bh_reload(struct bh *b, struct bh_config *fresh, struct bh_strbuf *changes,
               struct bh_error *err);
+/* The history, for looking (what history.h says any thread may do); NULL without one. Between start
+ * and stop. */
+struct bh_history *bh_history_of(struct bh *b);
+/* See bh_history_stop_reads. */
+void bh_stop_reads(struct bh *b, bool stop);
+/* The verbs of history.h, each under the turn. EOPNOTSUPP: snapshot.history is off. */
+int bh_restore_call(struct bh *b, const char *what, char id[BH_SNAPSHOT_ID_MAX],
+                    const struct bh_call *call, struct bh_error *err);
+int bh_fork_call(struct bh *b, const char *name, const struct bh_call *call, struct bh_error *err);
+int bh_switch_call(struct bh *b, const char *name, const struct bh_call *call,
+                   struct bh_error *err);
+int bh_delete_branch_call(struct bh *b, const char *name, const struct bh_call *call,
+                          struct bh_error *err);
+int bh_rename_branch_call(struct bh *b, const char *from, const char *to,
+                          const struct bh_call *call, struct bh_error *err);
+int bh_label_call(struct bh *b, const char *what, const char *label, const struct bh_call *call,
+                  struct bh_error *err);
+int bh_unlabel_call(struct bh *b, const char *label, const struct bh_call *call,
+                    struct bh_error *err);
+int bh_rename_label_call(struct bh *b, const char *from, const char *to, const struct bh_call *call,
+                         struct bh_error *err);
+int bh_drop_call(struct bh *b, const char *id, const struct bh_call *call, struct bh_error *err);
+/* Fetches everything that is not local. Not under the turn: flushes go on. */
+int bh_hydrate_call(struct bh *b, const struct bh_call *call, struct bh_error *err);
+
 /* Import with limits. */
 int bh_import_call(struct bh *b, const char *path, const struct bh_call *call,
                    struct bh_error *err);

@@ -31,6 +31,7 @@ static void text_config(struct daemon *d, struct bh_strbuf *out)
 }
 
 static void text_import(struct daemon *d, struct bh_strbuf *out);
+static void text_restore(struct daemon *d, struct bh_strbuf *out);
 
 /* --- commands --- */
 
@@ -78,6 +79,54 @@ static void text_import(struct daemon *d, struct bh_strbuf *out)
     bh_strbuf_addf(out, "%s", last_import);
 }
 
+static pthread_mutex_t restore_mutex = PTHREAD_MUTEX_INITIALIZER;
+static char last_restore[512] = "never\n";
+
+static int run_restore(struct daemon *d, const char *arg, const struct bh_call *call,
+                       struct bh_error *err)
+{
+    char when[32], id[BH_SNAPSHOT_ID_MAX];
+    struct bh_info info;
+    if (!arg[0])
+        return bh_fail(err, EINVAL,
+                       "restore needs to be told what: an id or a label (ls snapshots), prev, a "
+                       "time, or \"10m ago\": echo prev > .ctl/restore");
+    int rc = bh_restore_call(d->bh, arg, id, call, err);
+    if (rc)
+        return rc;
+    bh_get_info(d->bh, &info);
+    BH_LOCK_SCOPE(&restore_mutex);
+    snprintf(last_restore, sizeof last_restore,
+             "asked for: %.100s\nrestored: %s\nsnapshot: %s\ntime: %s\n", arg, id, info.snapshot,
+             bh_format_time(bh_real_ms(), when, sizeof when));
+    return 0;
+}
+
+static void text_restore(struct daemon *d, struct bh_strbuf *out)
+{
+    (void)d;
+    BH_LOCK_SCOPE(&restore_mutex);
+    bh_strbuf_addf(out, "%s", last_restore);
+}
+
+static int run_branch(struct daemon *d, const char *arg, const struct bh_call *call,
+                      struct bh_error *err)
+{
+    if (!arg[0])
+        return bh_fail(err, EINVAL,
+                       "branch needs the name of a branch to switch to: echo NAME > .ctl/branch");
+    int rc = bh_switch_call(d->bh, arg, call, err);
+    views_changed();
+    return rc;
+}
+
+static int run_hydrate(struct daemon *d, const char *arg, const struct bh_call *call,
+                       struct bh_error *err)
+{
+    (void)arg;
+    return bh_hydrate_call(d->bh, call, err);
+}
+
 static const struct ctl_file {
     const char *name;
     mode_t mode;
@@ -88,6 +137,9 @@ static const struct ctl_file {
     {"flush", 0644, text_flush, run_flush, true},
     {"force_flush", 0644, text_flush, run_force_flush, true},
     {"import", 0644, text_import, run_import, false},
+    {"restore", 0644, text_restore, run_restore, false},
+    {"branch", 0644, text_branch, run_branch, false},
+    {"hydrate", 0644, text_hydrate, run_hydrate, true},
     {"status", 0444, text_status, NULL, false},
     {"status.json", 0444, text_status_json, NULL, false},
     {"last_status", 0444, text_last_status, NULL, false},

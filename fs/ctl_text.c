@@ -87,6 +87,65 @@ static void bucket_facts(struct facts *f, struct daemon *d)
     number(f, "bucket_bytes_down", s.bytes_down);
 }
 
+/* --- the history --- */
+
+/* False: there is none, as snapshot.history is off. */
+static bool history_of(struct daemon *d, struct bh_history_status *st)
+{
+    struct bh_history *h = bh_history_of(d->bh);
+    *st = (struct bh_history_status){0};
+    if (h)
+        bh_history_status(h, st);
+    return h != NULL;
+}
+
+static void lease(struct facts *f, const struct bh_history_status *st)
+{
+    char value[80], when[32];
+    if (st->fenced) {
+        text(f, "lease", "fenced: another writer has the branch");
+        return;
+    }
+    if (!st->have_lease) {
+        text(f, "lease", "none");
+        return;
+    }
+    snprintf(value, sizeof value, "%sheld until %s", st->advisory ? "advisory, " : "",
+             bh_format_time(bh_real_ms() + st->lease_left_ms, when, sizeof when));
+    text(f, "lease", value);
+}
+
+static void history(struct facts *f, struct daemon *d)
+{
+    struct bh_history_status st;
+    if (!history_of(d, &st)) {
+        text(f, "history", "off");
+        return;
+    }
+    text(f, "history", st.ready ? "on" : "none yet");
+    number(f, "snapshots", st.snapshots);
+    lease(f, &st);
+    text(f, "plain", st.plain_error[0] ? st.plain_error : "ok");
+    number(f, "absent_bytes", st.absent_bytes);
+}
+
+void text_branch(struct daemon *d, struct bh_strbuf *out)
+{
+    struct bh_info info;
+    bh_get_info(d->bh, &info);
+    bh_strbuf_addf(out, "%s\n", info.branch);
+}
+
+void text_hydrate(struct daemon *d, struct bh_strbuf *out)
+{
+    struct facts f = {.out = out};
+    struct bh_history_status st;
+    history_of(d, &st);
+    number(&f, "live_bytes", bh_file_size(d->db));
+    number(&f, "absent_bytes", st.absent_bytes);
+    text(&f, "state", st.absent_bytes ? "some of it is in the bucket only" : "everything is local");
+}
+
 static void status(struct daemon *d, struct facts *f)
 {
     struct bh_info info;
@@ -112,6 +171,7 @@ static void status(struct daemon *d, struct facts *f)
     text(f, "journal", bh_store_is_wal(d->store) ? "wal" : "rollback");
     number(f, "wal_bytes", bh_store_wal_size(d->store));
     text(f, "unflushed", info.dirty_bytes ? "yes" : "no");
+    history(f, d);
     number(f, "flushes", info.flush_index);
     last_flush(f, &info);
     progress(f, d);
@@ -228,6 +288,12 @@ void text_metrics(struct daemon *d, struct bh_strbuf *out)
     bucket_metrics(d, out);
     gauge(out, "bhfs_dirty_bytes", "Changed since the last flush.", info.dirty_bytes);
     gauge(out, "bhfs_live_bytes", "Size of live.db.", info.live_bytes);
+    struct bh_history_status st;
+    if (history_of(d, &st)) {
+        gauge(out, "bhfs_absent_bytes", "Bytes of live.db that are in the bucket only.",
+              st.absent_bytes);
+        gauge(out, "bhfs_snapshots", "Snapshots in the history of this branch.", st.snapshots);
+    }
     gauge(out, "bhfs_wal_bytes", "Size of live.db-wal.", bh_store_wal_size(d->store));
     counter(out, "bhfs_sql_transactions_total", "Transactions of the daemon itself.",
             bh_sql_transactions(d->live->sql));

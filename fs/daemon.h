@@ -58,6 +58,7 @@ struct daemon {
     struct bh_file *db;
     struct fuse_session *session;
     struct workers *workers;
+    struct workers *fetchers; /* for what waits for the bucket, so that nothing else waits for it */
     struct notify *notify;
     struct follower *follower;
     struct walindex *walindex;
@@ -94,14 +95,16 @@ static inline void count(struct daemon *d, enum op op)
 #define CACHE_SECONDS 3600.0
 
 /* --- nodes.c: what the kernel knows by number --- */
-enum node_kind { NODE_ROOT, NODE_CTL_DIR, NODE_FILE, NODE_CTL };
+enum node_kind { NODE_ROOT, NODE_CTL_DIR, NODE_FILE, NODE_CTL, NODE_VIEW };
 
 struct node {
     enum node_kind kind;
     struct bh_file *file;      /* NODE_FILE: counted */
     int ctl;                   /* NODE_CTL: which control file */
+    struct view *view;         /* NODE_VIEW: its own */
     uint64_t lookups;          /* the kernel's references */
     struct node *next, **prev; /* private to nodes.c */
+    struct node *next_view;    /* private to nodes.c */
 };
 
 struct node *node_of(fuse_ino_t ino);
@@ -110,6 +113,7 @@ struct node *node_ctl_dir(void);
 /* A reference more for the kernel. NULL: no memory. */
 struct node *node_for_file(struct bh_file *f); /* the same one while the file has its name */
 struct node *node_for_ctl(int ctl, bool fresh);
+struct node *node_for_view(struct view *v); /* the same one for equal keys; v is taken over */
 void node_forget(fuse_ino_t ino, uint64_t lookups);
 void nodes_forget_all(void); /* after the unmount */
 /* The number the kernel knows the file by; 0 if it does not know it. */
@@ -141,6 +145,29 @@ void dbfile_shm_left(struct daemon *d, struct bh_file *f);
 /* A refusal that people should find explained: in last_status and the log. */
 void explain(struct daemon *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* --- views*.c: snapshots/ and branches/ --- */
+bool views_exist(struct daemon *d); /* not where snapshot.history is off */
+/* What of them stands in the root; NULL beyond the last. */
+const char *views_root_name(int i);
+ino_t views_root_ino(int i);
+double views_stat(struct daemon *d, const struct node *n, struct stat *st);
+bool views_lookup_in_root(fuse_req_t req, const char *name); /* false: no such name */
+void views_lookup(fuse_req_t req, struct node *n, const char *name);
+void views_getattr(fuse_req_t req, struct node *n);
+void views_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
+void views_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fuse_file_info *fi);
+void views_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
+void views_opendir(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
+void views_readdir(fuse_req_t req, struct node *n, size_t size, off_t off,
+                   struct fuse_file_info *fi);
+void views_releasedir(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
+void views_mkdir(fuse_req_t req, struct node *n, const char *name);
+void views_rmdir(fuse_req_t req, struct node *n, const char *name);
+void views_rename(fuse_req_t req, struct node *n, const char *name, struct node *to,
+                  const char *new_name, unsigned flags);
+/* This mount has changed branches or labels: what is known of them is asked anew. Any thread. */
+void views_changed(void);
+
 /* --- ctl.c: .ctl/ --- */
 int ctl_find(const char *name); /* -1: no such file */
 const char *ctl_name(int ctl);  /* NULL beyond the last */
@@ -164,9 +191,11 @@ void text_status(struct daemon *d, struct bh_strbuf *out);
 void text_status_json(struct daemon *d, struct bh_strbuf *out);
 void text_metrics(struct daemon *d, struct bh_strbuf *out);
 void text_flush(struct daemon *d, struct bh_strbuf *out);
+void text_branch(struct daemon *d, struct bh_strbuf *out);
+void text_hydrate(struct daemon *d, struct bh_strbuf *out);
 
 /* --- workers.c: threads for what may sleep --- */
-/* They keep f's loop thread company. */
+/* They keep f's loop thread company. f NULL: threads are made when they are needed. */
 int workers_new(struct workers **out, unsigned threads, struct follower *f);
 void workers_free(struct workers *w); /* runs what is queued first */
 /* 0, or ENOMEM: fn will not be called. */

@@ -138,6 +138,48 @@ static int change(struct bh_file *f, const struct stat *attr, int to_set)
     return rc;
 }
 
+static void change_and_reply(fuse_req_t req, struct bh_file *f, const struct stat *attr, int to_set)
+{
+    int rc = change(f, attr, to_set);
+    if (rc) {
+        fuse_reply_err(req, rc);
+        return;
+    }
+    struct stat st;
+    dbfile_stat(daemon_of(req), f, &st);
+    fuse_reply_attr(req, &st, dbfile_attr_seconds(f));
+}
+
+struct change_task {
+    fuse_req_t req;
+    struct bh_file *file;
+    struct stat attr;
+    int to_set;
+};
+
+static void run_change(void *arg)
+{
+    struct change_task *t = arg;
+    change_and_reply(t->req, t->file, &t->attr, t->to_set);
+    bh_file_unref(t->file);
+    free(t);
+}
+
+/* The sub-block that is cut is in the bucket only. */
+static void change_later(fuse_req_t req, struct bh_file *f, const struct stat *attr, int to_set)
+{
+    struct change_task *t = malloc(sizeof *t);
+    if (t) {
+        *t = (struct change_task){.req = req, .file = f, .attr = *attr, .to_set = to_set};
+        bh_file_ref(f);
+        if (workers_run(daemon_of(req)->fetchers, run_change, t) == 0)
+            return;
+        bh_file_unref(f);
+        free(t);
+    }
+    fuse_reply_err(req, ENOMEM);
+}
+
 void dbfile_setattr(fuse_req_t req, struct node *n, struct stat *attr, int to_set)
 {
     struct daemon *d = daemon_of(req);
@@ -145,14 +187,11 @@ void dbfile_setattr(fuse_req_t req, struct node *n, struct stat *attr, int to_se
         refuse_unlocked(req, d, n->file, "a truncation");
         return;
     }
-    int rc = change(n->file, attr, to_set);
-    if (rc) {
-        fuse_reply_err(req, rc);
-        return;
-    }
-    struct stat st;
-    dbfile_stat(d, n->file, &st);
-    fuse_reply_attr(req, &st, dbfile_attr_seconds(n->file));
+    if (to_set & FUSE_SET_ATTR_SIZE &&
+        bh_file_truncate_needs_fetch(n->file, (uint64_t)attr->st_size))
+        change_later(req, n->file, attr, to_set);
+    else
+        change_and_reply(req, n->file, attr, to_set);
 }
 
 /* --- opening --- */
@@ -361,14 +400,14 @@ static void run_read(void *arg)
     free(t);
 }
 
-static void read_on_worker(fuse_req_t req, struct bh_file *f, size_t size, uint64_t offset)
+static void read_on(struct workers *w, fuse_req_t req, struct bh_file *f, size_t size,
+                    uint64_t offset)
 {
-    struct daemon *d = daemon_of(req);
     struct read_task *t = malloc(sizeof *t);
     if (t) {
         *t = (struct read_task){.req = req, .file = f, .size = size, .offset = offset};
         bh_file_ref(f);
-        if (workers_run(d->workers, run_read, t) == 0)
+        if (workers_run(w, run_read, t) == 0)
             return;
         bh_file_unref(f);
         free(t);
@@ -382,8 +421,12 @@ void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
     static _Thread_local char
         buf[READ_MAX]; /* of the loop thread; untouched pages cost nothing elsewhere */
     struct iovec iov = {buf, size};
+    if (bh_file_is_absent(n->file, (uint64_t)off, size)) {
+        read_on(d->fetchers, req, n->file, size, (uint64_t)off);
+        return;
+    }
     if (size > sizeof buf) {
-        read_on_worker(req, n->file, size, (uint64_t)off);
+        read_on(d->workers, req, n->file, size, (uint64_t)off);
         return;
     }
     if (n->file->kind == BH_FILE_SHM) {
@@ -398,7 +441,7 @@ void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
     /* What is in the page cache is answered here and now. */
     ssize_t got = preadv2(n->file->disk.fd, &iov, 1, off, d->memory ? 0 : RWF_NOWAIT);
     if (got < 0 || ((size_t)got < size && (uint64_t)off + (uint64_t)got < bh_file_size(n->file))) {
-        read_on_worker(req, n->file, size, (uint64_t)off);
+        read_on(d->workers, req, n->file, size, (uint64_t)off);
         return;
     }
     fuse_reply_buf(req, buf, (size_t)got);
@@ -412,6 +455,50 @@ static void refuse_write(fuse_req_t req, struct daemon *d, struct bh_file *f, si
     notify_refused(d->notify, f, (uint64_t)off, size);
 }
 
+static void write_and_reply(fuse_req_t req, struct bh_file *f, const char *buf, size_t size,
+                            uint64_t off)
+{
+    note_held(daemon_of(req), f, off, size);
+    int rc = bh_file_write(f, BH_DOOR_CLIENT, buf, size, off);
+    if (rc)
+        fuse_reply_err(req, rc);
+    else
+        fuse_reply_write(req, size);
+}
+
+struct write_task {
+    fuse_req_t req;
+    struct bh_file *file;
+    size_t size;
+    uint64_t offset;
+    char data[];
+};
+
+static void run_write(void *arg)
+{
+    struct write_task *t = arg;
+    write_and_reply(t->req, t->file, t->data, t->size, t->offset);
+    bh_file_unref(t->file);
+    free(t);
+}
+
+/* A part of what it overwrites is in the bucket only. */
+static void write_later(fuse_req_t req, struct bh_file *f, const char *buf, size_t size,
+                        uint64_t off)
+{
+    struct write_task *t = malloc(sizeof *t + size);
+    if (t) {
+        *t = (struct write_task){.req = req, .file = f, .size = size, .offset = off};
+        memcpy(t->data, buf, size);
+        bh_file_ref(f);
+        if (workers_run(daemon_of(req)->fetchers, run_write, t) == 0)
+            return;
+        bh_file_unref(f);
+        free(t);
+    }
+    fuse_reply_err(req, ENOMEM);
+}
+
 void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, off_t off,
                   const struct fuse_file_info *fi)
 {
@@ -421,12 +508,11 @@ void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, 
         refuse_write(req, d, f, size, off, fi->writepage);
         return;
     }
-    note_held(d, f, (uint64_t)off, size);
-    int rc = bh_file_write(f, BH_DOOR_CLIENT, buf, size, (uint64_t)off);
-    if (rc)
-        fuse_reply_err(req, rc);
-    else
-        fuse_reply_write(req, size);
+    if (bh_file_write_needs_fetch(f, (uint64_t)off, size)) {
+        write_later(req, f, buf, size, (uint64_t)off);
+        return;
+    }
+    write_and_reply(req, f, buf, size, (uint64_t)off);
     if (f->kind == BH_FILE_WAL)
         bh_live_wal_grew(d->live, (uint64_t)off + size);
 }

@@ -1,6 +1,7 @@
 /* The mount's life: start, serve, last flush. */
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -378,6 +379,9 @@ static void serve(struct daemon *d, struct server *s, int signals, const struct 
 
 /* --- ending --- */
 
+/* Requests that wait for the bucket at once; more wait for one of these. */
+#define FETCHERS 16
+
 static void note_exit(struct daemon *d, int dirfd, int rc, const struct bh_error *err)
 {
     BH_FD int fd = openat(dirfd, "last_exit", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -388,6 +392,7 @@ static void note_exit(struct daemon *d, int dirfd, int rc, const struct bh_error
 static void free_daemon(struct daemon *d)
 {
     bh_destroy(d->bh);
+    workers_free(d->fetchers);
     workers_free(d->workers);
     follower_free(d->follower);
     if (d->session)
@@ -411,6 +416,10 @@ static int finish(struct daemon *d, const struct bhfs_extension *ext)
     bh_locks_cancel_all(d->locks, EINTR);
     bh_live_clients_gone(d->live);
     BH_FD int dir = dup(bh_disk_dirfd(bh_store_disk(d->store)));
+    bh_stop_reads(d->bh, true); /* nobody wants them any more */
+    workers_free(d->fetchers);
+    bh_stop_reads(d->bh, false);
+    d->fetchers = NULL;
     workers_free(d->workers);
     d->workers = NULL;
     nodes_forget_all();
@@ -442,7 +451,9 @@ static int prepare(struct daemon *d, const struct options *o, int signals, struc
     rc = bh_log_setup(cfg->log.level, cfg->log.file, o->foreground, err);
     if (rc == 0)
         rc = follower_new(&d->follower, cfg->mount.cpu, err);
-    if (rc == 0 && (rc = workers_new(&d->workers, (unsigned)cfg->mount.workers, d->follower)) != 0)
+    if (rc == 0 &&
+        ((rc = workers_new(&d->workers, (unsigned)cfg->mount.workers, d->follower)) != 0 ||
+         (rc = workers_new(&d->fetchers, FETCHERS, NULL)) != 0))
         bh_fail(err, rc, "threads cannot be started: %s", strerror(rc));
     if (rc == 0 && ((rc = notify_new(&d->notify, d)) != 0 ||
                     (rc = walindex_new(&d->walindex, d->mountpoint)) != 0))
@@ -568,6 +579,8 @@ int bhfs_mount_main(int argc, char **argv, const struct bhfs_extension *ext)
 {
     struct options o;
     struct bh_error err;
+    mallopt(M_MMAP_THRESHOLD,
+            256 << 10); /* buffers of flushes and fetches go back when they are freed */
     if (options_parse(&o, argc, argv, &err)) {
         fprintf(stderr, "bhfs: %s\n", err.text);
         options_free(&o);

@@ -1,14 +1,19 @@
 /* The kernel knows a node by the address of its struct: no table, and a number is never used for
  * two things while anybody knows it. One mutex for all: the work under it is a few instructions. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon.h"
 #include "util/cleanup.h"
+#include "views.h"
+
+#define VIEW_SLOTS 4096u
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct node root = {.kind = NODE_ROOT};
 static struct node ctl_dir = {.kind = NODE_CTL_DIR};
-static struct node *all; /* those on the heap: an unmount forgets without saying so */
+static struct node *all;               /* those on the heap: an unmount forgets without saying so */
+static struct node *views[VIEW_SLOTS]; /* by the number that goes with the path */
 
 struct node *node_of(fuse_ino_t ino)
 {
@@ -39,10 +44,26 @@ static struct node *node_new(enum node_kind kind)
     return n;
 }
 
+static struct node **view_slot(const struct view *v)
+{
+    return &views[v->ino % VIEW_SLOTS];
+}
+
+static void view_delete(struct node *n)
+{
+    struct node **at = view_slot(n->view);
+    while (*at != n)
+        at = &(*at)->next_view;
+    *at = n->next_view;
+    free(n->view);
+}
+
 /* Takes it off the list; its file is the caller's to release, without the mutex. */
 static struct bh_file *node_delete(struct node *n)
 {
     struct bh_file *f = n->file;
+    if (n->view)
+        view_delete(n);
     *n->prev = n->next;
     if (n->next)
         n->next->prev = n->prev;
@@ -78,6 +99,28 @@ struct node *node_for_ctl(int ctl, bool fresh)
     n->kind = NODE_CTL;
     n->ctl = ctl;
     n->lookups += fresh; /* the shared ones live for ever */
+    return n;
+}
+
+struct node *node_for_view(struct view *v)
+{
+    BH_LOCK_SCOPE(&mutex);
+    struct node **slot = view_slot(v), *n = *slot;
+    while (n && strcmp(n->view->key, v->key) != 0)
+        n = n->next_view;
+    if (n) {
+        free(v);
+    } else {
+        n = node_new(NODE_VIEW);
+        if (!n) {
+            free(v);
+            return NULL;
+        }
+        n->view = v;
+        n->next_view = *slot;
+        *slot = n;
+    }
+    n->lookups++;
     return n;
 }
 

@@ -1,5 +1,6 @@
 /* The table of requests: each is counted and handed to the part of the tree that it is for. */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -24,10 +25,9 @@ static void tree_init(void *userdata, struct fuse_conn_info *conn)
     (void)userdata;
     conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_WRITEBACK_CACHE |
                               FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
-    conn->want |=
-        conn->capable & (FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_POSIX_LOCKS | FUSE_CAP_ASYNC_READ |
-                         FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_EXPLICIT_INVAL_DATA |
-                         FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_CACHE_SYMLINKS);
+    conn->want |= conn->capable & (FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_POSIX_LOCKS |
+                                   FUSE_CAP_ASYNC_READ | FUSE_CAP_PARALLEL_DIROPS |
+                                   FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_CACHE_SYMLINKS);
     conn->max_background = 64;
     conn->congestion_threshold = 48;
     conn->time_gran = 1;
@@ -52,7 +52,7 @@ static double fill_stat(struct daemon *d, const struct node *n, struct stat *st)
 {
     switch (n->kind) {
     case NODE_ROOT:
-        dir_stat(d, FUSE_ROOT_ID, 3, st);
+        dir_stat(d, FUSE_ROOT_ID, views_exist(d) ? 5 : 3, st);
         st->st_mode = S_IFDIR | d->root_mode;
         st->st_uid = d->root_uid;
         st->st_gid = d->root_gid;
@@ -66,6 +66,8 @@ static double fill_stat(struct daemon *d, const struct node *n, struct stat *st)
     case NODE_CTL:
         ctl_stat(d, n->ctl, st);
         return 0;
+    case NODE_VIEW:
+        return views_stat(d, n, st);
     }
     return 0;
 }
@@ -76,6 +78,10 @@ static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
     struct stat st;
     (void)fi;
     count(d, OP_GETATTR);
+    if (node_of(ino)->kind == NODE_VIEW) {
+        views_getattr(req, node_of(ino));
+        return;
+    }
     double timeout = fill_stat(d, node_of(ino), &st);
     fuse_reply_attr(req, &st, timeout);
 }
@@ -106,6 +112,8 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
         ctl_setattr(req, n, to_set, fi);
     else if (n->kind == NODE_ROOT)
         root_setattr(req, n, attr, to_set);
+    else if (n->kind == NODE_VIEW)
+        fuse_reply_err(req, EROFS);
     else
         fuse_reply_err(req, EPERM);
 }
@@ -134,6 +142,8 @@ static void lookup_in_root(fuse_req_t req, const char *name)
         reply_node(req, node_ctl_dir(), CACHE_SECONDS);
         return;
     }
+    if (views_lookup_in_root(req, name))
+        return;
     if (bh_store_lookup_outside(d->store, name, &f) != 0) {
         reply_absent(req, CACHE_SECONDS);
         return;
@@ -172,6 +182,8 @@ static void tree_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         lookup_in_root(req, name);
     else if (n->kind == NODE_CTL_DIR)
         lookup_in_ctl(req, name);
+    else if (n->kind == NODE_VIEW)
+        views_lookup(req, n, name);
     else
         fuse_reply_err(req, ENOTDIR);
 }
@@ -192,6 +204,20 @@ static void tree_forget_multi(fuse_req_t req, size_t count_, struct fuse_forget_
     fuse_reply_none(req);
 }
 
+/* What is in a snapshot stays as it was. */
+static void refuse_in(fuse_req_t req, const struct node *dir, const char *name)
+{
+    if (dir->kind != NODE_VIEW) {
+        fuse_reply_err(req, EPERM);
+        return;
+    }
+    explain(daemon_of(req),
+            "%.100s: snapshots and branches are changed as directories only: mkdir, "
+            "rmdir and mv",
+            name);
+    fuse_reply_err(req, EROFS);
+}
+
 static void tree_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
                         struct fuse_file_info *fi)
 {
@@ -199,7 +225,7 @@ static void tree_create(fuse_req_t req, fuse_ino_t parent, const char *name, mod
     if (node_of(parent)->kind == NODE_ROOT)
         dbfile_create(req, name, mode, fi);
     else
-        fuse_reply_err(req, EPERM);
+        refuse_in(req, node_of(parent), name);
 }
 
 static void tree_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -208,7 +234,7 @@ static void tree_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
     if (node_of(parent)->kind == NODE_ROOT)
         dbfile_unlink(req, name);
     else
-        fuse_reply_err(req, EPERM);
+        refuse_in(req, node_of(parent), name);
 }
 
 static void refuse(fuse_req_t req)
@@ -225,14 +251,25 @@ static void tree_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 
 static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
-    (void)parent, (void)name, (void)mode;
-    refuse(req);
+    struct node *n = node_of(parent);
+    (void)mode;
+    if (n->kind != NODE_VIEW) {
+        refuse(req);
+        return;
+    }
+    count(daemon_of(req), OP_OTHER);
+    views_mkdir(req, n, name);
 }
 
 static void tree_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    (void)parent, (void)name;
-    refuse(req);
+    struct node *n = node_of(parent);
+    if (n->kind != NODE_VIEW) {
+        refuse(req);
+        return;
+    }
+    count(daemon_of(req), OP_OTHER);
+    views_rmdir(req, n, name);
 }
 
 static void tree_symlink(fuse_req_t req, const char *link, fuse_ino_t parent, const char *name)
@@ -250,20 +287,41 @@ static void tree_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const c
 static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
                         const char *new_name, unsigned flags)
 {
-    (void)parent, (void)new_parent, (void)flags;
+    struct node *from = node_of(parent), *to = node_of(new_parent);
+    if (from->kind == NODE_VIEW || to->kind == NODE_VIEW) {
+        count(daemon_of(req), OP_OTHER);
+        views_rename(req, from, name, to, new_name, flags);
+        return;
+    }
     if (!strcmp(name, BH_DB_NAME) || !strcmp(new_name, BH_DB_NAME))
         explain(daemon_of(req), BH_DB_NAME
                 " cannot be renamed or replaced: SQLite's locks are on it; use bhfs import");
     refuse(req);
 }
 
-/* --- directories: no OPENDIR (the kernel then spares it), so offsets are stateless slots --- */
+/* --- directories: in the root and .ctl offsets are stateless slots, and the kernel keeps the
+ * listing until it is told otherwise; what others add to the history it would not be told --- */
 
 static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    (void)ino, (void)fi;
+    struct node *n = node_of(ino);
     count(daemon_of(req), OP_OPENDIR);
-    fuse_reply_err(req, ENOSYS);
+    if (n->kind == NODE_VIEW) {
+        views_opendir(req, n, fi);
+        return;
+    }
+    fi->cache_readdir = fi->keep_cache = 1;
+    fuse_reply_open(req, fi);
+}
+
+static void tree_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct node *n = node_of(ino);
+    count(daemon_of(req), OP_OTHER);
+    if (n->kind == NODE_VIEW)
+        views_releasedir(req, n, fi);
+    else
+        fuse_reply_err(req, 0);
 }
 
 struct listing {
@@ -300,8 +358,12 @@ static void list(struct daemon *d, const struct node *n, struct listing *l)
         add(l, "..", FUSE_ROOT_ID, S_IFDIR))
         return;
     if (is_root) {
-        if (add(l, CTL_DIR, INO_CTL_DIR, S_IFDIR) == 0)
-            bh_store_each(d->store, add_file, l);
+        if (add(l, CTL_DIR, INO_CTL_DIR, S_IFDIR))
+            return;
+        for (int i = 0; views_exist(d) && views_root_name(i); i++)
+            if (add(l, views_root_name(i), views_root_ino(i), S_IFDIR))
+                return;
+        bh_store_each(d->store, add_file, l);
         return;
     }
     for (int i = 0; ctl_name(i); i++) {
@@ -318,8 +380,11 @@ static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
     struct node *n = node_of(ino);
     BH_FREE char *buf = malloc(size);
     struct listing l = {.req = req, .buf = buf, .size = size, .from = off};
-    (void)fi;
     count(daemon_of(req), OP_READDIR);
+    if (n->kind == NODE_VIEW) {
+        views_readdir(req, n, size, off, fi);
+        return;
+    }
     if (n->kind != NODE_ROOT && n->kind != NODE_CTL_DIR) {
         fuse_reply_err(req, ENOTDIR);
         return;
@@ -352,6 +417,8 @@ static void tree_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         dbfile_open(req, n, fi);
     else if (n->kind == NODE_CTL)
         ctl_open(req, n, fi);
+    else if (n->kind == NODE_VIEW)
+        views_open(req, n, fi);
     else
         fuse_reply_err(req, EISDIR);
 }
@@ -365,6 +432,8 @@ static void tree_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
         dbfile_read(req, n, size, off);
     else if (n->kind == NODE_CTL)
         ctl_read(req, n, size, off, fi);
+    else if (n->kind == NODE_VIEW)
+        views_read(req, n, size, off, fi);
     else
         fuse_reply_err(req, EISDIR);
 }
@@ -398,6 +467,8 @@ static void tree_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
     count(daemon_of(req), OP_RELEASE);
     if (n->kind == NODE_FILE)
         dbfile_release(req, n, fi);
+    else if (n->kind == NODE_VIEW)
+        views_release(req, n, fi);
     else
         ctl_release(req, fi);
 }
@@ -420,6 +491,8 @@ static void tree_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     count(daemon_of(req), OP_GETLK);
     if (n->kind == NODE_FILE)
         dbfile_getlk(req, n, fi, lock);
+    else if (n->kind == NODE_VIEW) /* nobody writes a snapshot */
+        fuse_reply_lock(req, &(struct flock){.l_type = F_UNLCK});
     else
         fuse_reply_err(req, EINVAL); /* never ENOSYS: the kernel would stop asking for all files */
 }
@@ -431,6 +504,8 @@ static void tree_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     count(daemon_of(req), OP_SETLK);
     if (n->kind == NODE_FILE)
         dbfile_setlk(req, n, fi, lock, sleep != 0);
+    else if (n->kind == NODE_VIEW)
+        fuse_reply_err(req, 0);
     else
         fuse_reply_err(req, EINVAL);
 }
@@ -487,6 +562,7 @@ const struct fuse_lowlevel_ops tree_ops = {
     .fsync = tree_fsync,
     .opendir = tree_opendir,
     .readdir = tree_readdir,
+    .releasedir = tree_releasedir,
     .fsyncdir = tree_fsyncdir,
     .statfs = tree_statfs,
     .getlk = tree_getlk,

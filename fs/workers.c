@@ -16,7 +16,7 @@ struct workers {
     struct task *head, **tail;
     bool stopping;
     struct follower *follower;
-    unsigned count;
+    unsigned count, idle, queued, max;
     pthread_t threads[];
 };
 
@@ -24,17 +24,21 @@ static void *worker_main(void *arg)
 {
     struct workers *w = arg;
     pthread_setname_np(pthread_self(), "bhfs-worker");
-    follower_join(w->follower);
+    if (w->follower)
+        follower_join(w->follower);
     pthread_mutex_lock(&w->mutex);
     for (;;) {
+        w->idle++;
         while (!w->head && !w->stopping)
             pthread_cond_wait(&w->wake, &w->mutex);
+        w->idle--;
         struct task *t = w->head;
         if (!t)
             break;
         w->head = t->next;
         if (!w->head)
             w->tail = &w->head;
+        w->queued--;
         pthread_mutex_unlock(&w->mutex);
         t->fn(t->arg);
         free(t);
@@ -53,7 +57,8 @@ int workers_new(struct workers **out, unsigned threads, struct follower *f)
     pthread_cond_init(&w->wake, NULL);
     w->tail = &w->head;
     w->follower = f;
-    for (; w->count < threads; w->count++) {
+    w->max = threads;
+    for (; f && w->count < threads; w->count++) {
         int rc = pthread_create(&w->threads[w->count], NULL, worker_main, w);
         if (rc) {
             workers_free(w);
@@ -86,8 +91,19 @@ int workers_run(struct workers *w, void (*fn)(void *arg), void *arg)
         return ENOMEM;
     *t = (struct task){.fn = fn, .arg = arg};
     BH_LOCK_SCOPE(&w->mutex);
+    /* One more is made where all are busy; where that fails the others do it, unless there is none.
+     */
+    if (w->queued >= w->idle && w->count < w->max) {
+        if (pthread_create(&w->threads[w->count], NULL, worker_main, w) == 0) {
+            w->count++;
+        } else if (w->count == 0) {
+            free(t);
+            return ENOMEM;
+        }
+    }
     *w->tail = t;
     w->tail = &t->next;
+    w->queued++;
     pthread_cond_signal(&w->wake);
     return 0;
 }

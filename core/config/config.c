@@ -337,6 +337,10 @@ static int finish(struct bh_config *cfg, const struct bh_config_request *req, st
     if (cfg->bucket.kind == BH_BUCKET_S3 &&
         ((rc = check_credentials(cfg, err)) != 0 || (rc = check_encryption(cfg, err)) != 0))
         return rc;
+    if (cfg->snapshot.block_size & (cfg->snapshot.block_size - 1))
+        return bh_fail(err, EINVAL,
+                       "snapshot.block_size is %llu bytes; it must be a power of two, such as 16KiB",
+                       (unsigned long long)cfg->snapshot.block_size);
     BH_FREE char *key = bh_config_snapshot_key(cfg);
     if (!key)
         return bh_fail(err, ENOMEM, "out of memory while reading the configuration");

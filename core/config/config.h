@@ -17,6 +17,7 @@ enum bh_sse { BH_SSE_NONE, BH_SSE_AES256, BH_SSE_KMS };
 enum bh_payload { BH_PAYLOAD_AUTO, BH_PAYLOAD_SIGNED, BH_PAYLOAD_UNSIGNED };
 enum bh_addressing { BH_ADDRESSING_AUTO, BH_ADDRESSING_PATH, BH_ADDRESSING_VIRTUAL };
 enum bh_credentials_kind { BH_CREDENTIALS_AUTO, BH_CREDENTIALS_ANONYMOUS };
+enum bh_plain_policy { BH_PLAIN_AUTO, BH_PLAIN_ALWAYS, BH_PLAIN_ON_STOP, BH_PLAIN_NEVER };
 enum bh_recover { BH_RECOVER_NO, BH_RECOVER_PREV };
 enum bh_journal {
     BH_JOURNAL_DELETE,
@@ -70,6 +71,11 @@ struct bh_config {
         bool keep_previous;
         int64_t stop_timeout_ms; /* bound of the last flush */
         enum bh_recover recover;
+        bool history; /* keep the history layer beside the plain snapshot */
+        enum bh_plain_policy plain;
+        uint64_t block_size; /* of a new history */
+        int64_t lease_ms;
+        bool steal; /* the lease of another writer */
     } snapshot;
     struct {
         char *dir; /* "" : the default state directory; "memory": tmpfs; else an absolute path */
@@ -139,5 +145,7 @@ char *bh_config_display_url(const struct bh_config *cfg);
 /* The object key of the branch's plain snapshot: prefix + KEY, or prefix + KEY.branch.NAME. Freed
  * by the caller. */
 char *bh_config_snapshot_key(const struct bh_config *cfg);
+/* The same of another branch. */
+char *bh_config_branch_key(const struct bh_config *cfg, const char *branch);
 
 #endif

@@ -118,11 +118,16 @@ char *bh_config_display_url(const struct bh_config *cfg)
     return finish(&url);
 }
 
-char *bh_config_snapshot_key(const struct bh_config *cfg)
+char *bh_config_branch_key(const struct bh_config *cfg, const char *branch)
 {
     struct bh_strbuf key = {0};
     bh_strbuf_addf(&key, "%s%s", cfg->bucket.prefix, cfg->snapshot.key);
-    if (strcmp(cfg->snapshot.branch, "main") != 0)
-        bh_strbuf_addf(&key, ".branch.%s", cfg->snapshot.branch);
+    if (strcmp(branch, "main") != 0)
+        bh_strbuf_addf(&key, ".branch.%s", branch);
     return finish(&key);
+}
+
+char *bh_config_snapshot_key(const struct bh_config *cfg)
+{
+    return bh_config_branch_key(cfg, cfg->snapshot.branch);
 }

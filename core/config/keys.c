@@ -7,6 +7,7 @@
 #include <string.h>
 
 static const char *const journals[] = {"delete", "truncate", "persist", "memory", "off", "wal", NULL};
+static const char *const plains[] = {"auto", "always", "on_stop", "never", NULL};
 static const char *const recovers[] = {"no", "prev", NULL};
 static const char *const sses[] = {"none", "AES256", "aws:kms", NULL};
 static const char *const payloads[] = {"auto", "signed", "unsigned", NULL};
@@ -103,6 +104,15 @@ const struct bh_key bh_keys[] = {
              "bound of the last flush at unmount"),
     CHOICE(snapshot, recover, "no", recovers, 0,
            "prev: start from KEY.prev if KEY is damaged"),
+    BOOLEAN(snapshot, history, "true", 0,
+            "keep every flush as a snapshot in KEY.bhfs/; false: the newest, in KEY, alone"),
+    CHOICE(snapshot, plain, "auto", plains, 0,
+           "when KEY is written beside the history: auto, always, on_stop or never"),
+    SIZE(snapshot, block_size, "16KiB", 4096, 1 << 20, 0,
+         "of a new history: what a change costs at least; a power of two"),
+    DURATION(snapshot, lease, "15m", 5 * SECOND, 7 * DAY, 0,
+             "how long a branch is kept for a writer that is not heard of"),
+    BOOLEAN(snapshot, steal, "false", 0, "take the branch from the writer that has it"),
 
     STRING(live, dir, "", 0, bh_check_live_dir,
            "where the live database is: empty (state directory), memory, or an absolute path",

@@ -12,7 +12,8 @@
 
 #define VALUE_MAX ((size_t)8192)
 
-static_assert(sizeof(enum bh_recover) == sizeof(int) && sizeof(enum bh_journal) == sizeof(int) &&
+static_assert(sizeof(enum bh_recover) == sizeof(int) &&
+                  sizeof(enum bh_plain_policy) == sizeof(int) && sizeof(enum bh_journal) == sizeof(int) &&
                   sizeof(enum bh_log_level) == sizeof(int) && sizeof(enum bh_sse) == sizeof(int) &&
                   sizeof(enum bh_payload) == sizeof(int) &&
                   sizeof(enum bh_addressing) == sizeof(int) &&

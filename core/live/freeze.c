@@ -13,6 +13,7 @@
 
 #include "util/cleanup.h"
 #include "util/io.h"
+#include "util/log.h"
 
 /* A truncation that cuts off more than this breaks an impatient freeze rather than hold its client
  * up. */
@@ -30,12 +31,23 @@ static struct frozen_part *part_of(struct bh_store *s, const struct bh_file *f)
     return f == s->db ? &s->frozen->db : f == s->frozen->wal_file ? &s->frozen->wal : NULL;
 }
 
+static enum bh_block_state was(const struct frozen_part *p, uint64_t block)
+{
+    return (enum bh_block_state)(p->was[block / 4] >> (2 * (block % 4)) & 3);
+}
+
 static void save_block(struct bh_frozen *z, struct frozen_part *p, uint64_t block)
 {
     unsigned char buf[BH_SUBBLOCK];
-    int rc = bh_pread_full(p->fd, buf, sizeof buf, block * BH_SUBBLOCK, NULL);
-    if (rc == 0)
-        rc = bh_pwrite_full(p->save, buf, sizeof buf, block * BH_SUBBLOCK);
+    int rc = 0;
+    enum bh_block_state state = p->was ? bh_map_get(&z->store->map, block) : BH_BLOCK_DIRTY;
+    if (p->was) /* each entry is set once, and read after its bit in touched is seen */
+        p->was[block / 4] |= (uint8_t)((unsigned)state << (2 * (block % 4)));
+    if (state != BH_BLOCK_ABSENT) { /* that, the origin has */
+        rc = bh_pread_full(p->fd, buf, sizeof buf, block * BH_SUBBLOCK, NULL);
+        if (rc == 0)
+            rc = bh_pwrite_full(p->save, buf, sizeof buf, block * BH_SUBBLOCK);
+    }
     if (rc)
         atomic_store(&z->broken, rc);
     /* The bit is set in any case: the reader then finds the freeze broken instead of new content.
@@ -89,6 +101,8 @@ static void part_free(struct frozen_part *p)
 {
     if (p->touched)
         munmap((void *)(uintptr_t)p->touched, p->touched_len);
+    if (p->was)
+        munmap(p->was, p->was_len);
     if (p->fd >= 0)
         close(p->fd);
     if (p->save >= 0)
@@ -100,6 +114,9 @@ static void frozen_free(struct bh_frozen *z)
     part_free(&z->db);
     part_free(&z->wal);
     bh_wal_map_free(&z->frames);
+    bh_origin_unref(z->origin);
+    if (z->detached)
+        bh_map_close(&z->old_map);
     bh_file_unref(z->wal_file);
     free(z);
 }
@@ -122,6 +139,12 @@ int bh_store_freeze_prepare(struct bh_store *s, bool patient, struct bh_frozen *
     return rc;
 }
 
+static void *zero_pages(size_t len)
+{
+    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
 static int part_freeze(struct frozen_part *p, struct bh_file *f)
 {
     p->fd = fcntl(f->disk.fd, F_DUPFD_CLOEXEC, 0);
@@ -130,12 +153,12 @@ static int part_freeze(struct frozen_part *p, struct bh_file *f)
     p->size = bh_file_size(f);
     p->blocks = (p->size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
     p->touched_len = p->blocks / 8 + 1;
-    void *bits =
-        mmap(NULL, p->touched_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (bits == MAP_FAILED)
-        return ENOMEM;
-    p->touched = bits;
-    return 0;
+    p->touched = zero_pages(p->touched_len);
+    if (f->kind == BH_FILE_DB) {
+        p->was_len = p->blocks / 4 + 1;
+        p->was = zero_pages(p->was_len);
+    }
+    return p->touched && (p->was || f->kind != BH_FILE_DB) ? 0 : ENOMEM;
 }
 
 static int freeze_locked(struct bh_frozen *z)
@@ -151,6 +174,7 @@ static int freeze_locked(struct bh_frozen *z)
     if (rc)
         return rc;
     z->wal_changes = s->wal_changes;
+    z->origin = bh_origin_ref(s->origin);
     s->frozen = z;
     return 0;
 }
@@ -179,23 +203,85 @@ uint64_t bh_frozen_size(const struct bh_frozen *z)
     return m->count > 0 ? (uint64_t)m->db_pages * m->page_size : z->db.size;
 }
 
-/* What lies beyond the file's end at the freeze reads as zeros. */
-static int part_read(struct bh_frozen *z, struct frozen_part *p, void *buf, size_t len,
-                     uint64_t offset)
+static struct bh_map *map_of(struct bh_frozen *z)
+{
+    return z->detached ? &z->old_map : &z->store->map;
+}
+
+/* Whether that sub-block was absent at the freeze, as far as can be told before it is read: what is
+ * absent now was then, and what is not will not be again. */
+static bool is_absent(struct bh_frozen *z, const struct frozen_part *p, uint64_t block)
+{
+    if (!p->was || !z->origin)
+        return false;
+    BH_LOCK_SCOPE(&z->store->mutex);
+    return block < p->blocks &&
+           (is_touched(p, block) ? was(p, block) : bh_map_get(map_of(z), block)) == BH_BLOCK_ABSENT;
+}
+
+static int read_origin(struct bh_frozen *z, void *buf, size_t len, uint64_t offset)
+{
+    struct bh_error err;
+    int rc = z->origin->read(z->origin, offset, buf, len, &err);
+    if (rc)
+        bh_log(BH_LOG_ERROR, "%s", err.text);
+    return rc;
+}
+
+/* Of one sub-block, or of several that are absent. */
+static uint64_t piece_end(struct bh_frozen *z, const struct frozen_part *p, uint64_t at,
+                          uint64_t limit)
+{
+    uint64_t block = at / BH_SUBBLOCK + 1;
+    if (is_absent(z, p, block - 1))
+        while (block * BH_SUBBLOCK < limit && is_absent(z, p, block))
+            block++;
+    return block * BH_SUBBLOCK < limit ? block * BH_SUBBLOCK : limit;
+}
+
+static int read_piece(struct bh_frozen *z, struct frozen_part *p, void *buf, size_t len,
+                      uint64_t offset)
+{
+    uint64_t block = offset / BH_SUBBLOCK;
+    bool absent = is_absent(z, p, block);
+    int rc =
+        absent ? read_origin(z, buf, len, offset) : bh_pread_full(p->fd, buf, len, offset, NULL);
+    if (rc || absent || !is_touched(p, block))
+        return rc;
+    return bh_pread_full(p->save, buf, len, offset, NULL);
+}
+
+static int read_range(struct bh_frozen *z, struct frozen_part *p, void *buf, size_t len,
+                      uint64_t offset)
 {
     int rc = bh_pread_full(p->fd, buf, len, offset, NULL);
-    if (rc)
-        return rc;
-    for (uint64_t b = offset / BH_SUBBLOCK; b * BH_SUBBLOCK < offset + len; b++) {
+    for (uint64_t b = offset / BH_SUBBLOCK; rc == 0 && b * BH_SUBBLOCK < offset + len; b++) {
         if (!is_touched(p, b))
             continue;
         uint64_t begin = b * BH_SUBBLOCK, end = begin + BH_SUBBLOCK;
         begin = begin < offset ? offset : begin;
         end = end > offset + len ? offset + len : end;
         rc = bh_pread_full(p->save, (char *)buf + (begin - offset), end - begin, begin, NULL);
-        if (rc)
-            return rc;
     }
+    return rc;
+}
+
+/* What lies beyond the file's end at the freeze reads as zeros. */
+static int part_read(struct bh_frozen *z, struct frozen_part *p, void *buf, size_t len,
+                     uint64_t offset)
+{
+    int rc = 0;
+    if (!z->origin || !p->was) {
+        rc = read_range(z, p, buf, len, offset);
+    } else {
+        for (uint64_t at = offset; rc == 0 && at < offset + len;) {
+            uint64_t end = piece_end(z, p, at, offset + len);
+            rc = read_piece(z, p, (char *)buf + (at - offset), (size_t)(end - at), at);
+            at = end;
+        }
+    }
+    if (rc)
+        return rc;
     if (offset + len > p->size) { /* it may have grown since */
         size_t valid = offset < p->size ? (size_t)(p->size - offset) : 0;
         memset((char *)buf + valid, 0, len - valid);
@@ -254,24 +340,133 @@ int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset)
     return rc;
 }
 
-/* What was dirty at the freeze and has not been touched since is in the base now. In steps, so that
- * writers wait for one step at most; until the last step the freeze goes on marking what they
- * touch. */
+/* --- what has changed --- */
+
+struct block_list {
+    uint64_t *items;
+    size_t count, cap;
+    bool failed;
+};
+
+/* Ascending; the same one again is one. */
+static void add_block(struct block_list *l, uint64_t block)
+{
+    if (l->count > 0 && l->items[l->count - 1] == block)
+        return;
+    if (l->count == l->cap) {
+        size_t cap = l->cap ? l->cap * 2 : 256;
+        uint64_t *p = realloc(l->items, cap * sizeof *p);
+        l->failed |= !p;
+        if (!p)
+            return;
+        l->items = p;
+        l->cap = cap;
+    }
+    l->items[l->count++] = block;
+}
+
+/* Sub-blocks are looked at in steps, so that writers wait for one step at most. */
+enum { STEP = 32768 };
+
+/* Four entries at once that are clean, or absent: nothing to do for most of a large database. */
+static bool is_dull(const struct bh_map *m, uint64_t block)
+{
+    return block % 4 == 0 && block + 4 <= m->used &&
+           (m->bits[block / 4] == 0x55 || m->bits[block / 4] == 0xff);
+}
+
+static void list_dirty(struct bh_frozen *z, uint32_t block_size, uint64_t base_size,
+                       struct block_list *l)
+{
+    uint64_t per = block_size / BH_SUBBLOCK;
+    struct frozen_part *p = &z->db;
+    for (uint64_t from = 0; from < p->blocks; from += STEP) {
+        BH_LOCK_SCOPE(&z->store->mutex);
+        const struct bh_map *m = map_of(z);
+        uint64_t end = from + STEP < p->blocks ? from + STEP : p->blocks;
+        for (uint64_t b = from; b < end; b++) {
+            if (is_dull(m, b) && (p->touched[b / 8] >> (b % 8) & 15) == 0) {
+                b += 3;
+                continue;
+            }
+            enum bh_block_state s = is_touched(p, b) ? was(p, b) : bh_map_get(m, b);
+            if (s == BH_BLOCK_DIRTY || (s == BH_BLOCK_ZERO && b * BH_SUBBLOCK < base_size))
+                add_block(l, b / per);
+        }
+    }
+}
+
+static void list_frames(struct bh_frozen *z, uint32_t block_size, struct block_list *l)
+{
+    const struct bh_wal_map *m = &z->frames;
+    uint64_t size = bh_frozen_size(z);
+    for (size_t i = 0; i < m->count; i++) {
+        uint64_t begin = (uint64_t)(m->pages[i].page - 1) * m->page_size;
+        for (uint64_t at = begin; at < begin + m->page_size && at < size; at += block_size)
+            add_block(l, at / block_size);
+        if (begin + m->page_size <= size)
+            add_block(l, (begin + m->page_size - 1) / block_size);
+    }
+}
+
+static int compare_blocks(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+int bh_frozen_changed(struct bh_frozen *z, uint32_t block_size, uint64_t base_size, bool all,
+                      uint64_t **blocks, size_t *count)
+{
+    struct block_list l = {0};
+    uint64_t size = bh_frozen_size(z), end = (size + block_size - 1) / block_size;
+    if (all) {
+        for (uint64_t b = 0; b < end; b++)
+            add_block(&l, b);
+    } else {
+        list_dirty(z, block_size, base_size, &l);
+        size_t dirty = l.count;
+        list_frames(z, block_size, &l);
+        if (size != base_size && size % block_size) /* what was beyond the end is zeros now */
+            add_block(&l, size / block_size);
+        if (l.count > dirty)
+            qsort(l.items, l.count, sizeof *l.items, compare_blocks);
+    }
+    size_t kept = 0;
+    for (size_t i = 0; i < l.count; i++)
+        if (l.items[i] < end && (kept == 0 || l.items[kept - 1] != l.items[i]))
+            l.items[kept++] = l.items[i];
+    if (l.failed) {
+        free(l.items);
+        return ENOMEM;
+    }
+    *blocks = l.items;
+    *count = kept;
+    return 0;
+}
+
+static bool becomes_clean(enum bh_block_state s)
+{
+    return s == BH_BLOCK_DIRTY || s == BH_BLOCK_ZERO;
+}
+
+/* What has not been touched since the freeze is in the base now, as it is. Until the last step the
+ * freeze goes on marking what writers touch. */
 static int make_clean(struct bh_frozen *z)
 {
-    enum { STEP = 32768 };
     struct bh_store *s = z->store;
     for (uint64_t from = 0; from < z->db.blocks; from += STEP) {
         BH_LOCK_SCOPE(&s->mutex);
         if (z->detached)
             return 0;
         uint64_t end = from + STEP < z->db.blocks ? from + STEP : z->db.blocks;
-        if (s->map.dirty == 0)
-            return 0;
         for (uint64_t b = from; b < end;) {
+            if (is_dull(&s->map, b)) {
+                b += 4;
+                continue;
+            }
             uint64_t run = b;
-            while (run < end && !is_touched(&z->db, run) &&
-                   bh_map_get(&s->map, run) == BH_BLOCK_DIRTY)
+            while (run < end && !is_touched(&z->db, run) && becomes_clean(bh_map_get(&s->map, run)))
                 run++;
             int rc = run > b ? bh_map_set(&s->map, b, run - b, BH_BLOCK_CLEAN) : 0;
             if (rc)

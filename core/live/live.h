@@ -44,12 +44,17 @@ int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, stru
 
 /* What the new content of bh_live_replace is. */
 struct bh_base {
-    bool is_base; /* as in the bucket, so clean; false: a change to be flushed */
+    bool is_base; /* as in the bucket, so clean; false: a change to be flushed, and nothing else
+                   * of this struct counts */
     char etag[128];
     char snapshot[BH_SNAPSHOT_ID_MAX];
     char sha256[BH_SHA256_HEX];
     uint64_t size;
     int64_t time_ms;
+    char root[65]; /* in the history; "" it is not there */
+    uint32_t depth;
+    char branch[128];                  /* "" as before */
+    char restored[BH_SNAPSHOT_ID_MAX]; /* an older snapshot is put back: this one */
 };
 
 /* Replaces the content by the file `incoming` (a name in the state directory, checked with
@@ -57,6 +62,11 @@ struct bh_base {
  * client. Not on the SQL thread. */
 int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_base *base,
                     struct bh_error *err);
+
+/* The same with content that stays where it is until it is read: `size` bytes of the origin, of
+ * which one unit is fetched. base->is_base. O(1) but for the block map. */
+int bh_live_replace_lazily(struct bh_live *l, struct bh_origin *origin, uint64_t size,
+                           const struct bh_base *base, struct bh_error *err);
 
 /* Once after the content of the start is there: a new, empty database gets its journal mode; one
  * that is mounted read-only leaves write-ahead mode, as nobody could make -shm. */

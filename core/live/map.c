@@ -36,6 +36,7 @@ static void count_loaded(struct bh_map *m)
         enum bh_block_state s = bh_map_get(m, i);
         if (s == BH_BLOCK_DIRTY)
             m->dirty++;
+        m->absent += s == BH_BLOCK_ABSENT;
         if (s != BH_BLOCK_ZERO)
             used = i + 1;
     }
@@ -75,6 +76,7 @@ void bh_map_close(struct bh_map *m)
     free(m->bits);
     m->bits = NULL;
     m->cap = m->used = m->dirty = 0;
+    m->absent = 0;
 }
 
 enum bh_block_state bh_map_get(const struct bh_map *m, uint64_t block)
@@ -110,6 +112,8 @@ int bh_map_set(struct bh_map *m, uint64_t first, uint64_t count, enum bh_block_s
         if (old == state)
             continue;
         m->dirty += (uint64_t)(state == BH_BLOCK_DIRTY) - (uint64_t)(old == BH_BLOCK_DIRTY);
+        if (state == BH_BLOCK_ABSENT || old == BH_BLOCK_ABSENT)
+            m->absent += (uint64_t)(state == BH_BLOCK_ABSENT) - (uint64_t)(old == BH_BLOCK_ABSENT);
         put(m, i, state);
         if (low == UINT64_MAX)
             low = i / 4;

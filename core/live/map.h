@@ -11,6 +11,7 @@
 #ifndef BH_LIVE_MAP_H
 #define BH_LIVE_MAP_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -31,6 +32,7 @@ struct bh_map {
     uint64_t cap;     /* entries that bits has room for */
     uint64_t used;    /* entries from here on are zero */
     uint64_t dirty;   /* how many are dirty */
+    atomic_uint_fast64_t absent; /* how many are absent; read without the mutex, too */
     uint64_t changes; /* counts changes of the file */
     uint64_t synced;  /* the value of changes that is on the disk */
     bool stale;       /* a write failed: the file is behind memory until it is rewritten */

@@ -14,6 +14,7 @@ struct replace_job {
     struct bh_live *live;
     const char *incoming;
     const struct bh_base *base;
+    struct bh_origin *origin; /* NULL: everything is in `incoming` */
 };
 
 static uint32_t get32(const unsigned char *p)
@@ -76,13 +77,33 @@ static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
 
 #define INCOMING_MAP "incoming.map"
 
+static enum bh_block_state state_of(const struct replace_job *j)
+{
+    return j->origin ? BH_BLOCK_ABSENT : j->base->is_base ? BH_BLOCK_CLEAN : BH_BLOCK_DIRTY;
+}
+
+static int make_map(struct replace_job *j, uint64_t size, struct bh_error *err)
+{
+    struct bh_map map;
+    int rc = bh_map_open(&map, j->live->dir.disk, INCOMING_MAP, true, err);
+    if (rc)
+        return rc;
+    uint64_t blocks = (size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
+    rc = bh_map_set(&map, 0, blocks, state_of(j));
+    if (rc == 0 && j->origin && blocks > 0) /* page 1 is always here */
+        rc = bh_map_set(&map, 0, 1, BH_BLOCK_CLEAN);
+    if (rc == 0)
+        rc = bh_dfile_sync(&map.file);
+    bh_map_close(&map);
+    return rc;
+}
+
 /* What takes time, before clients are kept waiting: the new content and its map are durable when it
  * returns. */
 static int prepare_generation(struct replace_job *j, struct bh_error *err)
 {
     struct bh_disk *disk = j->live->dir.disk;
     struct bh_dfile f;
-    struct bh_map map;
     struct stat st;
     int rc = bh_disk_open_file(disk, j->incoming, O_RDWR, 0, &f);
     if (rc)
@@ -92,13 +113,8 @@ static int prepare_generation(struct replace_job *j, struct bh_error *err)
     if (rc == 0)
         rc = bh_dfile_sync(&f);
     bh_dfile_close(&f);
-    if (rc == 0 && (rc = bh_map_open(&map, disk, INCOMING_MAP, true, err)) == 0) {
-        uint64_t blocks = ((uint64_t)st.st_size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
-        rc = bh_map_set(&map, 0, blocks, j->base->is_base ? BH_BLOCK_CLEAN : BH_BLOCK_DIRTY);
-        if (rc == 0)
-            rc = bh_dfile_sync(&map.file);
-        bh_map_close(&map);
-    }
+    if (rc == 0)
+        rc = make_map(j, (uint64_t)st.st_size, err);
     return rc ? bh_fail(err, rc, "the new content cannot be stored in %s: %s", bh_disk_path(disk),
                         strerror(rc))
               : 0;
@@ -137,6 +153,11 @@ static void set_base(struct bh_state *st, const struct bh_base *b)
     st->base_size = b->size;
     st->base_time_ms = b->time_ms;
     st->base_wal[0] = st->pending_snapshot[0] = st->pending_sha256[0] = '\0';
+    memcpy(st->base_root, b->root, sizeof st->base_root);
+    st->base_depth = b->depth;
+    memcpy(st->restored, b->restored, sizeof st->restored);
+    if (b->branch[0])
+        memcpy(st->branch, b->branch, sizeof st->branch);
 }
 
 /* A PERSIST journal's remains, or a log's, must not be taken for one of the new content's. */
@@ -175,7 +196,7 @@ static int replace_job(sqlite3 *db, void *arg, struct bh_error *err)
         l->dir.state = before; /* strings in it are shared, and unchanged */
         return rc;
     }
-    rc = bh_store_swap(l->store, l->dir.state.generation, err);
+    rc = bh_store_swap(l->store, l->dir.state.generation, j->origin, err);
     if (l->hooks.data_changed)
         l->hooks.data_changed(l->hooks.arg, bh_store_db(l->store), 0, UINT64_MAX);
     return rc;
@@ -186,6 +207,36 @@ int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_bas
 {
     struct replace_job j = {.live = l, .incoming = incoming, .base = base};
     int rc = prepare_generation(&j, err);
+    return rc ? rc : bh_sql_run(l->sql, BH_SQL_SWAP, replace_job, &j, err);
+}
+
+/* A file of that size with nothing in it but page 1. */
+static int make_sparse(struct bh_live *l, const char *name, struct bh_origin *origin, uint64_t size,
+                       struct bh_error *err)
+{
+    unsigned char first[BH_SUBBLOCK];
+    struct bh_dfile f;
+    size_t len = size < sizeof first ? (size_t)size : sizeof first;
+    int rc = len > 0 ? origin->read(origin, 0, first, len, err) : 0;
+    if (rc)
+        return rc;
+    rc = bh_disk_open_file(l->dir.disk, name, O_RDWR | O_CREAT | O_TRUNC, 0644, &f);
+    if (rc == 0) {
+        rc = bh_dfile_truncate(&f, size);
+        if (rc == 0 && len > 0)
+            rc = bh_dfile_write(&f, first, len, 0);
+        bh_dfile_close(&f);
+    }
+    return rc ? bh_fail(err, rc, "%s/%s cannot be made: %s", l->dir.path, name, strerror(rc)) : 0;
+}
+
+int bh_live_replace_lazily(struct bh_live *l, struct bh_origin *origin, uint64_t size,
+                           const struct bh_base *base, struct bh_error *err)
+{
+    struct replace_job j = {.live = l, .incoming = "incoming.lazy", .base = base, .origin = origin};
+    int rc = make_sparse(l, j.incoming, origin, size, err);
+    if (rc == 0)
+        rc = prepare_generation(&j, err);
     return rc ? rc : bh_sql_run(l->sql, BH_SQL_SWAP, replace_job, &j, err);
 }
 

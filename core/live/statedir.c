@@ -140,6 +140,8 @@ void bh_statedir_closing(struct bh_statedir *sd)
 
 enum field_type { FIELD_STRING, FIELD_ALLOCATED, FIELD_U64, FIELD_U32, FIELD_I64 };
 
+#define FIELDS_REQUIRED 16
+
 static const struct field {
     const char *name;
     enum field_type type;
@@ -149,14 +151,32 @@ static const struct field {
     {                                                                                              \
 #member, type, offsetof(struct bh_state, member), sizeof(((struct bh_state *)0)->member)   \
     }
-    FIELD(FIELD_ALLOCATED, identity),    FIELD(FIELD_ALLOCATED, mountpoint),
-    FIELD(FIELD_U64, generation),        FIELD(FIELD_STRING, base_etag),
-    FIELD(FIELD_STRING, base_snapshot),  FIELD(FIELD_STRING, base_sha256),
-    FIELD(FIELD_STRING, base_wal),       FIELD(FIELD_U64, base_size),
-    FIELD(FIELD_I64, base_time_ms),      FIELD(FIELD_STRING, pending_snapshot),
-    FIELD(FIELD_STRING, pending_sha256), FIELD(FIELD_U64, pending_size),
-    FIELD(FIELD_U32, max_counter),       FIELD(FIELD_U32, max_cookie),
-    FIELD(FIELD_STRING, damaged_etag),   FIELD(FIELD_STRING, older_pending),
+    FIELD(FIELD_ALLOCATED, identity),
+    FIELD(FIELD_ALLOCATED, mountpoint),
+    FIELD(FIELD_U64, generation),
+    FIELD(FIELD_STRING, base_etag),
+    FIELD(FIELD_STRING, base_snapshot),
+    FIELD(FIELD_STRING, base_sha256),
+    FIELD(FIELD_STRING, base_wal),
+    FIELD(FIELD_U64, base_size),
+    FIELD(FIELD_I64, base_time_ms),
+    FIELD(FIELD_STRING, pending_snapshot),
+    FIELD(FIELD_STRING, pending_sha256),
+    FIELD(FIELD_U64, pending_size),
+    FIELD(FIELD_U32, max_counter),
+    FIELD(FIELD_U32, max_cookie),
+    FIELD(FIELD_STRING, damaged_etag),
+    FIELD(FIELD_STRING, older_pending),
+    /* Not in a file of an earlier version. */
+    FIELD(FIELD_STRING, branch),
+    FIELD(FIELD_STRING, writer),
+    FIELD(FIELD_U64, epoch),
+    FIELD(FIELD_STRING, base_root),
+    FIELD(FIELD_U32, base_depth),
+    FIELD(FIELD_U32, block_size),
+    FIELD(FIELD_STRING, restored),
+    FIELD(FIELD_STRING, plain_snapshot),
+    FIELD(FIELD_STRING, boot),
 #undef FIELD
 };
 
@@ -269,7 +289,8 @@ static int load_state(struct bh_statedir *sd, struct bh_error *err)
     char *line = ok ? strtok_r(text, "\n", &save) : NULL;
     while (ok && (line = strtok_r(NULL, "\n", &save)))
         ok = parse_line(&sd->state, line, &seen);
-    if (!ok || seen != (1u << sizeof fields / sizeof *fields) - 1)
+    unsigned required = (1u << FIELDS_REQUIRED) - 1;
+    if (!ok || (seen & required) != required)
         return bh_fail(
             err, EIO,
             "%s/" STATE_NAME

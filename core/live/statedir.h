@@ -42,6 +42,17 @@ struct bh_state {
      *. */
     uint32_t max_counter;
     uint32_t max_cookie;
+    /* The history layer's. Empty or 0 in a directory that never had a part in a history. */
+    char branch[128];   /* that the content is of; "" : the one of the mount */
+    char writer[33];    /* random: this directory among all that may write the branch */
+    uint64_t epoch;     /* of the lease that it had last */
+    char base_root[65]; /* of the base in the history, in hex (bh_ref_hex); "" it is not there */
+    uint32_t base_depth;
+    uint32_t block_size;               /* of the history; 0 unknown */
+    char restored[BH_SNAPSHOT_ID_MAX]; /* the base is this older snapshot, put back, and the branch
+                                        * does not know yet; "" */
+    char plain_snapshot[BH_SNAPSHOT_ID_MAX]; /* id that the plain object had last; "" unknown */
+    char boot[48]; /* of the running system, while it is in use; "" after an orderly end */
 };
 
 struct bh_statedir {

@@ -22,8 +22,22 @@ static void generation_names(uint64_t generation, char db[32], char map[32])
 
 /* --- reading and writing --- */
 
+static int fetch_first(struct bh_store *s, uint64_t offset, uint64_t len)
+{
+    struct bh_error err;
+    int rc = bh_store_fetch(s, offset, len, &err);
+    if (rc)
+        bh_log(BH_LOG_ERROR, "%s", err.text);
+    return rc;
+}
+
 int bh_file_read(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got)
 {
+    if (bh_file_is_absent(f, offset, len)) {
+        int rc = fetch_first(f->store, offset, len);
+        if (rc)
+            return rc;
+    }
     return bh_pread_full(f->disk.fd, buf, len, offset, got);
 }
 
@@ -71,7 +85,7 @@ int db_truncate_locked(struct bh_store *s, uint64_t size)
 
 /* A client that writes to the database without a journal beside it has nothing to roll back from
  * when it dies. Where there are frames in -wal, it writes what is in them. */
-static bool needs_undo(const struct bh_store *s, enum bh_door door)
+bool store_needs_undo(const struct bh_store *s, enum bh_door door)
 {
     return door == BH_DOOR_CLIENT && !(s->journal && s->journal->has_magic) && s->wal_size == 0;
 }
@@ -79,8 +93,13 @@ static bool needs_undo(const struct bh_store *s, enum bh_door door)
 static int db_write(struct bh_store *s, enum bh_door door, const void *buf, size_t len,
                     uint64_t offset)
 {
+    if (bh_file_write_needs_fetch(s->db, offset, len)) {
+        int rc = fetch_first(s, offset, len);
+        if (rc)
+            return rc;
+    }
     BH_LOCK_SCOPE(&s->mutex);
-    if (needs_undo(s, door)) {
+    if (store_needs_undo(s, door)) {
         int rc = undo_before_write(s, offset, len);
         if (rc)
             return rc;
@@ -148,8 +167,13 @@ int bh_file_truncate(struct bh_file *f, enum bh_door door, uint64_t size)
         return rc;
     }
     struct bh_store *s = f->store;
+    if (bh_file_truncate_needs_fetch(f, size)) {
+        int rc = fetch_first(s, size, 1);
+        if (rc)
+            return rc;
+    }
     BH_LOCK_SCOPE(&s->mutex);
-    if (needs_undo(s, door)) {
+    if (store_needs_undo(s, door)) {
         int rc = undo_before_truncate(s, size);
         if (rc)
             return rc;
@@ -388,6 +412,8 @@ int bh_store_open(struct bh_store **out, struct bh_disk *disk, uint64_t generati
         return bh_fail(err, ENOMEM, "out of memory while opening the state directory");
     pthread_mutex_init(&s->mutex, NULL);
     pthread_mutex_init(&s->shm_wire, NULL);
+    pthread_mutex_init(&s->fetches.mutex, NULL);
+    pthread_cond_init(&s->fetches.done, NULL);
     pthread_rwlock_init(&s->generation_lock, NULL);
     s->disk = disk;
     s->generation = generation;
@@ -425,6 +451,9 @@ void bh_store_close(struct bh_store *s)
     bh_file_unref(s->db);
     bh_locks_free(s->locks);
     pthread_rwlock_destroy(&s->generation_lock);
+    bh_origin_unref(s->origin);
+    pthread_cond_destroy(&s->fetches.done);
+    pthread_mutex_destroy(&s->fetches.mutex);
     pthread_mutex_destroy(&s->shm_wire);
     pthread_mutex_destroy(&s->mutex);
     free(s);
@@ -432,7 +461,8 @@ void bh_store_close(struct bh_store *s)
 
 /* --- swap --- */
 
-static int swap(struct bh_store *s, uint64_t generation, struct bh_error *err)
+static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
+                struct bh_origin **old_origin, struct bh_error *err)
 {
     struct bh_dfile db;
     struct bh_map map;
@@ -456,13 +486,17 @@ static int swap(struct bh_store *s, uint64_t generation, struct bh_error *err)
         old.fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
         bh_dfile_close(&old);
     }
-    bh_map_close(&s->map);
-    s->map = map;
-    s->generation = generation;
     if (s->frozen) {
+        s->frozen->old_map = s->map;
         s->frozen->detached = true;
         s->frozen = NULL;
+    } else {
+        bh_map_close(&s->map);
     }
+    s->map = map;
+    s->generation = generation;
+    *old_origin = s->origin;
+    s->origin = bh_origin_ref(origin);
     for (int i = 0; i < 2; i++) {
         rc = bh_disk_unlink(s->disk, names[i]);
         if (rc) /* harmless: the next start removes it */
@@ -472,10 +506,13 @@ static int swap(struct bh_store *s, uint64_t generation, struct bh_error *err)
     return 0;
 }
 
-int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_error *err)
+int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
+                  struct bh_error *err)
 {
+    struct bh_origin *old_origin = NULL;
     pthread_rwlock_wrlock(&s->generation_lock);
-    int rc = swap(s, generation, err);
+    int rc = swap(s, generation, origin, &old_origin, err);
     pthread_rwlock_unlock(&s->generation_lock);
+    bh_origin_unref(old_origin);
     return rc;
 }

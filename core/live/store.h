@@ -18,6 +18,7 @@
 #include "live/disk.h"
 #include "live/locks.h"
 #include "live/map.h"
+#include "live/origin.h"
 
 #define BH_DB_NAME      "live.db"
 #define BH_JOURNAL_NAME "live.db-journal"
@@ -89,6 +90,7 @@ int bh_store_unlink_durably(struct bh_store *s, const char *name);
 /* Calls fn for each file of the tree, the database first; a non-zero result ends it. */
 int bh_store_each(struct bh_store *s, int (*fn)(void *arg, struct bh_file *f), void *arg);
 
+/* What is absent is fetched first: see bh_file_is_absent. */
 int bh_file_read(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got);
 /* ENOSPC also when a client without a journal writes and the old content cannot be kept. */
 int bh_file_write(struct bh_file *f, enum bh_door door, const void *buf, size_t len,
@@ -122,6 +124,23 @@ bool bh_store_is_dirty(struct bh_store *s);
 /* All blocks of the database, such as BH_BLOCK_DIRTY when the base is gone. */
 int bh_store_mark_all(struct bh_store *s, enum bh_block_state state);
 
+/* --- content that is in the bucket only --- */
+/* Where absent content comes from, from now on. Takes a reference; NULL: from nowhere. Whatever the
+ * origin is, absent content must be the same in it. */
+void bh_store_set_origin(struct bh_store *s, struct bh_origin *o);
+/* Whether a read, a write or a truncation would have to wait for the bucket: not for a loop thread.
+ * A write that covers whole sub-blocks never fetches. */
+bool bh_file_is_absent(struct bh_file *f, uint64_t offset, uint64_t len);
+bool bh_file_write_needs_fetch(struct bh_file *f, uint64_t offset, uint64_t len);
+bool bh_file_truncate_needs_fetch(struct bh_file *f, uint64_t size);
+/* Makes that range of the database local. As long as the bucket takes: ETIMEDOUT, EIO; ENOSPC. */
+int bh_store_fetch(struct bh_store *s, uint64_t offset, uint64_t len, struct bh_error *err);
+/* The whole database. ECANCELED soon after *cancel (may be NULL) became true. */
+int bh_store_hydrate(struct bh_store *s, const atomic_bool *cancel, struct bh_error *err);
+uint64_t bh_store_absent_bytes(struct bh_store *s);
+/* Clean blocks become absent, but for the first: they are fetched again. */
+int bh_store_forget_clean(struct bh_store *s);
+
 /* --- freeze: the content as of one moment, while writers go on ---
  * With a rollback journal the caller holds a SHARED lock on the database during bh_store_freeze
  * only. In write-ahead mode any moment will do, as file and -wal are consistent like after a
@@ -147,6 +166,11 @@ uint64_t bh_frozen_size(const struct bh_frozen *z);
  * header 1. Any one thread. EAGAIN: the freeze was broken by a truncation; ENOSPC: old content
  * could not be saved. */
 int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset);
+/* The blocks of block_size bytes (a power of two, 4096 or more) that are not as in the base, in
+ * ascending order, after bh_frozen_find_frames; all of them where `all`. base_size: bytes of the
+ * base. Freed by the caller. ENOMEM. */
+int bh_frozen_changed(struct bh_frozen *z, uint32_t block_size, uint64_t base_size, bool all,
+                      uint64_t **blocks, size_t *count);
 /* Ends the freeze. flushed: what it held is in the base now, so what has not changed since becomes
  * clean. */
 int bh_store_thaw(struct bh_frozen *z, bool flushed);
@@ -166,7 +190,8 @@ int bh_store_undo_play(struct bh_store *s,
 /* The files of `generation` (made and filled by the caller, synced) replace the present ones under
  * open handles. The caller holds EXCLUSIVE, has no transaction open, has recorded the new
  * generation durably, and invalidates caches afterwards. A freeze in progress keeps reading the old
- * content. */
-int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_error *err);
+ * content. origin: of the new content's absent blocks, NULL if there are none. */
+int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
+                  struct bh_error *err);
 
 #endif

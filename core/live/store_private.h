@@ -17,6 +17,8 @@ struct frozen_part {
     uint64_t blocks;
     atomic_uchar *touched; /* one bit a sub-block: overwritten since, old content in save */
     size_t touched_len;
+    uint8_t *was; /* two bits a sub-block, valid where touched: its state at the freeze */
+    size_t was_len;
 };
 
 struct bh_frozen {
@@ -24,8 +26,10 @@ struct bh_frozen {
     struct frozen_part db, wal;
     struct bh_file *wal_file; /* the -wal that was frozen: a reference, NULL if there was none */
     struct bh_wal_map frames;
-    uint64_t wal_changes; /* the store's at the time */
-    atomic_int broken;    /* errno; 0 while whole */
+    uint64_t wal_changes;     /* the store's at the time */
+    struct bh_origin *origin; /* of what was absent */
+    struct bh_map old_map;    /* if detached: the map of the frozen content */
+    atomic_int broken;        /* errno; 0 while whole */
     bool patient;
     bool detached; /* the content was swapped since */
 };
@@ -36,6 +40,19 @@ struct undo {
     uint64_t old_size;    /* of the database when the log began */
     uint8_t *saved;       /* one bit a sub-block */
     uint64_t saved_blocks;
+};
+
+#define FETCHES_MAX 16 /* at once */
+
+struct fetch_range {
+    uint64_t offset, end; /* bytes, whole units; end 0: a free slot */
+};
+
+struct fetches {
+    pthread_mutex_t mutex; /* taken before the store's */
+    pthread_cond_t done;
+    struct fetch_range running[FETCHES_MAX];
+    uint64_t next, window; /* of one who reads in sequence; under the store's mutex */
 };
 
 struct bh_store {
@@ -51,6 +68,8 @@ struct bh_store {
     uint64_t generation;
     struct bh_frozen *frozen;
     struct undo undo;
+    struct bh_origin *origin; /* of absent blocks */
+    struct fetches fetches;
     struct bh_file *journal;   /* the linked journal, in `side`, or NULL: asked at every write */
     struct bh_file *wal, *shm; /* the same */
     pthread_mutex_t shm_wire;  /* bh_shm_new; taken before the mutex */
@@ -85,6 +104,8 @@ void store_note_magic(struct bh_file *f);
 void store_link_side(struct bh_store *s, struct bh_file *f);
 
 bool is_wal_locked(struct bh_store *s);
+/* Whether a client's write is one without a journal. */
+bool store_needs_undo(const struct bh_store *s, enum bh_door door);
 
 /* The write itself: block map first, then data. */
 int db_write_locked(struct bh_store *s, const void *buf, size_t len, uint64_t offset);

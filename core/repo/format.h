@@ -35,10 +35,13 @@ struct bh_ref {
 bool bh_ref_is_zero(const struct bh_ref *r);
 bool bh_ref_same_content(const struct bh_ref *a,
                          const struct bh_ref *b); /* by hash; both not zero */
+/* EIO: no place where content of so many bytes can be. what: names it in the sentence. */
+int bh_ref_check(const struct bh_ref *r, size_t raw, const char *what, struct bh_error *err);
 void bh_ref_encode(const struct bh_ref *r, uint8_t out[BH_REF_SIZE]);
-/* what: names it in the sentence. EIO: no reference that an encoder makes. */
+/* what: names it in the sentence. EIO: no reference that an encoder makes. *r is zero then. */
 int bh_ref_decode(struct bh_ref *r, const uint8_t in[BH_REF_SIZE], const char *what,
                   struct bh_error *err);
+/* 64 lower-case digits: of the encoded reference. */
 void bh_ref_hex(const struct bh_ref *r, char hex[2 * BH_REF_SIZE + 1]);
 int bh_ref_from_hex(struct bh_ref *r, const char *hex, const char *what, struct bh_error *err);
 /* The first BH_HASH_SIZE bytes of the SHA-256. 0 or ENOMEM. */
@@ -65,21 +68,29 @@ struct bh_pack_entry {
 };
 
 #define BH_PACK_HEADER_SIZE 16u
-#define BH_PACK_FOOTER_SIZE                                                                        \
-    48u /* at the very end: says where the trailer begins, and its checksum */
-#define BH_PACK_ENTRY_SIZE 56u
+#define BH_PACK_FOOTER_SIZE 48u /* at the very end: where the trailer begins, and its checksum */
+#define BH_PACK_ENTRY_SIZE  48u
+/* The records of the largest pack end here at the latest. */
+#define BH_PACK_RECORDS_MAX (BH_PACK_MAX - BH_PACK_ENTRY_SIZE - BH_PACK_FOOTER_SIZE)
+
+/* Whether there are such records: kind and level fit, the number is one of a block of this level, a
+ * block has a block size, a node BH_NODE_SIZE. */
+bool bh_record_shape_ok(enum bh_record_kind kind, enum bh_tree_kind tree, unsigned level,
+                        uint64_t number, size_t raw);
 
 void bh_pack_header_encode(uint64_t id, uint8_t out[BH_PACK_HEADER_SIZE]);
 int bh_pack_header_decode(uint64_t *id, const uint8_t in[BH_PACK_HEADER_SIZE],
                           struct bh_error *err);
-/* Appends trailer and footer for a pack whose records end at `end` (bytes from its beginning). */
+/* Appends trailer and footer for a pack whose records end at `end` (bytes from its beginning); they
+ * follow the header and each other without gaps, in the order of the entries. ENOMEM, EINVAL (no
+ * entry, or they are not as decoding wants them). */
 int bh_pack_trailer_encode(struct bh_strbuf *out, uint64_t id, uint32_t end,
                            const struct bh_pack_entry *entries, size_t count);
 /* From the footer: where the trailer begins. size: bytes of the object. */
 int bh_pack_footer_decode(const uint8_t in[BH_PACK_FOOTER_SIZE], uint64_t id, uint64_t size,
                           uint64_t *trailer_at, size_t *count, struct bh_error *err);
 /* in: trailer and footer together. *entries (count as above) is the caller's to free. EIO also for
- * entries that overlap, leave the pack, or repeat. */
+ * entries that overlap, leave gaps, leave the pack, or are another pack's. */
 int bh_pack_trailer_decode(const uint8_t *in, size_t len, uint64_t id, uint64_t size,
                            struct bh_pack_entry **entries, size_t *count, struct bh_error *err);
 
@@ -93,7 +104,7 @@ struct bh_root {
     unsigned depth;    /* 0: ref is the only block; 1: ref is a node of blocks; ... */
     uint64_t size;     /* bytes of the file */
 };
-/* The smallest depth that such a file can have. */
+/* The smallest depth that such a file can have; over BH_DEPTH_MAX: it can be in no tree. */
 unsigned bh_depth_for(uint64_t size, uint32_t block_size);
 
 #endif

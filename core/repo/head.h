@@ -13,7 +13,7 @@
 struct bh_lease {
     char host[BH_HOST_MAX];
     int64_t pid;
-    char writer[33];    /* random hex of one state directory; "" nobody holds it */
+    char writer[33];    /* random lower-case hex of one state directory; "" nobody holds it */
     uint64_t epoch;     /* rises with every new holder */
     int64_t expires_ms; /* by the store's clock */
 };
@@ -32,7 +32,10 @@ struct bh_head {
 };
 
 /* "name: value" lines that end with "checksum: SHA-256 of what comes before". Decoders: EIO with a
- * sentence; unknown names are kept out, not refused; missing ones are. */
+ * sentence, which leaves the struct alone; unknown names are kept out, not refused; missing ones
+ * are. Encoders append; EINVAL: a value that the decoder would refuse (a name, an id, a time
+ * outside of 1970 to 9999, a sequence, epoch or size of 2^63 or more, an index of half an entry);
+ * host names are made printable and cut instead. */
 int bh_head_encode(const struct bh_head *h, struct bh_strbuf *out);
 int bh_head_decode(struct bh_head *h, const char *text, size_t len, const char *what,
                    struct bh_error *err);
@@ -48,7 +51,7 @@ int bh_record_encode(const struct bh_record *r, struct bh_strbuf *out);
 int bh_record_decode(struct bh_record *r, const char *text, size_t len, const char *what,
                      struct bh_error *err);
 
-/* KEY.bhfs/format */
+/* KEY.bhfs/format. ENOTSUP: a version that this program does not know. */
 int bh_format_encode(uint32_t block_size, struct bh_strbuf *out);
 int bh_format_decode(uint32_t *block_size, const char *text, size_t len, const char *what,
                      struct bh_error *err);
@@ -62,18 +65,23 @@ bool bh_is_snapshot_id(const char *s);
 
 /* Reads the format object, or writes it with block_size if there is none. *block_size is what
  * counts. may_write false: ENOENT where there is none. ENOTSUP: a version that this program does
- * not know. */
+ * not know. EIO: there is none although there are branches. Without conditional writes two first
+ * mounts at the same moment can disagree. */
 int bh_format_settle(struct bh_bucket *b, const char *prefix, uint32_t *block_size, bool may_write,
                      const struct bh_call *call, struct bh_error *err);
 
-/* ENOENT: no such branch (a tombstone is one: *h is filled, then, and etag is set). */
+/* ENOENT: no such branch (a tombstone is one: *h is filled, then, and etag is set; else *h is all
+ * zeros and etag ""). EIO also for the head of another branch that was copied here. */
 int bh_head_get(struct bh_bucket *b, const char *prefix, const char *branch, struct bh_head *h,
                 char etag[BH_ETAG_MAX], const struct bh_call *call, struct bh_error *err);
 /* Writes *h (its sequence raised by the caller) if the object still has `etag` ("": does not
- * exist). On success etag is the new one. ESTALE: another one is there; *now (may be NULL) is what.
- * After an ambiguous answer it looks: a head with h's lease.writer, epoch and sequence is a
- * success. Where the store has no conditional writes: looks before and after; *advisory (may be
- * NULL) is set. */
+ * exist). On success etag is the new one. ESTALE: another one is there; *now (may be NULL) is what,
+ * all zeros if the object is gone. After an ambiguous answer, and after a refusal, it looks: a head
+ * with h's very text is a success (lease.writer, epoch and sequence alone are not: a copy of a
+ * state directory has them, too), so a caller that is in doubt itself, after a restart say, calls
+ * again with the same h and etag. ESTALE with now->sequence > h->sequence: h may have been there
+ * before. ETIMEDOUT, EIO, EAGAIN: it may still be written. Where the store has no conditional
+ * writes: looks before and after; *advisory (may be NULL) is set (false where it has them). */
 int bh_head_put(struct bh_bucket *b, const char *prefix, const struct bh_head *h,
                 char etag[BH_ETAG_MAX], struct bh_head *now, bool *advisory,
                 const struct bh_call *call, struct bh_error *err);
@@ -83,7 +91,7 @@ typedef int bh_name_fn(void *arg, const char *name, struct bh_error *err);
 int bh_heads_list(struct bh_bucket *b, const char *prefix, bh_name_fn *fn, void *arg,
                   const struct bh_call *call, struct bh_error *err);
 
-/* Labels: name -> snapshot id. ENOENT, EEXIST. */
+/* Labels: name -> snapshot id. ENOENT, EEXIST (also with the same id). */
 int bh_label_get(struct bh_bucket *b, const char *prefix, const char *label,
                  char id[BH_SNAPSHOT_ID_MAX], const struct bh_call *call, struct bh_error *err);
 int bh_label_put(struct bh_bucket *b, const char *prefix, const char *label, const char *id,
@@ -100,7 +108,10 @@ int bh_labels_list(struct bh_bucket *b, const char *prefix, bh_name_fn *fn, void
  * steal: any. */
 int bh_lease_check(const struct bh_head *h, const char *writer, int64_t now_ms, bool steal,
                    struct bh_error *err);
-/* Fills h->lease for `writer` until now_ms + life_ms; a new holder gets a higher epoch. */
+/* Fills h->lease for `writer`, this host and process, until now_ms + life_ms. A new holder gets a
+ * higher epoch: another writer, or the same one in another process or on another host. A program
+ * that starts anew clears h->lease.writer first: in a container it may have the pid it had before.
+ */
 void bh_lease_take(struct bh_head *h, const char *writer, int64_t now_ms, int64_t life_ms);
 
 #endif

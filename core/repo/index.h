@@ -26,7 +26,8 @@ struct bh_index_entry {
     char branch[65];   /* that it was made on, cut at 64 bytes */
 };
 
-/* BH_INDEX_ENTRY_SIZE bytes each, with a checksum. Decoder: EIO. */
+/* BH_INDEX_ENTRY_SIZE bytes each, with a checksum. Encoder: EINVAL (an id that is none, unknown
+ * flags, a page size or root that cannot be), ENOMEM. Decoder: EIO. */
 int bh_index_entry_encode(const struct bh_index_entry *e, uint8_t out[BH_INDEX_ENTRY_SIZE]);
 int bh_index_entry_decode(struct bh_index_entry *e, const uint8_t in[BH_INDEX_ENTRY_SIZE],
                           struct bh_error *err);
@@ -39,15 +40,17 @@ int bh_index_get(struct bh_trees *t, const struct bh_root *index, uint64_t n, si
 int bh_index_find(struct bh_trees *t, const struct bh_root *index, const char *id,
                   struct bh_index_entry *out, uint64_t *n, const struct bh_call *call,
                   struct bh_error *err);
-/* The newest that is not dropped and not younger than time_ms: ENOENT. */
+/* The newest that is not dropped and, by the time in its id, not younger than time_ms: ENOENT. */
 int bh_index_at_time(struct bh_trees *t, const struct bh_root *index, int64_t time_ms,
                      struct bh_index_entry *out, const struct bh_call *call, struct bh_error *err);
-/* The index with e appended (EINVAL: its id is not greater than the last one's) or with the entry
- * number n replaced. */
+/* The index with e appended. EINVAL: its id is not greater than the last one's. */
 int bh_index_append(struct bh_trees *t, const struct bh_root *index, const struct bh_index_entry *e,
                     struct bh_pack_writer *w, struct bh_root *out, const struct bh_call *call,
                     struct bh_error *err);
-/* Replaces entries: numbers ascending. */
+/* Replaces entries, numbers ascending; a number that is the count appends, and one more may follow:
+ * one call does all that one flush wants of an index. EINVAL: a replaced entry has another id, an
+ * appended one none that is greater. *index may have been made with the same writer only while its
+ * blocks are in the cache. */
 int bh_index_replace(struct bh_trees *t, const struct bh_root *index, const uint64_t *numbers,
                      const struct bh_index_entry *entries, size_t count, struct bh_pack_writer *w,
                      struct bh_root *out, const struct bh_call *call, struct bh_error *err);

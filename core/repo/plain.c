@@ -76,25 +76,30 @@ bool plain_is_passing(int rc)
     return rc == ETIMEDOUT || rc == EIO || rc == EAGAIN;
 }
 
-/* YYYYMMDDTHHMMSS.mmmZ-8HEX: sorts by time; a later one of this mount is never the same or smaller.
- */
+/* YYYYMMDDTHHMMSS.mmmZ-8HEX: sorts by time. */
+void plain_format_id(int64_t time_ms, char id[BH_SNAPSHOT_ID_MAX])
+{
+    uint32_t random = 0;
+    if (getrandom(&random, sizeof random, 0) != sizeof random)
+        random = (uint32_t)bh_mono_ns();
+    time_t s = (time_t)(time_ms / 1000);
+    struct tm tm;
+    char day[20], text[64];
+    gmtime_r(&s, &tm);
+    strftime(day, sizeof day, "%Y%m%dT%H%M%S", &tm);
+    snprintf(text, sizeof text, "%s.%03dZ-%08x", day, (int)(time_ms % 1000), random);
+    memcpy(id, text, BH_SNAPSHOT_ID_MAX);
+    id[BH_SNAPSHOT_ID_MAX - 1] = '\0';
+}
+
+/* A later one of this mount is never the same or smaller. */
 void plain_new_id(struct bh_plain *p, char id[BH_SNAPSHOT_ID_MAX])
 {
     int64_t now = bh_real_ms();
     if (now <= p->last_id_ms)
         now = p->last_id_ms + 1;
     p->last_id_ms = now;
-    uint32_t random = 0;
-    if (getrandom(&random, sizeof random, 0) != sizeof random)
-        random = (uint32_t)bh_mono_ns();
-    time_t s = (time_t)(now / 1000);
-    struct tm tm;
-    char day[20], text[64];
-    gmtime_r(&s, &tm);
-    strftime(day, sizeof day, "%Y%m%dT%H%M%S", &tm);
-    snprintf(text, sizeof text, "%s.%03dZ-%08x", day, (int)(now % 1000), random);
-    memcpy(id, text, BH_SNAPSHOT_ID_MAX);
-    id[BH_SNAPSHOT_ID_MAX - 1] = '\0';
+    plain_format_id(now, id);
 }
 
 struct bh_transfer plain_transfer(const struct bh_plain *p)
@@ -317,21 +322,25 @@ static int keep_previous(struct bh_plain *p, const struct bh_call *call, struct 
 
 /* --- the flush --- */
 
+void plain_remember_pending(struct bh_state *st)
+{
+    size_t len = strlen(st->older_pending), more = strlen(st->pending_snapshot);
+    if (more == 0)
+        return;
+    if (len + more + 2 >
+        sizeof st->older_pending) { /* the oldest half can hardly arrive any more */
+        size_t cut = len / 2 + strcspn(st->older_pending + len / 2, ",") + 1;
+        memmove(st->older_pending, st->older_pending + cut, len - cut + 1);
+        len -= cut;
+    }
+    snprintf(st->older_pending + len, sizeof st->older_pending - len, "%s,", st->pending_snapshot);
+}
+
 static int announce(struct bh_plain *p, const struct image *img, char id[BH_SNAPSHOT_ID_MAX],
                     struct bh_error *err)
 {
     struct bh_state *st = &p->live->dir.state;
-    size_t len = strlen(st->older_pending), more = strlen(st->pending_snapshot);
-    if (more > 0) { /* it may still arrive */
-        if (len + more + 2 >
-            sizeof st->older_pending) { /* the oldest half can hardly arrive any more */
-            size_t cut = len / 2 + strcspn(st->older_pending + len / 2, ",") + 1;
-            memmove(st->older_pending, st->older_pending + cut, len - cut + 1);
-            len -= cut;
-        }
-        snprintf(st->older_pending + len, sizeof st->older_pending - len, "%s,",
-                 st->pending_snapshot);
-    }
+    plain_remember_pending(st); /* it may still arrive */
     plain_new_id(p, id);
     memcpy(st->pending_snapshot, id, sizeof st->pending_snapshot);
     memcpy(st->pending_sha256, img->sha256, sizeof st->pending_sha256);
@@ -451,4 +460,48 @@ int bh_plain_flush(struct bh_plain *p, bool keep_previous_, struct bh_flush_resu
     memcpy(result->snapshot, st->base_snapshot, sizeof result->snapshot);
     result->seconds = (double)(bh_mono_ns() - begin) / 1e9;
     return rc;
+}
+
+/* --- beside a history --- */
+
+void bh_plain_keep_previous(struct bh_plain *p, bool keep)
+{
+    p->keep_previous = keep;
+}
+
+int bh_plain_put_frozen(struct bh_plain *p, struct bh_frozen *frozen, const char *id,
+                        uint64_t *bytes, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_state *st = &p->live->dir.state;
+    struct image img = {.plain = p, .frozen = frozen, .size = bh_frozen_size(frozen)};
+    struct bh_object_info info;
+    int rc = hash_image(&img, call, err);
+    if (rc == 0)
+        rc = keep_previous(p, call, err);
+    if (rc == 0)
+        rc = upload(p, &img, id, &info, call, err);
+    if (img.broken)
+        return img.broken;
+    if (rc)
+        return rc;
+    memcpy(st->base_etag, info.etag, sizeof st->base_etag);
+    memcpy(st->base_sha256, img.sha256, sizeof st->base_sha256);
+    snprintf(st->plain_snapshot, sizeof st->plain_snapshot, "%s", id);
+    st->damaged_etag[0] = '\0';
+    *bytes = img.size;
+    return bh_statedir_save(&p->live->dir, err);
+}
+
+int bh_plain_set_branch(struct bh_plain *p, const char *branch, struct bh_error *err)
+{
+    char *key = bh_config_branch_key(p->cfg, branch), *prev = NULL;
+    if (!key || asprintf(&prev, "%s.prev", key) < 0) {
+        free(key);
+        return bh_fail(err, ENOMEM, "out of memory");
+    }
+    free(p->key);
+    free(p->key_prev);
+    p->key = key;
+    p->key_prev = prev;
+    return 0;
 }

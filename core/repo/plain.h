@@ -65,4 +65,14 @@ int bh_plain_load(struct bh_plain *p, struct bh_load_report *report, const struc
 int bh_plain_flush(struct bh_plain *p, bool keep_previous, struct bh_flush_result *result,
                    const struct bh_call *call, struct bh_error *err);
 
+/* --- beside a history, which decides what is flushed and has its own order --- */
+/* Of the next bh_plain_put_frozen. */
+void bh_plain_keep_previous(struct bh_plain *p, bool keep);
+/* KEY becomes the frozen content, as snapshot `id`, if KEY is what we know. ESTALE: it is not.
+ * EAGAIN: the freeze was broken. *bytes: sent. */
+int bh_plain_put_frozen(struct bh_plain *p, struct bh_frozen *frozen, const char *id,
+                        uint64_t *bytes, const struct bh_call *call, struct bh_error *err);
+/* KEY is that branch's from now on. */
+int bh_plain_set_branch(struct bh_plain *p, const char *branch, struct bh_error *err);
+
 #endif

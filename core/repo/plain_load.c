@@ -13,7 +13,7 @@
 #include "util/io.h"
 #include "util/log.h"
 
-#define INCOMING "incoming.db"
+#define INCOMING PLAIN_INCOMING
 
 /* --- download --- */
 
@@ -65,8 +65,8 @@ static int download(struct bh_plain *p, const char *key, struct bh_object_info *
     return rc;
 }
 
-static int fetch_checked(struct bh_plain *p, const char *key, struct bh_base *base,
-                         const struct bh_call *call, struct bh_error *err)
+int plain_fetch(struct bh_plain *p, const char *key, struct bh_base *base,
+                const struct bh_call *call, struct bh_error *err)
 {
     struct bh_object_info info;
     char path[4096], what[1200];
@@ -110,7 +110,7 @@ static int load_previous(struct bh_plain *p, const struct bh_object_info *curren
 {
     struct bh_base base = {0};
     struct bh_state *st = &p->live->dir.state;
-    int rc = fetch_checked(p, p->key_prev, &base, call, err);
+    int rc = plain_fetch(p, p->key_prev, &base, call, err);
     if (rc)
         return bh_fail_prefix(err, rc, "snapshot.recover=prev is of no help");
     base.is_base = false;
@@ -128,7 +128,7 @@ static int load_previous(struct bh_plain *p, const struct bh_object_info *curren
 
 /* --- rescue --- */
 
-static void rescue_name(char *name, size_t len)
+void plain_rescue_name(char *name, size_t len)
 {
     char host[64] = "host", when[32];
     int64_t now = bh_real_ms();
@@ -158,7 +158,7 @@ static int put_rescue(struct bh_plain *p, struct image *img, char *name, size_t 
     bool conditional = (bh_bucket_caps(p->bucket) & BH_CAP_IF_NONE_MATCH) != 0;
     for (int i = 0;; i++) {
         struct bh_object_info info;
-        rescue_name(name, name_len);
+        plain_rescue_name(name, name_len);
         free(*key);
         if (asprintf(key, "%s%s.branch.%s", p->cfg->bucket.prefix, p->cfg->snapshot.key, name) <
             0) {
@@ -226,7 +226,7 @@ static int load_current(struct bh_plain *p, const struct bh_object_info *current
     }
     if (rc)
         return rc;
-    rc = fetch_checked(p, p->key, &base, call, err);
+    rc = plain_fetch(p, p->key, &base, call, err);
     if (rc == EIO && p->cfg->snapshot.recover == BH_RECOVER_PREV) {
         bh_log(BH_LOG_WARNING, "%s; taking %s", err->text, p->key_prev);
         return load_previous(p, current, report, call, err);

@@ -41,7 +41,16 @@ struct bh_transfer plain_transfer(const struct bh_plain *p);
 int plain_put_image(struct bh_plain *p, struct image *img, const char *key, const char *snapshot,
                     const struct bh_cond *cond, struct bh_object_info *info,
                     const struct bh_call *call, struct bh_error *err);
+void plain_format_id(int64_t time_ms, char id[BH_SNAPSHOT_ID_MAX]);
 void plain_new_id(struct bh_plain *p, char id[BH_SNAPSHOT_ID_MAX]);
+
+/* The upload under way becomes one of those that may still arrive. */
+void plain_remember_pending(struct bh_state *st);
+/* Downloads and checks a plain snapshot: "incoming.db" in the state directory, and what it is. */
+int plain_fetch(struct bh_plain *p, const char *key, struct bh_base *base,
+                const struct bh_call *call, struct bh_error *err);
+#define PLAIN_INCOMING "incoming.db"
+void plain_rescue_name(char *name, size_t len);
 
 /* Whether the id is of an upload of this state directory that seemed to have failed. */
 bool plain_is_older_pending(const struct bh_state *st, const char *id);

@@ -4,7 +4,7 @@
 # once, one of two threads. In the rollback mode that it finds, and in WAL mode, switched on as such programs do it. Nobody
 # sees "database is locked", no increment is lost, and the rows are in the bucket.
 # level: full
-# time: 300
+# time: 600
 # plain: the libraries wait 5 s for a lock, whatever slows the daemon down
 # buckets: file
 . "$(dirname "${BASH_SOURCE[0]}")/orm/common.sh" || exit 1

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# A damaged snapshot is never mounted: the mount refuses, says so and names .prev as the way out, and snapshot.recover=prev
-# takes that; what is good in the bucket stays there meanwhile.
+# Where there is no history beside it, a damaged plain snapshot is never mounted: the mount refuses, says so and names .prev
+# as the way out, and snapshot.recover=prev takes that; what is good in the bucket stays there meanwhile. With a history a
+# mount goes on from that, and leaves the damaged one alone.
 # level: quick
 # time: 90
 # buckets: file ceph swift
 # level@ceph: quick
 . "${BASH_SOURCE%/*}/../lib.sh"
+
+export BUCKETHEAD_SNAPSHOT__HISTORY=false
 
 mount_bh
 sql 'CREATE TABLE t(i INTEGER PRIMARY KEY, v TEXT)'
@@ -90,4 +93,28 @@ mount_fails -o snapshot.recover=prev
 bucket_put "$T/good.db" "$SNAP"
 mount_bh -o snapshot.recover=prev
 assert_eq "$(digest)" "$second" "a good snapshot with snapshot.recover=prev"
+umount_bh
+
+# With a history.
+drop_state
+unset BUCKETHEAD_SNAPSHOT__HISTORY
+mount_bh
+sql "INSERT INTO t VALUES(-2, 'in the history')"
+flush
+kept=$(digest)
+umount_bh
+drop_state
+damage "$SNAP" truncate -s -20000 "$bad"
+stamp=$(bucket_stamp "$SNAP")
+mount_bh
+assert_eq "$(digest)" "$kept" "the content beside a damaged plain snapshot"
+log_has 'goes on from the history' || fail "the log says nothing of the damage"
+sql "INSERT INTO t VALUES(-3, 'after it')"
+flush
+assert_eq "$(bucket_stamp "$SNAP")" "$stamp" "the damaged plain snapshot after a flush"
+log_has 'repair or delete it' || fail "the log does not say what to do about the damage"
+bucket_rm "$SNAP"
+sql "INSERT INTO t VALUES(-4, 'and again')"
+flush
+assert_eq "$(digest "$(snap_file)")" "$(digest)" "the plain snapshot after the damaged one was deleted"
 umount_bh

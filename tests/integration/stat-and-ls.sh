@@ -10,10 +10,10 @@ live_journal delete
 mount_bh
 
 # The root and .ctl: directories with the right link counts, of the mounting user.
-assert_eq "$(stat -c '%F %h %u' "$MNT")" "directory 3 $(id -u)" "the root"
+assert_eq "$(stat -c '%F %h %u' "$MNT")" "directory 5 $(id -u)" "the root"
 assert_eq "$(stat -c '%F %h %u' "$CTL")" "directory 2 $(id -u)" ".ctl"
-assert_eq "$(ls "$MNT")" live.db "a plain ls"
-assert_eq "$(ls -A "$CTL" | sort | xargs)" "config flush force_flush import last_status log metrics status status.json" ".ctl's content"
+assert_eq "$(ls "$MNT" | xargs)" "branches live.db snapshots" "a plain ls"
+assert_eq "$(ls -A "$CTL" | sort | xargs)" "branch config flush force_flush gc hydrate import last_status log metrics restore status status.json verify" ".ctl's content"
 
 # live.db is there when it is empty; its size is that of the database afterwards.
 assert_eq "$(stat -c '%F %h %u %s' "$DB")" "regular empty file 1 $(id -u) 0" "a new live.db"

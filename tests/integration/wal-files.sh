@@ -14,7 +14,7 @@ sql "CREATE TABLE t(i INTEGER PRIMARY KEY, v); INSERT INTO t VALUES(0, printf('%
 rows=1
 
 root_has() { # NAME...: that and nothing else
-    assert_eq "$(ls -A "$MNT" | sort | xargs)" "$*" "what is in the root"
+    assert_eq "$(ls -A "$MNT" | grep -vxE "branches|snapshots" | sort | xargs)" "$*" "what is in the root"
 }
 add() {
     sql "INSERT INTO t(v) VALUES('row')"
@@ -60,7 +60,7 @@ assert_eq "$(stat -c %s "$DB-shm")" 32768 "the size of live.db-shm"
 for file in wal shm; do
     assert_eq "$(stat -c '%F %h %u %a' "$DB-$file")" "regular file 1 $(id -u) $(stat -c %a "$DB")" "live.db-$file"
 done
-assert_eq "$(ls -1iA "$MNT" | awk '{print $1}' | sort -u | wc -l)" 4 "different inode numbers"
+assert_eq "$(ls -1iA "$MNT" | awk '{print $1}' | sort -u | wc -l)" 6 "different inode numbers"
 assert_eq "$(wc -c <"$DB-wal")" "$size" "the bytes of live.db-wal"
 assert_eq "$(wc -c <"$DB-shm")" 32768 "the bytes of live.db-shm"
 for ((i = 0; i < 20; i++)); do ask a "INSERT INTO t(v) VALUES('row')" >/dev/null; done
@@ -125,7 +125,7 @@ for ((i = 0; i < 3; i++)); do
     cat "$DB-shm" "$DB-wal" >/dev/null
     cp -r "$MNT" "$T/copy$i"
     tar -C "$MNT" --exclude=./.ctl -cf - . | tar -tf - >"$T/tar"
-    assert_eq "$(grep -c 'live\.db' "$T/tar")" 3 "files of the database in a tar"
+    assert_eq "$(grep -c '^\./live\.db' "$T/tar")" 3 "files of the database in a tar"
     ask b "INSERT INTO t(v) VALUES('row')" >/dev/null
     rows=$((rows + 1))
 done

@@ -191,7 +191,7 @@ static void test_a_swap_leaves_the_frozen_image(void **state)
     must(bh_map_open(&map, disk, "map.2", true, ERR));
     must(bh_map_set(&map, 0, 1, BH_BLOCK_DIRTY));
     bh_map_close(&map);
-    must(bh_store_swap(store, 2, ERR));
+    must(bh_store_swap(store, 2, NULL, ERR));
     write_blocks(BH_DOOR_INTERNAL, 0, 6, 'y');
     must(bh_file_truncate(db, BH_DOOR_INTERNAL, BLOCK));
     must_be_image(0, image_size);

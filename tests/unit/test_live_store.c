@@ -292,7 +292,7 @@ static void test_swap_changes_the_content_under_handles(void **state)
     char byte;
     write_blocks(BH_DOOR_INTERNAL, 0, 5, 'a');
     make_generation(2, 'b', BH_BLOCK_CLEAN);
-    must(bh_store_swap(store, 2, ERR));
+    must(bh_store_swap(store, 2, NULL, ERR));
     assert_int_equal(bh_file_size(db), BLOCK);
     must(bh_file_read(db, &byte, 1, 17, NULL));
     assert_int_equal(byte, 'b');
@@ -307,7 +307,7 @@ static void test_swap_changes_the_content_under_handles(void **state)
 static void test_a_swap_that_fails_changes_nothing(void **state)
 {
     write_blocks(BH_DOOR_INTERNAL, 0, 5, 'a');
-    must_fail(bh_store_swap(store, 2, ERR), ENOENT);
+    must_fail(bh_store_swap(store, 2, NULL, ERR), ENOENT);
     must_say("db.2");
     assert_int_equal(bh_file_size(db), 5 * BLOCK);
     assert_int_equal(bh_store_dirty_bytes(store), 5 * BLOCK);
@@ -342,7 +342,7 @@ static void test_sync_beside_swaps(void **state)
             if (i % 5 == 0)
                 usleep(100);
         }
-        must(bh_store_swap(store, g, ERR));
+        must(bh_store_swap(store, g, NULL, ERR));
     }
     sync_enough = true;
     must(pthread_join(thread, NULL));

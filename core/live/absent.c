@@ -1,0 +1,223 @@
+/* Sub-blocks that are still in the bucket only, and how they come here: fetched in the origin's
+ * units when they are read, ahead of who reads in sequence, each once however many wait for it. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "live/store_private.h"
+#include "util/cleanup.h"
+
+/* The window of a sequential reader doubles up to this. */
+#define WINDOW_MAX (4u << 20)
+/* The store's mutex is held for so many bytes at once. */
+#define FILL_STEP (256u << 10)
+
+void bh_store_set_origin(struct bh_store *s, struct bh_origin *o)
+{
+    pthread_mutex_lock(&s->mutex);
+    struct bh_origin *old = s->origin;
+    s->origin = bh_origin_ref(o);
+    pthread_mutex_unlock(&s->mutex);
+    bh_origin_unref(old);
+}
+
+/* The first absent sub-block of [first, end), or end. With the mutex held. */
+static uint64_t find_absent(struct bh_store *s, uint64_t first, uint64_t end)
+{
+    while (first < end && bh_map_get(&s->map, first) != BH_BLOCK_ABSENT)
+        first++;
+    return first;
+}
+
+bool bh_file_is_absent(struct bh_file *f, uint64_t offset, uint64_t len)
+{
+    struct bh_store *s = f->store;
+    if (f->kind != BH_FILE_DB || len == 0 || atomic_load(&s->map.absent) == 0)
+        return false;
+    uint64_t end = (offset + len - 1) / BH_SUBBLOCK + 1;
+    BH_LOCK_SCOPE(&s->mutex);
+    return find_absent(s, offset / BH_SUBBLOCK, end) < end;
+}
+
+bool bh_file_write_needs_fetch(struct bh_file *f, uint64_t offset, uint64_t len)
+{
+    struct bh_store *s = f->store;
+    if (f->kind != BH_FILE_DB || len == 0 || atomic_load(&s->map.absent) == 0)
+        return false;
+    pthread_mutex_lock(&s->mutex);
+    bool undo = store_needs_undo(s, BH_DOOR_CLIENT);
+    pthread_mutex_unlock(&s->mutex);
+    if (undo)
+        return bh_file_is_absent(f, offset, len);
+    uint64_t end = offset + len;
+    return (offset % BH_SUBBLOCK && bh_file_is_absent(f, offset, 1)) ||
+           (end % BH_SUBBLOCK && bh_file_is_absent(f, end - 1, 1));
+}
+
+bool bh_file_truncate_needs_fetch(struct bh_file *f, uint64_t size)
+{
+    return size < bh_file_size(f) && size % BH_SUBBLOCK && bh_file_is_absent(f, size, 1);
+}
+
+uint64_t bh_store_absent_bytes(struct bh_store *s)
+{
+    return atomic_load(&s->map.absent) * BH_SUBBLOCK;
+}
+
+/* --- fetching --- */
+
+static bool overlaps_fetch(const struct fetches *f, uint64_t offset, uint64_t end)
+{
+    for (size_t i = 0; i < FETCHES_MAX; i++)
+        if (f->running[i].end > offset && f->running[i].offset < end)
+            return true;
+    return false;
+}
+
+static struct fetch_range *free_slot(struct fetches *f)
+{
+    for (size_t i = 0; i < FETCHES_MAX; i++)
+        if (f->running[i].end == 0)
+            return &f->running[i];
+    return NULL;
+}
+
+/* What to fetch for [offset, end): from the first absent unit on, up to the first that is here, or
+ * the window's end for one who reads in sequence. False: nothing is absent. */
+static bool choose(struct bh_store *s, uint32_t unit, uint64_t offset, uint64_t end,
+                   struct fetch_range *r)
+{
+    uint64_t per = unit / BH_SUBBLOCK;
+    uint64_t size = bh_file_size(s->db);
+    BH_LOCK_SCOPE(&s->mutex);
+    uint64_t first = find_absent(s, offset / BH_SUBBLOCK, (end - 1) / BH_SUBBLOCK + 1);
+    if (first * BH_SUBBLOCK >= end)
+        return false;
+    first = first / per * per;
+    struct fetches *f = &s->fetches;
+    f->window = first * BH_SUBBLOCK == f->next ? f->window * 2 : 0;
+    if (f->window > WINDOW_MAX)
+        f->window = WINDOW_MAX;
+    uint64_t want = end > first * BH_SUBBLOCK + f->window ? end : first * BH_SUBBLOCK + f->window;
+    if (want > first * BH_SUBBLOCK + WINDOW_MAX)
+        want = first * BH_SUBBLOCK + WINDOW_MAX;
+    want = (want + unit - 1) / unit * unit;
+    if (want > size)
+        want = (size + unit - 1) / unit * unit;
+    uint64_t last =
+        first + per; /* the unit that is needed, and those after it while they are absent */
+    while (last * BH_SUBBLOCK < want && find_absent(s, last, last + per) == last)
+        last += per;
+    r->offset = first * BH_SUBBLOCK;
+    r->end = last * BH_SUBBLOCK;
+    if (f->window == 0)
+        f->window = unit;
+    f->next = r->end;
+    return true;
+}
+
+/* Puts what came into its place, where it is still absent and the content is still the same. */
+static int fill(struct bh_store *s, uint64_t generation, const struct fetch_range *r,
+                const unsigned char *data)
+{
+    uint64_t size = bh_file_size(s->db);
+    for (uint64_t at = r->offset; at < r->end;) {
+        BH_LOCK_SCOPE(&s->mutex);
+        if (s->generation != generation)
+            return 0;
+        uint64_t stop = at + FILL_STEP < r->end ? at + FILL_STEP : r->end;
+        for (; at < stop; at += BH_SUBBLOCK) {
+            uint64_t block = at / BH_SUBBLOCK;
+            if (at >= size || bh_map_get(&s->map, block) != BH_BLOCK_ABSENT)
+                continue;
+            size_t len = size - at < BH_SUBBLOCK ? (size_t)(size - at) : BH_SUBBLOCK;
+            int rc = bh_dfile_write(&s->db->disk, data + (at - r->offset), len, at);
+            if (rc == 0)
+                rc = bh_map_set(&s->map, block, 1, BH_BLOCK_CLEAN);
+            if (rc)
+                return rc;
+        }
+    }
+    return 0;
+}
+
+static int fetch_range(struct bh_store *s, struct bh_origin *o, uint64_t generation,
+                       const struct fetch_range *r, struct bh_error *err)
+{
+    BH_FREE unsigned char *data = malloc(r->end - r->offset);
+    if (!data)
+        return bh_fail(err, ENOMEM, "out of memory while fetching a part of " BH_DB_NAME);
+    int rc = o->read(o, r->offset, data, r->end - r->offset, err);
+    if (rc)
+        return rc;
+    rc = fill(s, generation, r, data);
+    return rc ? bh_fail(err, rc, "%s cannot take what was fetched of " BH_DB_NAME ": %s",
+                        bh_disk_path(s->disk), strerror(rc))
+              : 0;
+}
+
+int bh_store_fetch(struct bh_store *s, uint64_t offset, uint64_t len, struct bh_error *err)
+{
+    struct fetches *f = &s->fetches;
+    int rc = 0;
+    while (rc == 0 && bh_file_is_absent(s->db, offset, len)) {
+        pthread_mutex_lock(&s->mutex);
+        struct bh_origin *o = bh_origin_ref(s->origin);
+        uint64_t generation = s->generation;
+        pthread_mutex_unlock(&s->mutex);
+        if (!o)
+            return bh_fail(err, EIO,
+                           "a part of " BH_DB_NAME " is in the bucket only, and the state "
+                           "directory does not say where");
+        pthread_mutex_lock(&f->mutex);
+        struct fetch_range want = {offset / o->unit * o->unit,
+                                   (offset + len + o->unit - 1) / o->unit * o->unit};
+        struct fetch_range *slot = NULL;
+        while (overlaps_fetch(f, want.offset, want.end) || !(slot = free_slot(f)))
+            pthread_cond_wait(&f->done, &f->mutex);
+        struct fetch_range r;
+        bool any = choose(s, o->unit, offset, offset + len, &r);
+        if (any && overlaps_fetch(f, r.offset, r.end)) /* what is ahead is on its way already */
+            r.end = want.end < r.end ? want.end : r.end;
+        if (any)
+            *slot = r;
+        pthread_mutex_unlock(&f->mutex);
+        if (any) {
+            rc = fetch_range(s, o, generation, &r, err);
+            pthread_mutex_lock(&f->mutex);
+            slot->offset = slot->end = 0;
+            pthread_cond_broadcast(&f->done);
+            pthread_mutex_unlock(&f->mutex);
+        }
+        bh_origin_unref(o);
+    }
+    return rc;
+}
+
+int bh_store_hydrate(struct bh_store *s, const atomic_bool *cancel, struct bh_error *err)
+{
+    uint64_t size = bh_file_size(s->db);
+    for (uint64_t at = 0; at < size && bh_store_absent_bytes(s) > 0; at += FILL_STEP) {
+        if (cancel && atomic_load(cancel))
+            return bh_fail(err, ECANCELED, "fetching the rest of " BH_DB_NAME " was cancelled");
+        int rc = bh_store_fetch(s, at, size - at < FILL_STEP ? size - at : FILL_STEP, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+int bh_store_forget_clean(struct bh_store *s)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    for (uint64_t b = 1; b < s->map.used;) {
+        uint64_t run = b;
+        while (run < s->map.used && bh_map_get(&s->map, run) == BH_BLOCK_CLEAN)
+            run++;
+        int rc = run > b ? bh_map_set(&s->map, b, run - b, BH_BLOCK_ABSENT) : 0;
+        if (rc)
+            return rc;
+        b = run + 1;
+    }
+    return 0;
+}

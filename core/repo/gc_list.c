@@ -1,0 +1,150 @@
+/* The condemned list: a text of lines "NAME TIME", by which anybody can tell what is about to go,
+ * and as the last one the checksum of those before it. */
+#include "repo/gc_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bucket/bucket_util.h"
+#include "util/cleanup.h"
+#include "util/sha256.h"
+
+#define LIST_BYTES_MAX ((size_t)64 << 20)
+#define FIRST          "bhfs: condemned\n"
+#define CHECKSUM       "checksum: "
+
+static int list_key(char key[BH_KEY_MAX + 1], const char *prefix, struct bh_error *err)
+{
+    if (snprintf(key, BH_KEY_MAX + 1, "%sgc", prefix) > BH_KEY_MAX)
+        return bh_fail(err, ENAMETOOLONG, "the key %.60s...gc is too long", prefix);
+    return 0;
+}
+
+/* --- reading --- */
+
+static bool take_line(char *line, struct gc_set *items, int *rc)
+{
+    char *space = strchr(line, ' '), *end;
+    struct gc_key key;
+    uint64_t pack;
+    if (!space)
+        return false;
+    *space = '\0';
+    int64_t when = strtoll(space + 1, &end, 10);
+    if (*end || end == space + 1 || when < 0)
+        return false;
+    if (!strncmp(line, "packs/", 6) && bh_pack_id_of_name(&pack, line + 6) == 0)
+        key = gc_pack_key(pack);
+    else if (!strncmp(line, "snapshots/", 10) && bh_is_snapshot_id(line + 10))
+        key = gc_record_key(line + 10);
+    else
+        return !strcmp(line, "run:") || !strcmp(line, "bhfs:");
+    *rc = gc_set_add(items, key, when);
+    return *rc == 0;
+}
+
+/* False: it is damaged, or *rc is ENOMEM. */
+static bool decode(char *text, size_t len, struct gc_set *items, int *rc)
+{
+    char hex[BH_SHA256_HEX];
+    size_t tail = sizeof CHECKSUM - 1 + BH_SHA256_HEX - 1 + 1;
+    *rc = 0;
+    if (len < sizeof FIRST - 1 + tail || strncmp(text, FIRST, sizeof FIRST - 1) ||
+        strlen(text) != len)
+        return false;
+    char *sum = text + len - tail;
+    if (strncmp(sum, CHECKSUM, sizeof CHECKSUM - 1) || text[len - 1] != '\n' || sum[-1] != '\n')
+        return false;
+    if ((*rc = bh_sha256_hex_of(text, (size_t)(sum - text), hex)) != 0 ||
+        strncmp(sum + sizeof CHECKSUM - 1, hex, BH_SHA256_HEX - 1))
+        return false;
+    sum[-1] = '\0';
+    for (char *rest = text, *line; (line = strsep(&rest, "\n"));)
+        if (!take_line(line, items, rc))
+            return false;
+    return true;
+}
+
+int gc_list_read(struct bh_bucket *b, const char *prefix, struct gc_list *list,
+                 const struct bh_call *call, struct bh_error *err)
+{
+    char key[BH_KEY_MAX + 1];
+    BH_FREE char *text = NULL;
+    size_t len;
+    struct bh_object_info info;
+    *list = (struct gc_list){0};
+    int rc = list_key(key, prefix, err);
+    if (rc == 0)
+        rc = bh_bucket_get_small(b, key, LIST_BYTES_MAX, &text, &len, &info, call, err);
+    if (rc == ENOENT)
+        return 0;
+    if (rc)
+        return rc;
+    memcpy(list->etag, info.etag, sizeof list->etag);
+    if (!decode(text, len, &list->items, &rc)) {
+        gc_set_free(&list->items);
+        list->damaged = true;
+    }
+    return rc == ENOMEM ? bh_fail(err, rc, "out of memory reading %s", key) : 0;
+}
+
+/* --- writing --- */
+
+static int encode(const struct gc_set *items, struct bh_strbuf *out)
+{
+    char name[GC_NAME_MAX], hex[BH_SHA256_HEX], run[BH_PUT_ID_SIZE];
+    unsigned char random[4];
+    bh_random_bytes(random, sizeof random); /* no two runs write the same */
+    snprintf(run, sizeof run, "%02x%02x%02x%02x", random[0], random[1], random[2], random[3]);
+    bh_strbuf_addf(out, FIRST "run: %lu\n", strtoul(run, NULL, 16));
+    for (size_t i = 0; i < items->room; i++) {
+        if (!items->slots[i].key.b)
+            continue;
+        gc_key_name(&items->slots[i].key, name);
+        bh_strbuf_addf(out, "%s %" PRId64 "\n", name, items->slots[i].value);
+    }
+    if (out->failed || bh_sha256_hex_of(out->data, out->len, hex))
+        return ENOMEM;
+    bh_strbuf_addf(out, CHECKSUM "%s\n", hex);
+    return out->failed ? ENOMEM : 0;
+}
+
+/* Without conditional writes: looks before, which leaves a moment for another gc. */
+static int put_unseen(struct bh_bucket *b, const char *key, const struct bh_source *src,
+                      const char *etag, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_object_info info = {0};
+    int rc = bh_bucket_head(b, key, &info, call, err);
+    if (rc && rc != ENOENT)
+        return rc;
+    if (strcmp(rc == 0 ? info.etag : "", etag))
+        return ESTALE;
+    return bh_bucket_put(b, key, src, NULL, NULL, NULL, call, err);
+}
+
+int gc_list_write(struct bh_bucket *b, const char *prefix, const struct gc_set *items,
+                  const char *etag, const struct bh_call *call, struct bh_error *err)
+{
+    char key[BH_KEY_MAX + 1];
+    BH_STRBUF text = {0};
+    struct bh_error why = {0};
+    int rc = list_key(key, prefix, err);
+    if (rc)
+        return rc;
+    if (encode(items, &text) != 0)
+        return bh_fail(err, ENOMEM, "out of memory writing %s", key);
+    const struct bh_source src = {.size = text.len, .data = text.data};
+    const struct bh_cond cond = {.if_match = etag[0] ? etag : NULL, .if_none_match = !etag[0]};
+    rc = bh_bucket_put(b, key, &src, NULL, &cond, NULL, call, &why);
+    if (rc == ENOTSUP)
+        rc = put_unseen(b, key, &src, etag, call, &why);
+    if (rc == ESTALE || rc == EEXIST)
+        return bh_fail(err, EBUSY,
+                       "another gc is running (%s was written by somebody else meanwhile): "
+                       "nothing was deleted; try again",
+                       key);
+    return rc ? bh_fail(err, rc, "%s cannot be written: %s", key, why.text) : 0;
+}

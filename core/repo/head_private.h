@@ -1,0 +1,18 @@
+/* What head.c and head_text.c share; the tests use it, too. */
+#ifndef BH_REPO_HEAD_PRIVATE_H
+#define BH_REPO_HEAD_PRIVATE_H
+
+#include "repo/head.h"
+
+#define BH_HEAD_TEXT_MAX 16384u /* bytes of any of the text objects */
+
+/* A host name as the texts hold it: control characters and what is not UTF-8 replaced by '?', cut
+ * between two characters. */
+void bh_clean_host(const char *host, char out[BH_HOST_MAX]);
+
+/* As the others of head.h. EINVAL: no id. */
+int bh_label_encode(const char *id, struct bh_strbuf *out);
+int bh_label_decode(char id[BH_SNAPSHOT_ID_MAX], const char *text, size_t len, const char *what,
+                    struct bh_error *err);
+
+#endif

@@ -1,0 +1,277 @@
+/* Branches: fork, switch, delete, rename. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repo/history_private.h"
+#include "util/cleanup.h"
+#include "util/log.h"
+
+void history_image_free(struct history_image *img, bool flushed)
+{
+    free(img->blocks);
+    if (img->frozen)
+        bh_store_thaw(img->frozen, flushed);
+    *img = (struct history_image){0};
+}
+
+static int check_name(const char *name, struct bh_error *err)
+{
+    if (bh_is_branch_name(name))
+        return 0;
+    return bh_fail(err, EINVAL,
+                   "\"%.100s\" is no name for a branch: 1 to 100 of letters, digits, - and _",
+                   name);
+}
+
+int history_new_branch(struct bh_history *h, const char *name, const struct bh_head *on,
+                       const struct bh_index_entry *e, const struct bh_root *index,
+                       const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_head head = {0}, there = {0};
+    char etag[BH_ETAG_MAX] = "";
+    int rc = bh_head_get(h->bucket, h->prefix, name, &there, etag, call, err);
+    if (rc == 0)
+        return bh_fail(err, EEXIST, "branch %s exists already", name);
+    if (rc != ENOENT)
+        return rc;
+    snprintf(head.branch, sizeof head.branch, "%s", name);
+    head.sequence = there.sequence + 1; /* a tombstone's goes on */
+    head.newest = *e;
+    head.index = *index;
+    head.lease.epoch = there.lease.epoch + 1;
+    memcpy(head.previous, on->newest.id, sizeof head.previous);
+    if (strcmp(e->id, on->newest.id) == 0)
+        memcpy(head.previous, on->previous, sizeof head.previous);
+    snprintf(head.forked_from, sizeof head.forked_from, "%s", on->branch);
+    memcpy(head.fork_snapshot, on->newest.id, sizeof head.fork_snapshot);
+    rc = bh_head_put(h->bucket, h->prefix, &head, etag, NULL, NULL, call, err);
+    return rc == ESTALE ? bh_fail(err, EEXIST, "branch %s exists already", name) : rc;
+}
+
+int history_save_as(struct bh_history *h, const char *name, const struct bh_head *on,
+                    const struct bh_call *call, struct bh_error *err)
+{
+    for (unsigned tries = 0;;) {
+        struct history_image img;
+        struct bh_index_entry e;
+        struct bh_root index;
+        int rc = history_freeze(h, &img, &tries, call, err);
+        if (rc)
+            return rc;
+        rc = history_snapshot(h, &img, on, name, "saved", &e, &index, NULL, call, err);
+        bool again = rc && img.broken == EAGAIN;
+        history_image_free(&img, false);
+        plain_phase(h->plain, PHASE_NONE, 0);
+        if (again)
+            continue;
+        return rc ? rc : history_new_branch(h, name, on, &e, &index, call, err);
+    }
+}
+
+/* Upstream's branches have a plain object only. */
+static int check_free(struct bh_history *h, const char *name, const struct bh_call *call,
+                      struct bh_error *err)
+{
+    struct bh_object_info info;
+    BH_FREE char *key = bh_config_branch_key(h->cfg, name);
+    int rc = key ? bh_bucket_head(h->bucket, key, &info, call, err)
+                 : bh_fail(err, ENOMEM, "out of memory");
+    if (rc == 0)
+        return bh_fail(err, EEXIST, "branch %s exists already (%s)", name, key);
+    return rc == ENOENT ? 0 : rc;
+}
+
+static int may_write(struct bh_history *h, struct bh_error *err)
+{
+    return h->read_only ? bh_fail(err, EROFS, "this is a read-only mount: it changes no branch")
+                        : 0;
+}
+
+int bh_history_fork(struct bh_history *h, const char *name, const struct bh_call *call,
+                    struct bh_error *err)
+{
+    struct bh_flush_result flushed;
+    int rc = check_name(name, err);
+    if (rc == 0)
+        rc = may_write(h, err);
+    if (rc == 0)
+        rc = history_open(h, true, call, err);
+    if (rc == 0)
+        rc = strcmp(name, "main") ? check_free(h, name, call, err)
+                                  : bh_fail(err, EEXIST, "branch main exists already");
+    if (rc)
+        return rc;
+    if (h->fenced) /* this is how changes that cannot be flushed any more are saved */
+        return history_save_as(h, name, &h->head, call, err);
+    rc = bh_history_flush(h, false, false, &flushed, call, err);
+    if (rc == 0 && !h->head.newest.id[0])
+        rc = bh_fail(
+            err, ENOENT,
+            "branch %s has no snapshot yet to begin another one with: write something first",
+            h->head.branch);
+    return rc ? rc
+              : history_new_branch(h, name, &h->head, &h->head.newest, &h->head.index, call, err);
+}
+
+int history_swap_to(struct bh_history *h, const struct bh_head *head,
+                    const struct bh_index_entry *e, const char *restored, struct bh_error *err)
+{
+    struct bh_base base = {.is_base = true, .size = e->db.size, .time_ms = e->time_ms};
+    const struct bh_state *st = &h->live->dir.state;
+    memcpy(base.snapshot, head->newest.id, sizeof base.snapshot);
+    memcpy(base.etag, st->base_etag, sizeof base.etag);
+    bh_ref_hex(&e->db.ref, base.root);
+    base.depth = e->db.depth;
+    snprintf(base.restored, sizeof base.restored, "%s", restored);
+    snprintf(base.branch, sizeof base.branch, "%s", head->branch);
+    struct bh_origin *o = history_origin(h, &e->db);
+    if (!o)
+        return bh_fail(err, ENOMEM, "out of memory");
+    int rc = bh_live_replace_lazily(h->live, o, e->db.size, &base, err);
+    bh_origin_unref(o);
+    return rc;
+}
+
+/* --- switch --- */
+
+static int switch_to(struct bh_history *h, const char *name, const struct bh_call *call,
+                     struct bh_error *err)
+{
+    struct bh_head before = h->head;
+    char etag[BH_ETAG_MAX], old_etag[BH_ETAG_MAX];
+    memcpy(old_etag, h->etag, sizeof old_etag);
+    int rc = history_read_head(h, name, call, err);
+    if (rc == ENOENT && (rc = history_adopt_branch(h, name, call, err)) == 0)
+        rc = history_read_head(h, name, call, err);
+    if (rc == ENOENT)
+        bh_fail(err, ENOENT, "there is no branch %s; mkdir branches/%s makes one", name, name);
+    if (rc == 0)
+        rc = history_check_lease(h, call, err);
+    struct bh_head head = h->head;
+    if (rc == 0)
+        rc = history_put_head(h, &head, call, err);
+    if (rc == 0)
+        rc = history_swap_to(h, &h->head, &h->head.newest, "", err);
+    if (rc) { /* as it was; a lease that was taken runs out */
+        BH_LOCK_SCOPE(&h->mutex);
+        h->head = before;
+        memcpy(h->etag, old_etag, sizeof h->etag);
+        h->have_head = true;
+        return rc;
+    }
+    before.sequence++;
+    before.lease.writer[0] = '\0';
+    memcpy(etag, old_etag, sizeof etag);
+    struct bh_error why;
+    if (bh_head_put(h->bucket, h->prefix, &before, etag, NULL, NULL, call, &why) != 0)
+        bh_log(BH_LOG_WARNING, "branch %s is kept until its lease ends: %s", before.branch,
+               why.text);
+    return 0;
+}
+
+int bh_history_switch(struct bh_history *h, const char *name, const struct bh_call *call,
+                      struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    struct bh_flush_result flushed;
+    int rc = check_name(name, err);
+    if (rc == 0)
+        rc = may_write(h, err);
+    if (rc == 0)
+        rc = bh_history_flush(h, false, false, &flushed, call, err);
+    if (rc || !strcmp(name, h->head.branch))
+        return rc;
+    rc = history_open(h, true, call, err);
+    if (rc == 0)
+        rc = switch_to(h, name, call, err);
+    if (rc == 0)
+        rc = bh_plain_set_branch(h->plain, name, err);
+    if (rc)
+        return rc;
+    st->base_etag[0] = st->plain_snapshot[0] = '\0';
+    rc = bh_statedir_save(&h->live->dir, err);
+    return rc ? rc : history_meet_plain(h, NULL, call, err);
+}
+
+/* --- delete, rename --- */
+
+/* The head of another branch that nobody else writes. */
+static int get_free(struct bh_history *h, const char *name, struct bh_head *head,
+                    char etag[BH_ETAG_MAX], const struct bh_call *call, struct bh_error *err)
+{
+    int64_t now;
+    int rc = check_name(name, err);
+    if (rc == 0)
+        rc = may_write(h, err);
+    if (rc == 0 && !strcmp(name, "main"))
+        rc = bh_fail(err, EPERM, "branch main cannot be deleted or renamed");
+    if (rc == 0 && !strcmp(name, h->head.branch))
+        rc = bh_fail(err, EBUSY,
+                     "branch %s is the one that this mount is on: write another name to "
+                     ".ctl/branch first",
+                     name);
+    if (rc == 0)
+        rc = history_open(h, true, call, err);
+    if (rc == 0)
+        rc = bh_head_get(h->bucket, h->prefix, name, head, etag, call, err);
+    if (rc == ENOENT)
+        return bh_fail(err, ENOENT, "there is no branch %s", name);
+    if (rc == 0)
+        rc = history_now(h, &now, call, err);
+    return rc ? rc : bh_lease_check(head, history_writer(h), now, false, err);
+}
+
+static int bury(struct bh_history *h, struct bh_head *head, char etag[BH_ETAG_MAX],
+                const struct bh_call *call, struct bh_error *err)
+{
+    BH_FREE char *key = bh_config_branch_key(h->cfg, head->branch);
+    if (!key)
+        return bh_fail(err, ENOMEM, "out of memory");
+    head->deleted = true;
+    head->sequence++;
+    head->lease.writer[0] = '\0';
+    int rc = bh_head_put(h->bucket, h->prefix, head, etag, NULL, NULL, call, err);
+    if (rc == ESTALE)
+        return bh_fail(err, EBUSY, "branch %s has just been taken by another writer", head->branch);
+    return rc ? rc : bh_bucket_delete(h->bucket, key, call, err); /* or upstream would find it */
+}
+
+int bh_history_delete_branch(struct bh_history *h, const char *name, const struct bh_call *call,
+                             struct bh_error *err)
+{
+    struct bh_head head;
+    char etag[BH_ETAG_MAX];
+    int rc = get_free(h, name, &head, etag, call, err);
+    return rc ? rc : bury(h, &head, etag, call, err);
+}
+
+int bh_history_rename_branch(struct bh_history *h, const char *from, const char *to,
+                             const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_head head, fresh;
+    char etag[BH_ETAG_MAX], new_etag[BH_ETAG_MAX] = "";
+    int rc = check_name(to, err);
+    if (rc == 0)
+        rc = get_free(h, from, &head, etag, call, err);
+    if (rc == 0)
+        rc = check_free(h, to, call, err);
+    if (rc)
+        return rc;
+    struct bh_head there = {0};
+    rc = bh_head_get(h->bucket, h->prefix, to, &there, new_etag, call, err);
+    if (rc == 0)
+        return bh_fail(err, EEXIST, "branch %s exists already", to);
+    if (rc != ENOENT)
+        return rc;
+    fresh = head;
+    snprintf(fresh.branch, sizeof fresh.branch, "%s", to);
+    fresh.sequence = there.sequence + 1;
+    fresh.lease.writer[0] = '\0';
+    fresh.lease.epoch = there.lease.epoch + 1;
+    rc = bh_head_put(h->bucket, h->prefix, &fresh, new_etag, NULL, NULL, call, err);
+    if (rc == ESTALE)
+        return bh_fail(err, EEXIST, "branch %s exists already", to);
+    return rc ? rc : bury(h, &head, etag, call, err);
+}

@@ -1,0 +1,205 @@
+/* The flush: a snapshot of what changed, the head, and the plain snapshot where the policy says so.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repo/history_private.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+/* plain=auto: a whole upload with every flush up to this size, else once in so long. */
+#define PLAIN_SMALL    (16u << 20)
+#define PLAIN_EVERY_MS 3600000
+
+/* --- the head --- */
+
+/* The base of the live content is that snapshot now. Durable before it counts. */
+static int settle(struct bh_history *h, const struct bh_index_entry *e, const char *wal_tag,
+                  struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    memcpy(st->base_snapshot, e->id, sizeof st->base_snapshot);
+    bh_ref_hex(&e->db.ref, st->base_root);
+    st->base_depth = e->db.depth;
+    st->base_size = e->db.size;
+    st->base_time_ms = e->time_ms;
+    st->base_sha256[0] = '\0';
+    if (wal_tag)
+        snprintf(st->base_wal, sizeof st->base_wal, "%s", wal_tag);
+    st->restored[0] = '\0';
+    st->pending_snapshot[0] = st->pending_sha256[0] = st->older_pending[0] = '\0';
+    int rc = bh_statedir_save(&h->live->dir, err);
+    struct bh_origin *o = rc == 0 ? history_origin(h, &e->db) : NULL;
+    if (o) { /* without memory for it the old one stays, which has the same */
+        bh_store_set_origin(h->live->store, o);
+        bh_origin_unref(o);
+    }
+    return rc;
+}
+
+/* The branch is as it was when we knew it, or an answer got lost and it is what we put. */
+int history_sync_head(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    if (h->have_head && !h->doubt && !st->pending_snapshot[0])
+        return 0;
+    int rc = history_open(h, true, call, err);
+    if (rc)
+        return rc;
+    BH_FREE char *branch = strdup(h->head.branch);
+    if (!branch)
+        return bh_fail(err, ENOMEM, "out of memory");
+    rc = history_read_head(h, branch, call, err);
+    if (rc == ENOENT && !st->base_snapshot[0])
+        return 0; /* new */
+    if (rc == ENOENT)
+        return bh_fail(err, ESTALE,
+                       "branch %s is gone from the bucket since this mount used it; save your "
+                       "changes as another branch with mkdir branches/NAME",
+                       branch);
+    if (rc)
+        return rc;
+    if (!history_is_ours(st, &h->head))
+        return history_fenced(h, &h->head, err);
+    if (h->head.newest.id[0] && strcmp(h->head.newest.id, st->base_snapshot)) {
+        rc = settle(h, &h->head.newest, NULL, err); /* what changed since stays marked */
+        if (rc)
+            return rc;
+    }
+    return history_check_lease(h, call, err);
+}
+
+static int announce(struct bh_history *h, const char *id, struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    plain_remember_pending(st);
+    memcpy(st->pending_snapshot, id, sizeof st->pending_snapshot);
+    return bh_statedir_save(&h->live->dir, err);
+}
+
+/* --- the plain snapshot --- */
+
+static bool wants_plain(struct bh_history *h, uint64_t size, bool last)
+{
+    switch (h->cfg->snapshot.plain) {
+    case BH_PLAIN_NEVER:
+        return false;
+    case BH_PLAIN_ALWAYS:
+        return true;
+    case BH_PLAIN_ON_STOP:
+        return last;
+    case BH_PLAIN_AUTO:
+        break;
+    }
+    return last || size <= PLAIN_SMALL || bh_mono_ms() - h->plain_written_ms > PLAIN_EVERY_MS;
+}
+
+/* The flush has succeeded without it: what goes wrong here is told, and tried again. */
+static int write_plain(struct bh_history *h, struct bh_frozen *frozen, const char *id,
+                       struct bh_flush_result *result, const struct bh_call *call)
+{
+    struct bh_error err = {0};
+    uint64_t bytes = 0;
+    int rc = bh_plain_put_frozen(h->plain, frozen, id, &bytes, call, &err);
+    if (rc == ESTALE && (rc = history_meet_plain(h, NULL, call, &err)) == 0)
+        rc = bh_plain_put_frozen(h->plain, frozen, id, &bytes, call, &err);
+    if (rc == EAGAIN) /* the freeze broke: the flush begins again */
+        return rc;
+    pthread_mutex_lock(&h->mutex);
+    memcpy(h->plain_error, rc ? err.text : "", rc ? sizeof h->plain_error : 1);
+    pthread_mutex_unlock(&h->mutex);
+    if (rc) {
+        bh_log(BH_LOG_WARNING, "the snapshot is in the history; the plain copy was not written: %s",
+               err.text);
+        return 0;
+    }
+    h->plain_written_ms = bh_mono_ms();
+    result->bytes += bytes;
+    return 0;
+}
+
+/* --- the flush --- */
+
+static int flush_image(struct bh_history *h, struct history_image *img, bool last,
+                       struct bh_flush_result *result, const struct bh_call *call,
+                       struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    struct bh_head head = h->head;
+    struct bh_index_entry e;
+    bool unchanged = false;
+    int rc = history_snapshot(h, img, &h->head, h->head.branch, st->restored, &e, &head.index,
+                              &unchanged, call, err);
+    if (rc)
+        return rc;
+    if (unchanged) {
+        snprintf(st->base_wal, sizeof st->base_wal, "%s", bh_frozen_wal_tag(img->frozen));
+        rc = bh_statedir_save(&h->live->dir, err);
+    } else {
+        memcpy(head.previous, h->head.newest.id, sizeof head.previous);
+        head.newest = e;
+        rc = announce(h, e.id, err);
+        if (rc == 0)
+            rc = history_put_head(h, &head, call, err);
+        if (rc == ESTALE)
+            return history_lost_head(h, call, err);
+        if (rc == 0)
+            rc = settle(h, &e, bh_frozen_wal_tag(img->frozen), err);
+        result->outcome = BH_FLUSH_UPLOADED;
+        result->bytes = e.uploaded;
+    }
+    uint64_t size = bh_frozen_size(img->frozen);
+    bool behind = strcmp(st->plain_snapshot, st->base_snapshot) != 0;
+    if (rc == 0 && size > 0 && behind && wants_plain(h, size, last))
+        rc = write_plain(h, img->frozen, st->base_snapshot, result, call);
+    return rc;
+}
+
+static int flush(struct bh_history *h, bool last, struct bh_flush_result *result,
+                 const struct bh_call *call, struct bh_error *err)
+{
+    for (unsigned tries = 0;;) {
+        struct history_image img;
+        int rc = history_freeze(h, &img, &tries, call, err);
+        if (rc)
+            return rc;
+        rc = flush_image(h, &img, last, result, call, err);
+        bool again = rc && img.broken == EAGAIN;
+        free(img.blocks);
+        int thawed = bh_store_thaw(img.frozen, rc == 0);
+        if (thawed) /* harmless: what stays marked is compared by hash next time */
+            bh_log(BH_LOG_WARNING, "the block map cannot be written: %s", strerror(thawed));
+        if (!again)
+            return rc;
+    }
+}
+
+int bh_history_flush(struct bh_history *h, bool keep_previous, bool last,
+                     struct bh_flush_result *result, const struct bh_call *call,
+                     struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    int64_t begin = bh_mono_ns();
+    int rc = 0;
+    *result = (struct bh_flush_result){.outcome = BH_FLUSH_UNCHANGED};
+    bool behind = last && st->base_snapshot[0] &&
+                  strcmp(st->plain_snapshot, st->base_snapshot) != 0 && wants_plain(h, 0, last);
+    if (bh_history_is_dirty(h) || behind) {
+        bh_plain_keep_previous(h->plain, keep_previous);
+        if (h->fenced)
+            rc = history_fenced(h, NULL, err);
+        if (rc == 0)
+            rc = bh_bucket_learn(h->bucket, call, err);
+        if (rc == 0)
+            rc = history_sync_head(h, call, err);
+        if (rc == 0)
+            rc = flush(h, last, result, call, err);
+        plain_phase(h->plain, PHASE_NONE, 0);
+    }
+    memcpy(result->snapshot, st->base_snapshot, sizeof result->snapshot);
+    result->seconds = (double)(bh_mono_ns() - begin) / 1e9;
+    return rc;
+}

@@ -1,0 +1,142 @@
+/* The head of the branch in the bucket, and the lease in it. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "repo/history_private.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+int history_read_head(struct bh_history *h, const char *branch, const struct bh_call *call,
+                      struct bh_error *err)
+{
+    struct bh_head head = {0};
+    char etag[BH_ETAG_MAX] = "";
+    int rc = bh_head_get(h->bucket, h->prefix, branch, &head, etag, call, err);
+    if (rc && rc != ENOENT)
+        return rc;
+    BH_LOCK_SCOPE(&h->mutex);
+    memcpy(h->etag, etag, sizeof h->etag);
+    h->have_head = rc == 0;
+    uint64_t sequence = etag[0] ? head.sequence : 0;
+    uint64_t epoch = etag[0] ? head.lease.epoch : 0;
+    h->head = rc == 0 ? head : (struct bh_head){.sequence = sequence, .lease.epoch = epoch};
+    snprintf(h->head.branch, sizeof h->head.branch, "%s", branch);
+    return rc;
+}
+
+int history_fenced(struct bh_history *h, const struct bh_head *now, struct bh_error *err)
+{
+    pthread_mutex_lock(&h->mutex);
+    h->fenced = true;
+    pthread_mutex_unlock(&h->mutex);
+    return bh_fail(err, ESTALE,
+                   "branch %s was taken over by another writer (%s, process %lld): nothing more is "
+                   "flushed to it. Your changes are kept in %s; save them as a branch of their own "
+                   "with mkdir branches/NAME, or unmount and mount again",
+                   h->head.branch, now && now->lease.host[0] ? now->lease.host : "unknown",
+                   now ? (long long)now->lease.pid : 0LL, h->live->dir.path);
+}
+
+int history_put_head(struct bh_history *h, struct bh_head *head, const struct bh_call *call,
+                     struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    struct bh_head now = {0};
+    char etag[BH_ETAG_MAX];
+    int64_t server_ms;
+    bool advisory = false;
+    int rc = history_now(h, &server_ms, call, err);
+    if (rc)
+        return rc;
+    bh_lease_take(head, history_writer(h), server_ms, h->cfg->snapshot.lease_ms);
+    head->sequence++;
+    if (st->epoch != head->lease.epoch) {
+        st->epoch = head->lease.epoch;
+        if ((rc = bh_statedir_save(&h->live->dir, err)) != 0)
+            return rc;
+    }
+    memcpy(etag, h->etag, sizeof etag);
+    rc = bh_head_put(h->bucket, h->prefix, head, etag, &now, &advisory, call, err);
+    BH_LOCK_SCOPE(&h->mutex);
+    h->doubt = rc != 0;
+    if (rc)
+        return rc;
+    h->head = *head;
+    memcpy(h->etag, etag, sizeof h->etag);
+    h->have_head = true;
+    h->advisory = advisory;
+    return 0;
+}
+
+int history_lost_head(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_head now = {0};
+    char etag[BH_ETAG_MAX];
+    int rc = bh_head_get(h->bucket, h->prefix, h->head.branch, &now, etag, call, NULL);
+    if (rc == 0 && history_is_ours(&h->live->dir.state, &now) &&
+        !strcmp(now.lease.writer, history_writer(h)))
+        return bh_fail(err, EAGAIN, "an earlier write of branch %s arrived late; try again",
+                       h->head.branch);
+    return history_fenced(h, rc == 0 ? &now : NULL, err);
+}
+
+bool history_is_ours(const struct bh_state *st, const struct bh_head *head)
+{
+    const char *id = head->newest.id;
+    if (!id[0])
+        return !st->base_snapshot[0];
+    return !strcmp(id, st->base_snapshot) || !strcmp(id, st->pending_snapshot) ||
+           plain_is_older_pending(st, id);
+}
+
+int history_check_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
+{
+    const struct bh_state *st = &h->live->dir.state;
+    int64_t now;
+    int rc = history_now(h, &now, call, err);
+    if (rc)
+        return rc;
+    /* A copy of a state directory has the same name; who went on has another epoch. */
+    bool copied =
+        !strcmp(h->head.lease.writer, history_writer(h)) && h->head.lease.epoch != st->epoch;
+    return bh_lease_check(&h->head, copied ? "" : history_writer(h), now, h->cfg->snapshot.steal,
+                          err);
+}
+
+int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
+{
+    int64_t now;
+    if (h->read_only || h->fenced || !h->have_head)
+        return 0;
+    int rc = history_now(h, &now, call, err);
+    if (rc)
+        return rc;
+    int64_t life = h->cfg->snapshot.lease_ms;
+    if (h->head.lease.expires_ms - now > life - life / 3)
+        return 0;
+    if ((rc = history_sync_head(h, call, err)) != 0)
+        return rc;
+    struct bh_head head = h->head;
+    rc = history_put_head(h, &head, call, err);
+    return rc == ESTALE ? history_lost_head(h, call, err) : rc;
+}
+
+int bh_history_release(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
+{
+    if (h->read_only || h->fenced || !h->have_head || !h->head.lease.writer[0])
+        return 0;
+    struct bh_head head = h->head;
+    char etag[BH_ETAG_MAX];
+    memcpy(etag, h->etag, sizeof etag);
+    head.sequence++;
+    head.lease.writer[0] = '\0';
+    int rc = bh_head_put(h->bucket, h->prefix, &head, etag, NULL, NULL, call, err);
+    if (rc)
+        return rc;
+    BH_LOCK_SCOPE(&h->mutex);
+    h->head = head;
+    memcpy(h->etag, etag, sizeof h->etag);
+    return 0;
+}

@@ -1,0 +1,251 @@
+/* What happens with the history when a mount starts. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repo/history_private.h"
+#include "util/cleanup.h"
+#include "util/io.h"
+#include "util/log.h"
+
+/* Takes of the lease that others raced with. */
+#define LEASE_TRIES 5
+
+static void go_on(struct bh_history *h, struct bh_load_report *report)
+{
+    uint64_t dirty = bh_store_dirty_bytes(h->live->store);
+    size_t len = strlen(report->text);
+    if (dirty > 0)
+        snprintf(
+            report->text + len, sizeof report->text - len,
+            "%sunflushed changes of the last mount (%llu bytes) are in %s and go on from there",
+            len ? "; " : "", (unsigned long long)dirty, h->live->dir.path);
+}
+
+/* --- after a power cut --- */
+
+static void read_boot(struct bh_history *h, char boot[48])
+{
+    BH_FREE char *text = NULL;
+    struct bh_error err;
+    boot[0] = '\0';
+    if (h->cfg->live.powercut_dir[0]) /* a rehearsal: what comes up is as good as another machine */
+        return;
+    if (bh_read_small_file(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 64, &text, NULL, &err) == 0)
+        snprintf(boot, 48, "%.36s", text);
+}
+
+/* Blocks that were fetched are not synced: after the machine went down, what the map calls clean
+ * may be holes. The origin has it. */
+static int distrust_clean(struct bh_history *h, struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    char boot[48];
+    read_boot(h, boot);
+    bool down = st->boot[0] && strcmp(st->boot, boot) != 0;
+    int rc = down && st->base_root[0] ? bh_store_forget_clean(h->live->store) : 0;
+    if (rc)
+        return bh_fail(err, rc, "the block map cannot be written: %s", strerror(rc));
+    if (!strcmp(st->boot, boot[0] ? boot : "?"))
+        return 0;
+    snprintf(st->boot, sizeof st->boot, "%s", boot[0] ? boot : "?");
+    return bh_statedir_save(&h->live->dir, err);
+}
+
+/* What is absent can be read from now on, without a request. */
+static int attach_origin(struct bh_history *h, struct bh_error *err)
+{
+    struct bh_root base;
+    int rc = history_open_offline(h, err);
+    if (rc || !h->trees)
+        return rc;
+    rc = history_base_root(h, &base, err);
+    if (rc || !h->live->dir.state.base_root[0])
+        return rc;
+    struct bh_origin *o = history_origin(h, &base);
+    if (!o)
+        return bh_fail(err, ENOMEM, "out of memory");
+    bh_store_set_origin(h->live->store, o);
+    bh_origin_unref(o);
+    return distrust_clean(h, err);
+}
+
+/* --- the decision --- */
+
+static int take_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
+{
+    for (int i = 0;; i++) {
+        struct bh_head head = h->head;
+        head.lease.writer[0] = '\0'; /* a new life is a new epoch: pids repeat */
+        int rc = history_check_lease(h, call, err);
+        if (rc == 0)
+            rc = history_put_head(h, &head, call, err);
+        if (rc != ESTALE || i == LEASE_TRIES)
+            return rc;
+        char branch[BH_BRANCH_MAX];
+        memcpy(branch, h->head.branch, sizeof branch);
+        rc = history_read_head(h, branch, call, err);
+        if (rc && rc != ENOENT)
+            return rc;
+    }
+}
+
+/* A store that can be read but not written now is no reason not to start: the flush tells. */
+static int take_lease_if_it_answers(struct bh_history *h, const struct bh_call *call,
+                                    struct bh_error *err)
+{
+    int rc = take_lease(h, call, err);
+    if (!plain_is_passing(rc))
+        return rc;
+    bh_log(BH_LOG_WARNING, "%s", err->text);
+    return 0;
+}
+
+static void rescue_report(struct bh_load_report *report, const char *name)
+{
+    size_t len = strlen(report->text);
+    snprintf(report->text + len, sizeof report->text - len,
+             "%sunflushed changes were saved as branch %s, as another writer has gone on with this "
+             "one",
+             len ? "; " : "", name);
+}
+
+/* The branch went on without this state directory. */
+static int load_newest(struct bh_history *h, struct bh_load_report *report,
+                       const struct bh_call *call, struct bh_error *err)
+{
+    if (bh_history_is_dirty(h)) {
+        char name[BH_BRANCH_MAX];
+        if (h->read_only)
+            return bh_fail(err, EROFS,
+                           "branch %s has newer snapshots by another writer, and %s has unflushed "
+                           "changes that a read-only mount cannot save as a branch; mount without "
+                           "ro, or with another live.dir",
+                           h->head.branch, h->live->dir.path);
+        plain_rescue_name(name, sizeof name);
+        int rc = history_save_as(h, name, &h->head, call, err);
+        if (rc)
+            return bh_fail_prefix(err, rc,
+                                  "branch %s has newer snapshots by another writer, and the "
+                                  "unflushed changes in %s cannot be saved as a branch",
+                                  h->head.branch, h->live->dir.path);
+        h->plain->rescues++;
+        rescue_report(report, name);
+    }
+    int rc = history_swap_to(h, &h->head, &h->head.newest, "", err);
+    if (rc == 0)
+        bh_log(BH_LOG_INFO, "branch %s at snapshot %s: %" PRIu64 " bytes, fetched as they are read",
+               h->head.branch, h->head.newest.id, h->head.newest.db.size);
+    return rc;
+}
+
+/* Our own head: the state goes on from it. */
+static int adopt(struct bh_history *h, struct bh_load_report *report, struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    const struct bh_index_entry *e = &h->head.newest;
+    if (e->id[0] && strcmp(e->id, st->base_snapshot)) { /* the answer to its flush was lost */
+        memcpy(st->base_snapshot, e->id, sizeof st->base_snapshot);
+        bh_ref_hex(&e->db.ref, st->base_root);
+        st->base_depth = e->db.depth;
+        st->base_size = e->db.size;
+        st->base_time_ms = e->time_ms;
+        st->restored[0] = '\0';
+    }
+    st->pending_snapshot[0] = st->pending_sha256[0] = st->older_pending[0] = '\0';
+    int rc = bh_statedir_save(&h->live->dir, err);
+    if (rc == 0)
+        rc = attach_origin(h, err);
+    if (rc == 0)
+        go_on(h, report);
+    return rc;
+}
+
+static int load_with_head(struct bh_history *h, struct bh_load_report *report,
+                          const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    int rc = h->read_only ? 0 : history_check_lease(h, call, err);
+    if (rc)
+        return rc;
+    bool same_branch = !st->branch[0] || !strcmp(st->branch, h->head.branch);
+    bool in_history = st->base_root[0] || !h->head.newest.db.size;
+    if (same_branch && in_history && history_is_ours(st, &h->head) &&
+        !(bh_live_is_fresh(h->live) && h->head.newest.id[0] && !st->base_snapshot[0]))
+        rc = adopt(h, report, err);
+    else
+        rc = load_newest(h, report, call, err);
+    if (rc == 0)
+        rc = history_meet_plain(h, report, call, err);
+    return rc;
+}
+
+/* No history of this branch yet. */
+static int load_plain(struct bh_history *h, struct bh_load_report *report,
+                      const struct bh_call *call, struct bh_error *err)
+{
+    int rc = attach_origin(h, err); /* the branch may be gone, what it is made of is not */
+    return rc ? rc : bh_plain_load(h->plain, report, call, err);
+}
+
+static int offline(struct bh_history *h, struct bh_load_report *report, const struct bh_error *why,
+                   struct bh_error *err)
+{
+    bh_log(BH_LOG_WARNING, "the bucket cannot be reached (%s); going on with what is in %s",
+           why->text, h->live->dir.path);
+    int rc = attach_origin(h, err);
+    if (rc)
+        return rc;
+    go_on(h, report);
+    if (!report->text[0])
+        snprintf(report->text, sizeof report->text,
+                 "the bucket could not be reached; this is the state of the last mount (%.300s)",
+                 why->text);
+    return 0;
+}
+
+static const char *start_branch(struct bh_history *h, struct bh_load_report *report)
+{
+    const struct bh_state *st = &h->live->dir.state;
+    const char *wanted = h->cfg->snapshot.branch;
+    if (!st->branch[0] || !strcmp(st->branch, wanted) || !bh_history_is_dirty(h))
+        return wanted;
+    snprintf(report->text, sizeof report->text,
+             "this is branch %s, which the last mount was on with changes that are not flushed",
+             st->branch);
+    return st->branch;
+}
+
+int bh_history_load(struct bh_history *h, struct bh_load_report *report, const struct bh_call *call,
+                    struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    char branch[BH_BRANCH_MAX];
+    report->text[0] = '\0';
+    snprintf(branch, sizeof branch, "%s", start_branch(h, report));
+    snprintf(h->head.branch, sizeof h->head.branch, "%s", branch);
+    int rc = bh_plain_set_branch(h->plain, branch, err);
+    if (rc)
+        return rc;
+    struct bh_error why;
+    rc = history_open(h, false, call, &why); /* the first flush begins one */
+    if (rc == 0)
+        rc = history_read_head(h, branch, call, &why);
+    if (rc && plain_is_passing(rc) && !bh_live_is_fresh(h->live))
+        return offline(h, report, &why, err);
+    if (rc && rc != ENOENT)
+        return bh_fail(err, rc, "%s", why.text);
+    bool found = rc == 0;
+    rc = found && h->head.newest.id[0] ? load_with_head(h, report, call, err)
+                                       : load_plain(h, report, call, err);
+    if (rc == 0 && found && !h->read_only)
+        rc = take_lease_if_it_answers(h, call, err);
+    if (rc == 0 && strcmp(st->branch, branch)) {
+        snprintf(st->branch, sizeof st->branch, "%s", branch);
+        rc = bh_statedir_save(&h->live->dir, err);
+    }
+    return rc ? rc : distrust_clean(h, err);
+}

@@ -1,0 +1,242 @@
+/* A plain object that is not what this mount wrote last: upstream's, a person's, or an older one of
+ * ours. Somebody else's content is never overwritten unseen: it becomes a branch first. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "repo/history_private.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "util/io.h"
+#include "util/log.h"
+
+/* --- content of a file --- */
+
+static int read_file(void *arg, void *buf, size_t len, uint64_t offset)
+{
+    return bh_pread_full(*(const int *)arg, buf, len, offset, NULL);
+}
+
+/* Stores a database file as the first snapshot of a new branch. */
+static int store_file(struct bh_history *h, int fd, uint64_t size, const char *name,
+                      const struct bh_call *call, struct bh_error *err)
+{
+    uint64_t count = (size + h->block_size - 1) / h->block_size;
+    BH_FREE uint64_t *blocks = calloc(count + 1, sizeof *blocks);
+    struct bh_head none = {0};
+    struct bh_index_entry e = {0};
+    struct bh_root index = {0};
+    struct bh_pack_writer *w;
+    struct history_stored stored = {0};
+    if (!blocks)
+        return bh_fail(err, ENOMEM, "out of memory while storing a branch");
+    for (uint64_t i = 0; i < count; i++)
+        blocks[i] = i;
+    struct history_content c = {
+        .read = read_file, .arg = &fd, .size = size, .blocks = blocks, .count = count};
+    int rc = bh_pack_writer_new(&w, h->packs, BH_TREE_DB, call, err);
+    if (rc)
+        return rc;
+    rc = history_store(h, &c, w, &stored, call, err);
+    e.db = stored.root;
+    e.page_size = stored.page_size;
+    e.changed = stored.changed;
+    memcpy(e.branch, name, strnlen(name, sizeof e.branch - 1));
+    history_new_id(h, 0, e.id, &e.time_ms);
+    bh_pack_writer_set_tree(w, BH_TREE_INDEX);
+    if (rc == 0)
+        rc = bh_index_append(h->trees, &none.index, &e, w, &index, call, err);
+    if (rc == 0)
+        rc = bh_pack_writer_finish(w, err);
+    bh_pack_writer_free(w);
+    if (rc == 0)
+        rc = history_put_record(h, &e, "", &index, call, err);
+    return rc ? rc : history_new_branch(h, name, &none, &e, &index, call, err);
+}
+
+static void upstream_name(char *name, size_t len)
+{
+    int64_t now = bh_real_ms();
+    time_t s = (time_t)(now / 1000);
+    struct tm tm;
+    char when[32];
+    gmtime_r(&s, &tm);
+    strftime(when, sizeof when, "%Y%m%dT%H%M%S", &tm);
+    snprintf(name, len, "upstream-%s-%03dZ", when, (int)(now % 1000));
+}
+
+static void say(struct bh_load_report *report, const char *text)
+{
+    bh_log(BH_LOG_WARNING, "%s", text);
+    if (!report)
+        return;
+    size_t len = strlen(report->text);
+    snprintf(report->text + len, sizeof report->text - len, "%s%s", len ? "; " : "", text);
+}
+
+static int import_foreign(struct bh_history *h, const struct bh_base *base, const char *incoming,
+                          struct bh_load_report *report, const struct bh_call *call,
+                          struct bh_error *err)
+{
+    char name[64], text[400];
+    BH_FD int fd = openat(bh_disk_dirfd(h->live->dir.disk), incoming, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return bh_fail(err, errno, "%s/%s cannot be opened: %s", h->live->dir.path, incoming,
+                       strerror(errno));
+    upstream_name(name, sizeof name);
+    int rc = store_file(h, fd, base->size, name, call, err);
+    unlinkat(bh_disk_dirfd(h->live->dir.disk), incoming, 0);
+    if (rc)
+        return bh_fail_prefix(err, rc,
+                              "%s was written by another program and cannot be saved as "
+                              "a branch",
+                              bh_plain_key(h->plain));
+    snprintf(text, sizeof text, "%.200s was written by another program: its content is branch %s",
+             bh_plain_key(h->plain), name);
+    say(report, text);
+    return 0;
+}
+
+int history_adopt_branch(struct bh_history *h, const char *name, const struct bh_call *call,
+                         struct bh_error *err)
+{
+    struct bh_base base = {0};
+    BH_FREE char *key = bh_config_branch_key(h->cfg, name);
+    int rc =
+        key ? plain_fetch(h->plain, key, &base, call, err) : bh_fail(err, ENOMEM, "out of memory");
+    if (rc)
+        return rc;
+    int dir = bh_disk_dirfd(h->live->dir.disk);
+    BH_FD int fd = openat(dir, PLAIN_INCOMING, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return bh_fail(err, errno, "%s/" PLAIN_INCOMING " cannot be opened: %s", h->live->dir.path,
+                       strerror(errno));
+    rc = store_file(h, fd, base.size, name, call, err);
+    unlinkat(dir, PLAIN_INCOMING, 0);
+    return rc;
+}
+
+/* Whether it is a snapshot of this branch's history, or an upload of ours that arrived late. */
+static int is_known(struct bh_history *h, const char *id, bool *known, const struct bh_call *call,
+                    struct bh_error *err)
+{
+    const struct bh_state *st = &h->live->dir.state;
+    struct bh_index_entry e;
+    *known = id && (!strcmp(id, h->head.newest.id) || !strcmp(id, st->plain_snapshot) ||
+                    !strcmp(id, st->pending_snapshot) || plain_is_older_pending(st, id));
+    if (!id || *known || !bh_is_snapshot_id(id))
+        return 0;
+    int rc = bh_index_find(h->trees, &h->head.index, id, &e, NULL, call, err);
+    *known = rc == 0;
+    return rc == ENOENT ? 0 : rc;
+}
+
+static int note_plain(struct bh_history *h, const struct bh_object_info *info, const char *id,
+                      struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    memcpy(st->base_etag, info ? info->etag : "", info ? sizeof st->base_etag : 1);
+    snprintf(st->plain_snapshot, sizeof st->plain_snapshot, "%.*s", BH_SNAPSHOT_ID_MAX - 1,
+             id ? id : "");
+    return bh_statedir_save(&h->live->dir, err);
+}
+
+/* Whether a plain file has the content of the newest snapshot, block by block. */
+static bool is_newest(struct bh_history *h, int fd, uint64_t size, const struct bh_call *call)
+{
+    const struct bh_root *root = &h->head.newest.db;
+    BH_FREE unsigned char *buf = malloc(h->block_size);
+    if (!buf || size != root->size)
+        return false;
+    for (uint64_t at = 0; at < size; at += h->block_size) {
+        size_t len = size - at < h->block_size ? (size_t)(size - at) : h->block_size;
+        uint8_t hash[BH_HASH_SIZE];
+        struct bh_ref ref;
+        memset(buf, 0, h->block_size);
+        if (bh_pread_full(fd, buf, len, at, NULL) || bh_content_hash(buf, h->block_size, hash) ||
+            bh_tree_refs(h->trees, root, at / h->block_size, 1, &ref, "the newest snapshot", call,
+                         NULL))
+            return false;
+        bool zeros = buf[0] == 0 && !memcmp(buf, buf + 1, h->block_size - 1);
+        if (bh_ref_is_zero(&ref) ? !zeros : memcmp(hash, ref.hash, sizeof hash) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* Upstream went on from our snapshot, which it kept as KEY.prev, and nothing of ours is newer: its
+ * content is the next state of this branch. Not every program keeps metadata when it copies. */
+static bool continues_ours(struct bh_history *h, const struct bh_call *call)
+{
+    struct bh_object_info prev;
+    struct bh_base base = {0};
+    const char *key = h->plain->key_prev;
+    if (bh_history_is_dirty(h) || !h->head.newest.id[0] ||
+        bh_bucket_head(h->bucket, key, &prev, call, NULL) != 0)
+        return false;
+    const char *id = bh_meta_get(&prev.meta, META_SNAPSHOT);
+    if (id)
+        return !strcmp(id, h->head.newest.id);
+    if (prev.size != h->head.newest.db.size || plain_fetch(h->plain, key, &base, call, NULL) != 0)
+        return false;
+    BH_FD int fd = openat(bh_disk_dirfd(h->live->dir.disk), PLAIN_INCOMING, O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && is_newest(h, fd, base.size, call);
+}
+
+/* It cannot be read, so it cannot be saved: it stays as it is, beside the history. */
+static int leave_damaged(struct bh_history *h, struct bh_load_report *report,
+                         const struct bh_error *why, struct bh_error *err)
+{
+    if (!report)
+        return bh_fail(err, EIO,
+                       "%s was written by another program, and is not overwritten, as it cannot be "
+                       "saved as a branch first (%s): repair or delete it",
+                       bh_plain_key(h->plain), why->text);
+    bh_log(BH_LOG_WARNING, "%s; this mount goes on from the history", why->text);
+    return 0;
+}
+
+int history_meet_plain(struct bh_history *h, struct bh_load_report *report,
+                       const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    struct bh_object_info info;
+    struct bh_base base = {0};
+    bool known, ours = false;
+    int rc = bh_bucket_head(h->bucket, bh_plain_key(h->plain), &info, call, err);
+    if (rc == ENOENT) /* it is written anew with a flush */
+        return st->base_etag[0] ? note_plain(h, NULL, NULL, err) : 0;
+    if (rc)
+        return rc;
+    if (st->base_etag[0] && !strcmp(st->base_etag, info.etag))
+        return 0;
+    const char *id = bh_meta_get(&info.meta, META_SNAPSHOT);
+    rc = is_known(h, id, &known, call, err);
+    if (rc || known)
+        return rc ? rc : note_plain(h, &info, id, err);
+    if (h->read_only)
+        return 0;
+    if (report)
+        ours = continues_ours(h, call);
+    rc = plain_fetch(h->plain, bh_plain_key(h->plain), &base, call, err);
+    if (rc == EIO) {
+        struct bh_error why = *err;
+        return leave_damaged(h, report, &why, err);
+    }
+    if (rc)
+        return rc;
+    if (ours) {
+        struct bh_base change = {.is_base = false};
+        rc = bh_live_replace(h->live, PLAIN_INCOMING, &change, err);
+        bh_log(BH_LOG_INFO,
+               "another program has gone on from our newest snapshot: so does this mount");
+    } else {
+        rc = import_foreign(h, &base, PLAIN_INCOMING, report, call, err);
+    }
+    memcpy(info.etag, base.etag, sizeof info.etag); /* of what was fetched */
+    return rc ? rc : note_plain(h, &info, NULL, err);
+}

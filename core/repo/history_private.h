@@ -1,0 +1,140 @@
+/* What the history_*.c share. */
+#ifndef BH_REPO_HISTORY_PRIVATE_H
+#define BH_REPO_HISTORY_PRIVATE_H
+
+#include <pthread.h>
+
+#include "config/config.h"
+#include "repo/history.h"
+#include "repo/plain_private.h"
+
+struct bh_history {
+    const struct bh_config *cfg;
+    struct bh_bucket *bucket;
+    struct bh_plain *plain;
+    struct bh_live *live;
+    bool read_only;
+    char *prefix; /* "KEY.bhfs/" */
+    atomic_bool stopping;
+    int64_t plain_written_ms; /* monotonic: when KEY was written last */
+
+    pthread_mutex_t mutex;  /* what follows */
+    struct bh_packs *packs; /* NULL until there is a history; stay when they are there */
+    struct bh_trees *trees;
+    uint32_t block_size;
+    bool have_head; /* head and etag are what the bucket has, as far as we know */
+    struct bh_head head;
+    char etag[BH_ETAG_MAX];
+    bool fenced, advisory;
+    bool doubt;              /* the head may be another: it is read again before it is written */
+    int64_t clock_offset_ms; /* the store's clock minus the monotonic one */
+    bool have_clock;
+    int64_t last_id_ms;
+    char plain_error[BH_ERROR_TEXT_MAX];
+};
+
+/* --- history.c --- */
+/* Opens packs and trees. ENOENT: there is no history, and it may not be begun. */
+int history_open(struct bh_history *h, bool may_make, const struct bh_call *call,
+                 struct bh_error *err);
+/* The same with what the state directory knows, without a request. */
+int history_open_offline(struct bh_history *h, struct bh_error *err);
+int history_now(struct bh_history *h, int64_t *server_ms, const struct bh_call *call,
+                struct bh_error *err);
+void history_new_id(struct bh_history *h, int64_t after_ms, char id[BH_SNAPSHOT_ID_MAX],
+                    int64_t *time_ms);
+/* A new reference; NULL: no memory. */
+struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *root);
+/* The root that the live content is based on; zero root: nothing. */
+int history_base_root(struct bh_history *h, struct bh_root *root, struct bh_error *err);
+void history_host(char host[BH_HOST_MAX]);
+const char *history_writer(struct bh_history *h);
+
+/* --- history_head.c: with the head in the bucket --- */
+/* Reads the head of `branch` into h->head. ENOENT: no such branch; h->etag may be of a tombstone.
+ */
+int history_read_head(struct bh_history *h, const char *branch, const struct bh_call *call,
+                      struct bh_error *err);
+/* history_flush.c: makes sure that h->head is what the bucket has, and the branch still ours.
+ * ESTALE: it is not. */
+int history_sync_head(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
+/* Takes or renews the lease in *head and puts it; on success h->head is it. ESTALE: another wrote.
+ */
+int history_put_head(struct bh_history *h, struct bh_head *head, const struct bh_call *call,
+                     struct bh_error *err);
+/* Whether the branch's newest snapshot is the one that the live content comes from. */
+bool history_is_ours(const struct bh_state *st, const struct bh_head *head);
+/* After ESTALE: EAGAIN if it was an earlier write of ours, else as history_fenced. */
+int history_lost_head(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
+int history_fenced(struct bh_history *h, const struct bh_head *now, struct bh_error *err);
+
+/* Whether the lease in h->head may be taken. EBUSY: another writer has it. */
+int history_check_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
+
+/* --- history_plain.c: the plain object, where it is not what we wrote last --- */
+/* Looks at KEY: one of ours is the one that is overwritten next; one by somebody else is saved as
+ * branch upstream-TIME first, and said in report (may be NULL). */
+int history_meet_plain(struct bh_history *h, struct bh_load_report *report,
+                       const struct bh_call *call, struct bh_error *err);
+
+/* A branch that has a plain object only gets a history that begins with it. ENOENT: it has none. */
+int history_adopt_branch(struct bh_history *h, const char *name, const struct bh_call *call,
+                         struct bh_error *err);
+
+/* --- history_store.c: content into the bucket --- */
+struct history_content {
+    /* Exactly len bytes at offset. EAGAIN: the freeze was broken. */
+    int (*read)(void *arg, void *buf, size_t len, uint64_t offset);
+    void *arg;
+    uint64_t size;
+    const uint64_t *blocks; /* that may differ from base, ascending */
+    size_t count;
+    struct bh_root base;
+};
+struct history_stored {
+    struct bh_root root;
+    uint32_t page_size;
+    uint64_t changed; /* blocks stored */
+};
+/* Adds changed blocks and nodes to w. */
+int history_store(struct bh_history *h, const struct history_content *c, struct bh_pack_writer *w,
+                  struct history_stored *out, const struct bh_call *call, struct bh_error *err);
+/* Puts the record of e. */
+int history_put_record(struct bh_history *h, const struct bh_index_entry *e, const char *parent,
+                       const struct bh_root *index, const struct bh_call *call,
+                       struct bh_error *err);
+/* The frozen live content. Ended with bh_store_thaw. */
+struct history_image {
+    struct bh_frozen *frozen;
+    uint64_t *blocks;
+    size_t count;
+    struct bh_root base;
+    int broken;
+};
+int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tries,
+                   const struct bh_call *call, struct bh_error *err);
+
+void history_image_free(struct history_image *img, bool flushed);
+
+/* Stores content as a new branch `name` with one snapshot more than `on` has. EEXIST. */
+int history_new_branch(struct bh_history *h, const char *name, const struct bh_head *on,
+                       const struct bh_index_entry *e, const struct bh_root *index,
+                       const struct bh_call *call, struct bh_error *err);
+
+/* Stores the frozen content as a snapshot on top of `index` (of `parent`), for branch `branch`: all
+ * but the head. *e is the entry, *index_out the index with it. unchanged (may be NULL): set, and
+ * nothing stored, if it equals same_as. */
+int history_snapshot(struct bh_history *h, struct history_image *img, const struct bh_head *on,
+                     const char *branch, const char *restored, struct bh_index_entry *e,
+                     struct bh_root *index_out, bool *unchanged, const struct bh_call *call,
+                     struct bh_error *err);
+
+/* --- history_branch.c --- */
+/* Saves the live content, unflushed changes included, as a new branch beside `on`. */
+int history_save_as(struct bh_history *h, const char *name, const struct bh_head *on,
+                    const struct bh_call *call, struct bh_error *err);
+/* The content becomes that of e, of h->head's branch. */
+int history_swap_to(struct bh_history *h, const struct bh_head *head,
+                    const struct bh_index_entry *e, const char *restored, struct bh_error *err);
+
+#endif

@@ -1,0 +1,196 @@
+/* Content into the bucket: changed blocks, the nodes above them, the entry in the index, the
+ * record. All but the head, which makes it count. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "repo/history_private.h"
+#include "util/cleanup.h"
+
+/* References of the base that are looked up at once. */
+#define LOOKUP 256u
+/* Frozen images broken by large truncations before one is taken that makes the truncation wait. */
+#define IMPATIENT_TRIES 3
+
+static int content_error(int rc, struct bh_error *err)
+{
+    return bh_fail(err, rc, "the content cannot be read: %s",
+                   rc == EAGAIN ? "it was truncated meanwhile" : strerror(rc));
+}
+
+/* One block, padded with zeros to block_size. */
+static int read_block(const struct history_content *c, uint32_t block_size, uint64_t block,
+                      unsigned char *buf, struct bh_error *err)
+{
+    uint64_t offset = block * block_size;
+    size_t len = c->size - offset < block_size ? (size_t)(c->size - offset) : block_size;
+    int rc = c->read(c->arg, buf, len, offset);
+    memset(buf + len, 0, block_size - len);
+    return rc ? content_error(rc, err) : 0;
+}
+
+/* A run of blocks that are close together: their references in the base are looked up at once. */
+static int store_run(struct bh_history *h, const struct history_content *c, size_t from, size_t to,
+                     unsigned char *buf, struct bh_tree_change *changes, size_t *changed,
+                     struct bh_pack_writer *w, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_ref old[LOOKUP];
+    uint64_t first = c->blocks[from];
+    int rc = bh_tree_refs(h->trees, &c->base, first, (size_t)(c->blocks[to - 1] - first + 1), old,
+                          "the base of " BH_DB_NAME, call, err);
+    for (size_t i = from; rc == 0 && i < to; i++) {
+        struct bh_tree_change *change = &changes[*changed];
+        const struct bh_ref *was = &old[c->blocks[i] - first];
+        uint8_t hash[BH_HASH_SIZE];
+        rc = bh_call_check(call, "storing the changes", err);
+        if (rc == 0)
+            rc = read_block(c, h->block_size, c->blocks[i], buf, err);
+        if (rc == 0 && bh_content_hash(buf, h->block_size, hash) != 0)
+            rc = bh_fail(err, ENOMEM, "out of memory while storing the changes");
+        atomic_fetch_add(&bh_plain_progress(h->plain)->done, h->block_size);
+        if (rc || (!bh_ref_is_zero(was) && !memcmp(hash, was->hash, sizeof hash)))
+            continue;
+        change->block = c->blocks[i];
+        rc = bh_pack_add(w, BH_RECORD_BLOCK, 0, change->block, buf, h->block_size, &change->ref,
+                         err);
+        if (!(bh_ref_is_zero(was) && bh_ref_is_zero(&change->ref)))
+            ++*changed;
+    }
+    return rc;
+}
+
+static uint32_t page_size_of(const unsigned char header[18])
+{
+    uint32_t size = (uint32_t)header[16] << 8 | header[17]; /* SQLite file format: "page size" */
+    return size == 1 ? 65536 : size;
+}
+
+int history_store(struct bh_history *h, const struct history_content *c, struct bh_pack_writer *w,
+                  struct history_stored *out, const struct bh_call *call, struct bh_error *err)
+{
+    BH_FREE unsigned char *buf = malloc(h->block_size);
+    BH_FREE struct bh_tree_change *changes = calloc(c->count + 1, sizeof *changes);
+    size_t changed = 0;
+    int rc = buf && changes ? 0 : bh_fail(err, ENOMEM, "out of memory while storing the changes");
+    unsigned char header[18] = {0};
+    if (rc == 0 && c->size >= sizeof header &&
+        (rc = c->read(c->arg, header, sizeof header, 0)) != 0)
+        rc = content_error(rc, err);
+    for (size_t from = 0, to; rc == 0 && from < c->count; from = to) {
+        for (to = from + 1; to < c->count && c->blocks[to] - c->blocks[from] < LOOKUP;)
+            to++;
+        rc = store_run(h, c, from, to, buf, changes, &changed, w, call, err);
+    }
+    if (rc)
+        return rc;
+    out->page_size = c->size ? page_size_of(header) : 0;
+    out->changed = changed;
+    return bh_tree_update(h->trees, &c->base, c->size, changes, changed, w, &out->root,
+                          "the base of " BH_DB_NAME, call, err);
+}
+
+int history_put_record(struct bh_history *h, const struct bh_index_entry *e, const char *parent,
+                       const struct bh_root *index, const struct bh_call *call,
+                       struct bh_error *err)
+{
+    struct bh_record r = {.entry = *e, .index = *index};
+    BH_STRBUF text = {0};
+    BH_FREE char *key = NULL;
+    memcpy(r.parent, parent, sizeof r.parent);
+    history_host(r.host);
+    int rc = bh_record_encode(&r, &text);
+    if (rc == 0 && asprintf(&key, "%ssnapshots/%s", h->prefix, e->id) < 0) {
+        key = NULL;
+        rc = ENOMEM;
+    }
+    if (rc)
+        return bh_fail(err, rc, "the record of snapshot %s cannot be made: %s", e->id,
+                       strerror(rc));
+    struct bh_source src = {.size = text.len, .data = text.data};
+    return bh_bucket_put(h->bucket, key, &src, NULL, NULL, NULL, call, err);
+}
+
+/* --- the frozen live content --- */
+
+static int read_frozen(void *arg, void *buf, size_t len, uint64_t offset)
+{
+    struct history_image *img = arg;
+    int rc = bh_frozen_read(img->frozen, buf, len, offset);
+    if (rc)
+        img->broken = rc;
+    return rc;
+}
+
+int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tries,
+                   const struct bh_call *call, struct bh_error *err)
+{
+    *img = (struct history_image){0};
+    plain_phase(h->plain, PHASE_FREEZE, 0);
+    int rc = history_base_root(h, &img->base, err);
+    if (rc == 0)
+        rc = bh_call_check(call, "the flush", err);
+    if (rc == 0)
+        rc = bh_live_freeze(h->live, (*tries)++ >= IMPATIENT_TRIES, &img->frozen, err);
+    if (rc)
+        return rc;
+    bool all = !h->live->dir.state.base_root[0] || !h->head.newest.id[0];
+    if (all)
+        img->base = (struct bh_root){0};
+    rc = bh_frozen_changed(img->frozen, h->block_size, img->base.size, all, &img->blocks,
+                           &img->count);
+    if (rc == 0)
+        return 0;
+    bh_store_thaw(img->frozen, false);
+    return bh_fail(err, rc, "the changes cannot be listed: %s", strerror(rc));
+}
+
+static bool same_root(const struct bh_root *a, const struct bh_root *b)
+{
+    return a->size == b->size && a->depth == b->depth && a->ref.pack == b->ref.pack &&
+           a->ref.offset == b->ref.offset;
+}
+
+int history_snapshot(struct bh_history *h, struct history_image *img, const struct bh_head *on,
+                     const char *branch, const char *restored, struct bh_index_entry *e,
+                     struct bh_root *index_out, bool *unchanged, const struct bh_call *call,
+                     struct bh_error *err)
+{
+    struct history_content c = {.read = read_frozen,
+                                .arg = img,
+                                .size = bh_frozen_size(img->frozen),
+                                .blocks = img->blocks,
+                                .count = img->count,
+                                .base = img->base};
+    struct history_stored stored = {0};
+    struct bh_pack_writer *w;
+    plain_phase(h->plain, PHASE_UPLOAD, img->count * h->block_size);
+    int rc = bh_pack_writer_new(&w, h->packs, BH_TREE_DB, call, err);
+    if (rc)
+        return rc;
+    rc = history_store(h, &c, w, &stored, call, err);
+    bool same = rc == 0 && same_root(&stored.root, &on->newest.db) && on->newest.id[0];
+    if (unchanged)
+        *unchanged = same && !restored[0];
+    if (rc == 0 && unchanged && *unchanged) {
+        bh_pack_writer_free(w);
+        return 0;
+    }
+    *e = (struct bh_index_entry){.db = stored.root,
+                                 .page_size = stored.page_size,
+                                 .changed = stored.changed,
+                                 .uploaded = bh_pack_writer_bytes(w)};
+    memcpy(e->branch, branch, strnlen(branch, sizeof e->branch - 1));
+    if (rc == 0) {
+        history_new_id(h, on->newest.time_ms, e->id, &e->time_ms);
+        bh_pack_writer_set_tree(w, BH_TREE_INDEX);
+        rc = bh_index_append(h->trees, &on->index, e, w, index_out, call, err);
+    }
+    if (rc == 0)
+        rc = bh_pack_writer_finish(w, err);
+    uint64_t sent = bh_pack_writer_bytes(w);
+    bh_pack_writer_free(w);
+    if (rc == 0)
+        rc = history_put_record(h, e, on->newest.id, index_out, call, err);
+    e->uploaded = sent; /* the pack's trailer is not known before */
+    return rc;
+}

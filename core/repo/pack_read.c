@@ -1,0 +1,192 @@
+/* Records of packs: what lies close together comes with one request, several at once. */
+#include "repo/pack_private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+
+#define GAP_MAX   ((uint64_t)64 << 10) /* fetched in vain rather than asked around */
+#define GROUP_MAX ((uint64_t)4 << 20)  /* bytes of one request */
+
+/* Wants that one request serves. */
+struct group {
+    struct bh_pack_want *wants;
+    size_t count;
+    uint64_t at, end; /* in the pack */
+};
+
+struct team {
+    struct bh_packs *packs;
+    const char *what;
+    struct group *groups;
+    size_t count;
+    struct bh_call call;
+    atomic_bool over;      /* nothing more is to be done */
+    pthread_mutex_t mutex; /* guards what follows */
+    size_t next;           /* the group that is taken next */
+    int rc;                /* the first error */
+    struct bh_error error;
+};
+
+/* --- one group --- */
+
+static bool same_want(const struct bh_pack_want *a, const struct bh_pack_want *b)
+{
+    return a->ref.pack == b->ref.pack && a->ref.offset == b->ref.offset &&
+           a->ref.stored == b->ref.stored && a->ref.encoding == b->ref.encoding &&
+           a->raw == b->raw && bh_ref_same_content(&a->ref, &b->ref);
+}
+
+static int decode_group(const struct group *g, ZSTD_DCtx *context, const char *bytes,
+                        const char *what, struct bh_error *err)
+{
+    int rc = 0;
+    for (size_t i = 0; !rc && i < g->count; i++) {
+        const struct bh_pack_want *w = &g->wants[i];
+        if (i > 0 && same_want(w, w - 1))
+            memmove(w->buf, (w - 1)->buf, w->raw);
+        else
+            rc = bh_pack_record_decode(context, &w->ref, bytes + (w->ref.offset - g->at), w->raw,
+                                       w->buf, what, err);
+    }
+    return rc;
+}
+
+/* *buf, with room for *cap bytes, is the thread's own and grows. */
+static int read_group(struct team *t, const struct group *g, ZSTD_DCtx *context, char **buf,
+                      size_t *cap, struct bh_error *err)
+{
+    size_t len = (size_t)(g->end - g->at);
+    bool in_place = g->count == 1 && g->wants->ref.encoding == BH_ENC_RAW;
+    if (!in_place && len > *cap) {
+        free(*buf);
+        *buf = malloc(len);
+        *cap = *buf ? len : 0;
+        if (!*buf)
+            return bh_fail(err, ENOMEM, "out of memory while reading %s", t->what);
+    }
+    char *bytes = in_place ? g->wants->buf : *buf;
+    int rc =
+        bh_packs_fetch(t->packs, g->wants->ref.pack, g->at, bytes, len, t->what, &t->call, err);
+    return rc ? rc : decode_group(g, context, bytes, t->what, err);
+}
+
+/* --- all groups --- */
+
+static struct group *take_group(struct team *t)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    return t->rc || t->next == t->count ? NULL : &t->groups[t->next++];
+}
+
+static void team_fail(struct team *t, int rc, const struct bh_error *why)
+{
+    BH_LOCK_SCOPE(&t->mutex);
+    if (!t->rc) {
+        t->rc = rc;
+        t->error = *why;
+    }
+    atomic_store(&t->over, true);
+}
+
+static void *team_main(void *arg)
+{
+    struct team *t = arg;
+    struct bh_error err = {0};
+    BH_FREE char *buf = NULL;
+    size_t cap = 0;
+    ZSTD_DCtx *context = bh_packs_take_context(t->packs);
+    int rc = context ? 0 : bh_fail(&err, ENOMEM, "out of memory while reading %s", t->what);
+    for (struct group *g; !rc && (g = take_group(t));)
+        rc = read_group(t, g, context, &buf, &cap, &err);
+    bh_packs_give_context(t->packs, context);
+    if (rc)
+        team_fail(t, rc, &err);
+    return NULL;
+}
+
+/* The caller's thread works, too; where no more can be started, it works alone. */
+static void team_run(struct team *t)
+{
+    pthread_t threads[BH_PACKS_PARALLEL_MAX];
+    unsigned parallel = t->packs->options.parallel, started = 0;
+    while (started + 1 < parallel && started + 1 < t->count &&
+           bh_packs_thread(&threads[started], team_main, t) == 0)
+        started++;
+    team_main(t);
+    while (started > 0)
+        pthread_join(threads[--started], NULL);
+}
+
+static int by_place(const void *pa, const void *pb)
+{
+    const struct bh_ref *a = &((const struct bh_pack_want *)pa)->ref;
+    const struct bh_ref *b = &((const struct bh_pack_want *)pb)->ref;
+    if (a->pack != b->pack)
+        return a->pack < b->pack ? -1 : 1;
+    return (a->offset > b->offset) - (a->offset < b->offset);
+}
+
+/* Sorted wants, none of them zero, into groups. Returns how many. */
+static size_t make_groups(struct bh_pack_want *wants, size_t count, struct group *groups)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct bh_ref *r = &wants[i].ref;
+        uint64_t end = (uint64_t)r->offset + r->stored;
+        struct group *g = n ? &groups[n - 1] : NULL;
+        if (!g || g->wants->ref.pack != r->pack || r->offset > g->end + GAP_MAX ||
+            end - g->at > GROUP_MAX) {
+            groups[n++] =
+                (struct group){.wants = &wants[i], .count = 1, .at = r->offset, .end = end};
+            continue;
+        }
+        g->count++;
+        if (end > g->end)
+            g->end = end;
+    }
+    return n;
+}
+
+static int read_wants(struct bh_packs *p, struct bh_pack_want *wants, size_t count,
+                      struct group *groups, const char *what, const struct bh_call *call,
+                      struct bh_error *err)
+{
+    struct team t = {.packs = p, .what = what, .groups = groups};
+    t.count = make_groups(wants, count, groups);
+    t.call = bh_packs_call(call, &t.over);
+    pthread_mutex_init(&t.mutex, NULL);
+    team_run(&t);
+    pthread_mutex_destroy(&t.mutex);
+    return t.rc ? bh_fail(err, t.rc, "%s", t.error.text) : 0;
+}
+
+int bh_packs_read_many(struct bh_packs *p, struct bh_pack_want *wants, size_t count,
+                       const char *what, const struct bh_call *call, struct bh_error *err)
+{
+    size_t zeros = 0;
+    for (size_t i = 0; i < count; i++) {
+        int rc = bh_ref_check(&wants[i].ref, wants[i].raw, what, err);
+        if (rc)
+            return rc;
+    }
+    if (count > 1)
+        qsort(wants, count, sizeof *wants, by_place);
+    for (; zeros < count && bh_ref_is_zero(&wants[zeros].ref); zeros++)
+        memset(wants[zeros].buf, 0, wants[zeros].raw);
+    if (zeros == count)
+        return 0;
+    BH_FREE struct group *groups = malloc((count - zeros) * sizeof *groups);
+    if (!groups)
+        return bh_fail(err, ENOMEM, "out of memory while reading %s", what);
+    return read_wants(p, wants + zeros, count - zeros, groups, what, call, err);
+}
+
+int bh_packs_read(struct bh_packs *p, const struct bh_ref *ref, size_t raw, void *buf,
+                  const char *what, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_pack_want want = {.ref = *ref, .raw = raw, .buf = buf};
+    return bh_packs_read_many(p, &want, 1, what, call, err);
+}

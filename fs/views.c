@@ -1,0 +1,554 @@
+/* Requests to snapshots/ and branches/. What a snapshot holds never changes, so the kernel keeps
+ * it; what a name means it asks each time, which costs a lookup in memory (views_cache.c). */
+#include "views.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+#include "util/clock.h"
+
+#define INO_VIEWS (1ull << 62) /* beyond those of everything else in the mount */
+#define READ_MAX  (1u << 20)   /* the kernel asks for no more at once */
+
+static const char *const root_names[] = {"branches", "snapshots"};
+
+bool views_exist(struct daemon *d)
+{
+    return bh_history_of(d->bh) != NULL;
+}
+
+const char *views_root_name(int i)
+{
+    return i < 2 ? root_names[i] : NULL;
+}
+
+ino_t views_root_ino(int i)
+{
+    return view_ino(root_names[i], NULL);
+}
+
+/* --- what there is --- */
+
+ino_t view_ino(const char *path, const char *name)
+{
+    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */
+    for (; *path; path++)
+        h = (h ^ (unsigned char)*path) * 0x100000001b3u;
+    if (name)
+        h = (h ^ '/') * 0x100000001b3u;
+    for (; name && *name; name++)
+        h = (h ^ (unsigned char)*name) * 0x100000001b3u;
+    return (ino_t)(h >> 2 | INO_VIEWS);
+}
+
+bool view_is_dir(const struct view *v)
+{
+    return v->kind != VIEW_DB && v->kind != VIEW_INFO;
+}
+
+static void print_path(struct bh_strbuf *out, enum view_kind kind, const char *branch,
+                       const char *name)
+{
+    if (kind == VIEW_BRANCHES || branch[0])
+        bh_strbuf_addf(out, "branches");
+    if (branch[0])
+        bh_strbuf_addf(out, "/%s", branch);
+    if (kind == VIEW_SNAPSHOTS || name[0])
+        bh_strbuf_addf(out, "%ssnapshots", branch[0] ? "/" : "");
+    if (name[0])
+        bh_strbuf_addf(out, "/%s", name);
+    if (kind == VIEW_DB || kind == VIEW_INFO)
+        bh_strbuf_addf(out, "/%s", kind == VIEW_DB ? BH_DB_NAME : "info");
+}
+
+struct view *view_new(enum view_kind kind, const char *branch, const char *name,
+                      const struct bh_index_entry *e)
+{
+    BH_STRBUF path = {0};
+    print_path(&path, kind, branch, name);
+    if (path.failed)
+        return NULL;
+    size_t size = 2 * path.len + strlen(branch) + strlen(name) + BH_SNAPSHOT_ID_MAX + 5;
+    struct view *v = malloc(sizeof *v + size);
+    if (!v)
+        return NULL;
+    *v = (struct view){.kind = kind, .fixed = e != NULL, .ino = view_ino(path.data, NULL)};
+    if (e)
+        v->e = *e;
+    char *at = v->text;
+    v->branch = at;
+    at = stpcpy(at, branch) + 1;
+    v->name = at;
+    at = stpcpy(at, name) + 1;
+    v->path = at;
+    at = stpcpy(at, path.data) + 1;
+    v->key = at;
+    at = stpcpy(at, path.data);
+    if (e)
+        stpcpy(stpcpy(at, "@"), e->id);
+    return v;
+}
+
+/* --- attributes --- */
+
+static void set_times(struct stat *st, int64_t ms)
+{
+    st->st_mtim.tv_sec = st->st_ctim.tv_sec = st->st_atim.tv_sec = ms / 1000;
+    st->st_mtim.tv_nsec = st->st_ctim.tv_nsec = st->st_atim.tv_nsec = ms % 1000 * 1000000;
+}
+
+/* When it was made, or changed last. */
+static int64_t time_of(struct daemon *d, const struct view *v)
+{
+    struct branch b;
+    if (v->fixed)
+        return v->e.time_ms;
+    if (v->kind != VIEW_BRANCHES && branch_known(d, v->branch, &b) == 0 && b.has_history)
+        return b.head.newest.time_ms;
+    return d->started_ms;
+}
+
+/* Without waiting: an info file has a size only where the labels are known. */
+static double stat_view(struct daemon *d, const struct view *v, struct stat *st)
+{
+    bool verbs = v->kind == VIEW_BRANCHES || (v->kind == VIEW_SNAPSHOTS && !v->branch[0]);
+    *st =
+        (struct stat){.st_ino = v->ino,
+                      .st_mode = view_is_dir(v) ? S_IFDIR | (verbs ? 0755 : 0555) : S_IFREG | 0444,
+                      .st_nlink = 1, /* of a directory: how many are in it is not counted */
+                      .st_uid = d->uid,
+                      .st_gid = d->gid,
+                      .st_blksize = 4096};
+    set_times(st, time_of(d, v));
+    if (v->kind == VIEW_SNAPSHOT)
+        st->st_nlink = 2;
+    if (v->kind == VIEW_DB) {
+        st->st_size = (off_t)v->e.db.size;
+        st->st_blocks = (blkcnt_t)((v->e.db.size + 511) / 512);
+    }
+    if (v->kind == VIEW_INFO) {
+        BH_STRBUF text = {0};
+        struct bh_error err;
+        if (view_info_text(d, v, false, &text, NULL, &err) == 0)
+            st->st_size = (off_t)text.len;
+    }
+    return v->kind == VIEW_SNAPSHOT || v->kind == VIEW_DB ? CACHE_SECONDS : 0;
+}
+
+double views_stat(struct daemon *d, const struct node *n, struct stat *st)
+{
+    return stat_view(d, n->view, st);
+}
+
+/* Whether stat_view knows all. */
+static bool can_stat(struct daemon *d, const struct view *v)
+{
+    struct branch b;
+    BH_STRBUF text = {0};
+    struct bh_error err;
+    if (v->kind == VIEW_INFO)
+        return view_info_text(d, v, false, &text, NULL, &err) != EAGAIN;
+    return v->fixed || v->kind == VIEW_BRANCHES || branch_known(d, v->branch, &b) != EAGAIN;
+}
+
+/* Makes it so that it does. */
+static int prepare_stat(struct daemon *d, const struct view *v, const struct bh_call *call,
+                        struct bh_error *err)
+{
+    struct branch b;
+    BH_STRBUF text = {0};
+    if (v->kind == VIEW_INFO)
+        return view_info_text(d, v, true, &text, call, err);
+    return v->fixed || v->kind == VIEW_BRANCHES ? 0 : branch_get(d, v->branch, &b, call, err);
+}
+
+/* --- tasks --- */
+
+static void on_interrupt(fuse_req_t req, void *arg)
+{
+    struct view_task *t = arg;
+    (void)req;
+    atomic_store(&t->cancel, true);
+}
+
+struct view_task *view_task_new(fuse_req_t req, const struct view *v, view_run_fn *run,
+                                const char *name)
+{
+    struct view_task *t = calloc(1, sizeof *t);
+    if (!t) {
+        fuse_reply_err(req, ENOMEM);
+        return NULL;
+    }
+    t->req = req;
+    t->daemon = daemon_of(req);
+    t->view = v;
+    t->run = run;
+    t->call.cancel = &t->cancel;
+    t->call.stop = &t->daemon->closing;
+    snprintf(t->name, sizeof t->name, "%s", name ? name : "");
+    return t;
+}
+
+void view_task_done(struct view_task *t)
+{
+    fuse_req_interrupt_func(t->req, NULL, NULL);
+}
+
+static void refuse_task(struct view_task *t, int rc, const struct bh_error *err)
+{
+    view_task_done(t);
+    /* That something is not there is no failure of a lookup. */
+    if (t->verb || (rc != ENOENT && rc != ECANCELED))
+        explain(t->daemon, "%s", err->text);
+    fuse_reply_err(t->req, rc == ECANCELED ? EINTR : rc);
+}
+
+void view_task_run(struct view_task *t)
+{
+    struct bh_error err = {0};
+    int rc = bh_call_check(&t->call, "the request", &err);
+    if (rc == 0)
+        rc = t->run(t, &err);
+    if (rc)
+        refuse_task(t, rc, &err);
+    free(t);
+}
+
+static void run_task(void *arg)
+{
+    view_task_run(arg);
+}
+
+void view_task_start(struct view_task *t)
+{
+    struct bh_error err;
+    fuse_req_interrupt_func(t->req, on_interrupt, t);
+    int rc = t->verb ? verb_start(t) : workers_run(t->daemon->fetchers, run_task, t);
+    if (rc == 0)
+        return;
+    bh_fail(&err, rc, "out of memory");
+    refuse_task(t, rc, &err);
+    free(t);
+}
+
+/* --- lookup --- */
+
+/* Answers with v, which is taken over. */
+static void reply_view(fuse_req_t req, struct view *v, double entry_timeout)
+{
+    struct daemon *d = daemon_of(req);
+    struct node *n = v ? node_for_view(v) : NULL;
+    if (!n) {
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    struct fuse_entry_param e = {.ino = node_ino(n), .entry_timeout = entry_timeout};
+    e.attr_timeout = stat_view(d, n->view, &e.attr);
+    if (fuse_reply_entry(req, &e) == -ENOENT)
+        node_forget(e.ino, 1);
+}
+
+static void reply_absent(fuse_req_t req, double timeout)
+{
+    fuse_reply_entry(req, &(struct fuse_entry_param){.entry_timeout = timeout});
+}
+
+static double entry_seconds(const struct view *dir)
+{
+    return dir->kind == VIEW_SNAPSHOT ? CACHE_SECONDS : 0;
+}
+
+static int known_kind(const struct view *dir, const char *name, enum view_kind *kind)
+{
+    if (!strcmp(name, BH_DB_NAME))
+        *kind = VIEW_DB;
+    else if (!strcmp(name, "info"))
+        *kind = VIEW_INFO;
+    else if (dir->kind == VIEW_BRANCH && !strcmp(name, "snapshots"))
+        *kind = VIEW_SNAPSHOTS;
+    else
+        return ENOENT;
+    return 0;
+}
+
+/* The child of a directory whose branch is *b (not of branches/). NULL: no memory. */
+static struct view *child_of(const struct view *dir, const struct branch *b, enum view_kind kind)
+{
+    const struct bh_index_entry *e = dir->fixed ? &dir->e : NULL;
+    if (dir->kind == VIEW_BRANCH && kind == VIEW_DB)
+        e = &b->head.newest;
+    return view_new(kind, dir->branch, dir->name, e);
+}
+
+/* 0: *out is the view (NULL: no memory), ENOENT, EAGAIN. */
+static int look_up_known(struct daemon *d, const struct view *dir, const char *name,
+                         struct view **out)
+{
+    struct branch b = {0};
+    struct bh_index_entry e;
+    enum view_kind kind;
+    int rc;
+    *out = NULL;
+    switch (dir->kind) {
+    case VIEW_BRANCHES:
+        rc = branch_known(d, name, &b);
+        if (rc == 0)
+            *out = view_new(VIEW_BRANCH, name, "", NULL);
+        return rc;
+    case VIEW_SNAPSHOTS:
+        rc = branch_known(d, dir->branch, &b);
+        if (rc == 0)
+            rc = snapshot_known(&b, name, &e);
+        if (rc == 0)
+            *out = view_new(VIEW_SNAPSHOT, dir->branch, name, &e);
+        return rc;
+    case VIEW_BRANCH:
+        rc = known_kind(dir, name, &kind);
+        if (rc == 0)
+            rc = branch_known(d, dir->branch, &b);
+        if (rc == 0 && kind != VIEW_INFO && !b.has_history)
+            rc = ENOENT;
+        break;
+    case VIEW_SNAPSHOT:
+        rc = known_kind(dir, name, &kind);
+        break;
+    default:
+        return ENOTDIR;
+    }
+    if (rc == 0 && (*out = child_of(dir, &b, kind)) != NULL && !can_stat(d, *out)) {
+        free(*out);
+        rc = EAGAIN;
+    }
+    return rc;
+}
+
+/* Asks the bucket for what look_up_known does not know. */
+static int prepare_lookup(struct view_task *t, struct bh_error *err)
+{
+    const struct view *dir = t->view;
+    struct branch b;
+    struct bh_index_entry e;
+    enum view_kind kind;
+    if (dir->kind == VIEW_BRANCHES)
+        return branch_get(t->daemon, t->name, &b, &t->call, err);
+    int rc = dir->kind == VIEW_SNAPSHOT ? 0 : branch_get(t->daemon, dir->branch, &b, &t->call, err);
+    if (rc || dir->kind == VIEW_SNAPSHOTS)
+        return rc ? rc : snapshot_get(t->daemon, &b, t->name, &e, &t->call, err);
+    if (known_kind(dir, t->name, &kind) != 0)
+        return 0;
+    BH_FREE struct view *child = child_of(dir, &b, kind);
+    return child ? prepare_stat(t->daemon, child, &t->call, err) : 0;
+}
+
+int view_run_lookup(struct view_task *t, struct bh_error *err)
+{
+    struct view *v;
+    int rc = 0, known;
+    /* What was just learnt can be outdated by a change of this mount's before it is used. */
+    for (int tries = 0; (known = look_up_known(t->daemon, t->view, t->name, &v)) == EAGAIN; tries++)
+        if ((rc = prepare_lookup(t, err)) != 0 || tries == 20)
+            break;
+    if (rc && rc != ENOENT)
+        return rc;
+    if (known == EAGAIN && rc == 0)
+        return bh_fail(err, EAGAIN, "%s/%s changes all the time", t->view->path, t->name);
+    view_task_done(t);
+    if (known == 0)
+        reply_view(t->req, v, entry_seconds(t->view));
+    else
+        reply_absent(t->req, 0);
+    return 0;
+}
+
+bool views_lookup_in_root(fuse_req_t req, const char *name)
+{
+    if (!views_exist(daemon_of(req)))
+        return false;
+    bool is_branches = !strcmp(name, root_names[0]);
+    if (!is_branches && strcmp(name, root_names[1]) != 0)
+        return false;
+    reply_view(req, view_new(is_branches ? VIEW_BRANCHES : VIEW_SNAPSHOTS, "", "", NULL),
+               CACHE_SECONDS);
+    return true;
+}
+
+void views_lookup(fuse_req_t req, struct node *n, const char *name)
+{
+    struct view *v;
+    int rc = look_up_known(daemon_of(req), n->view, name, &v);
+    if (rc == 0) {
+        reply_view(req, v, entry_seconds(n->view));
+    } else if (rc == ENOENT) {
+        reply_absent(req, entry_seconds(n->view));
+    } else if (rc == EAGAIN) {
+        struct view_task *t = view_task_new(req, n->view, view_run_lookup, name);
+        if (t)
+            view_task_start(t);
+    } else {
+        fuse_reply_err(req, rc);
+    }
+}
+
+static void reply_attr(fuse_req_t req, const struct view *v)
+{
+    struct stat st;
+    double timeout = stat_view(daemon_of(req), v, &st);
+    fuse_reply_attr(req, &st, timeout);
+}
+
+static int run_getattr(struct view_task *t, struct bh_error *err)
+{
+    int rc = prepare_stat(t->daemon, t->view, &t->call, err);
+    if (rc)
+        return rc;
+    view_task_done(t);
+    reply_attr(t->req, t->view);
+    return 0;
+}
+
+void views_getattr(fuse_req_t req, struct node *n)
+{
+    if (can_stat(daemon_of(req), n->view)) {
+        reply_attr(req, n->view);
+        return;
+    }
+    struct view_task *t = view_task_new(req, n->view, run_getattr, NULL);
+    if (t)
+        view_task_start(t);
+}
+
+/* --- files --- */
+
+/* The text of an info file is made when it is opened. */
+static struct bh_strbuf *text_of(const struct fuse_file_info *fi)
+{
+    return (struct bh_strbuf *)(uintptr_t)fi->fh;
+}
+
+static void free_text(struct bh_strbuf *text)
+{
+    if (text)
+        bh_strbuf_free(text);
+    free(text);
+}
+
+static void reply_open(fuse_req_t req, struct fuse_file_info *fi)
+{
+    if (fuse_reply_open(req, fi) == -ENOENT)
+        free_text(text_of(fi));
+}
+
+/* 0: it was answered. */
+static int open_info(fuse_req_t req, const struct view *v, struct fuse_file_info *fi, bool wait,
+                     const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_strbuf *text = calloc(1, sizeof *text);
+    if (!text)
+        return bh_fail(err, ENOMEM, "out of memory");
+    int rc = view_info_text(daemon_of(req), v, wait, text, call, err);
+    if (rc) {
+        free_text(text);
+        return rc;
+    }
+    fi->fh = (uint64_t)(uintptr_t)text;
+    fi->direct_io = 1;
+    fuse_req_interrupt_func(req, NULL, NULL);
+    reply_open(req, fi);
+    return 0;
+}
+
+static int run_open(struct view_task *t, struct bh_error *err)
+{
+    return open_info(t->req, t->view, &t->fi, true, &t->call, err);
+}
+
+void views_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
+{
+    const struct view *v = n->view;
+    struct bh_error err;
+    if (view_is_dir(v)) {
+        fuse_reply_err(req, EISDIR);
+        return;
+    }
+    if ((fi->flags & O_ACCMODE) != O_RDONLY || fi->flags & O_TRUNC) {
+        fuse_reply_err(req, EROFS);
+        return;
+    }
+    fi->fh = 0;
+    if (v->kind == VIEW_DB) {
+        fi->keep_cache = 1;
+        fuse_reply_open(req, fi);
+        return;
+    }
+    int rc = open_info(req, v, fi, false, NULL, &err);
+    if (rc == 0)
+        return;
+    struct view_task *t = rc == EAGAIN ? view_task_new(req, v, run_open, NULL) : NULL;
+    if (t) {
+        t->fi = *fi;
+        view_task_start(t);
+    } else if (rc != EAGAIN) {
+        fuse_reply_err(req, rc);
+    }
+}
+
+static uint32_t block_size_of(struct daemon *d)
+{
+    struct bh_history_status st;
+    bh_history_status(bh_history_of(d->bh), &st);
+    return st.block_size;
+}
+
+static int run_read(struct view_task *t, struct bh_error *err)
+{
+    BH_FREE char *buf = malloc(t->size);
+    if (!buf)
+        return bh_fail(err, ENOMEM, "out of memory reading %s", t->view->path);
+    int rc = blocks_read(t->daemon, &t->view->e, block_size_of(t->daemon), (uint64_t)t->offset, buf,
+                         t->size, &t->call, err);
+    if (rc)
+        return rc;
+    view_task_done(t);
+    fuse_reply_buf(t->req, buf, t->size);
+    return 0;
+}
+
+static void read_db(fuse_req_t req, const struct view *v, size_t size, uint64_t off)
+{
+    static _Thread_local char buf[READ_MAX]; /* of the loop thread */
+    uint64_t left = off < v->e.db.size ? v->e.db.size - off : 0;
+    size = size < left ? size : (size_t)left;
+    if (size <= sizeof buf &&
+        blocks_known(&v->e, block_size_of(daemon_of(req)), off, buf, size) == 0) {
+        fuse_reply_buf(req, buf, size);
+        return;
+    }
+    struct view_task *t = view_task_new(req, v, run_read, NULL);
+    if (t) {
+        t->size = size;
+        t->offset = (off_t)off;
+        view_task_start(t);
+    }
+}
+
+void views_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    const struct bh_strbuf *text = text_of(fi);
+    if (n->view->kind == VIEW_DB) {
+        read_db(req, n->view, size, (uint64_t)off);
+        return;
+    }
+    size_t at = (uint64_t)off < text->len ? (size_t)off : text->len;
+    size_t len = text->len - at < size ? text->len - at : size;
+    fuse_reply_buf(req, len ? text->data + at : NULL, len);
+}
+
+void views_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
+{
+    if (n->view->kind == VIEW_INFO)
+        free_text(text_of(fi));
+    fuse_reply_err(req, 0);
+}

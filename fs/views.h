@@ -1,0 +1,134 @@
+/* snapshots/ and branches/: points in the history as directories, and verbs on them. What the files
+ * views*.c share; the rest of the daemon needs what daemon.h says of them.
+ *
+ * Nothing that waits for the bucket runs on the loop thread: a request is answered at once from
+ * what is known in memory, or becomes a task of d->fetchers. */
+#ifndef BHFS_VIEWS_H
+#define BHFS_VIEWS_H
+
+#include <limits.h>
+
+#include "daemon.h"
+
+enum view_kind {
+    VIEW_SNAPSHOTS, /* snapshots/, branches/NAME/snapshots/ */
+    VIEW_BRANCHES,  /* branches/ */
+    VIEW_BRANCH,    /* branches/NAME/ */
+    VIEW_SNAPSHOT,  /* snapshots/X/, branches/NAME/snapshots/X/ */
+    VIEW_DB,        /* live.db in one of the last two; of one snapshot, whatever the branch does */
+    VIEW_INFO,      /* info beside it */
+};
+
+/* What a node of kind NODE_VIEW stands for. Never changes: where a path means another snapshot than
+ * before it is another node. */
+struct view {
+    enum view_kind kind;
+    bool fixed;              /* it is of the snapshot e */
+    struct bh_index_entry e; /* if fixed */
+    ino_t ino;
+    const char *branch; /* "" below snapshots/: the current one */
+    const char *name;   /* of the snapshot's directory, an id or a label; "" above that */
+    const char *path;   /* in the mount */
+    const char *key;    /* tells nodes apart: the path, and the snapshot */
+    char text[];
+};
+
+/* NULL: no memory. e: NULL, or the snapshot that it is fixed to. Freed with free(). */
+struct view *view_new(enum view_kind kind, const char *branch, const char *name,
+                      const struct bh_index_entry *e);
+bool view_is_dir(const struct view *v);
+/* The number of NAME in the directory at path (NULL: of path itself). */
+ino_t view_ino(const char *path, const char *name);
+
+/* --- views.c: answering --- */
+
+struct view_task;
+/* Answers t->req and returns 0, or returns an errno with a sentence. */
+typedef int view_run_fn(struct view_task *t, struct bh_error *err);
+
+/* A request that waits for the bucket. */
+struct view_task {
+    fuse_req_t req;
+    struct daemon *daemon;
+    const struct view *view; /* the kernel keeps its node while the request is under way */
+    view_run_fn *run;
+    bool verb;              /* one of few at a time, and every failure is told */
+    atomic_bool cancel;     /* the client does not want it any more */
+    struct bh_call call;    /* for what it calls: its limits */
+    struct view_task *next; /* of verbs that wait */
+    size_t size;
+    off_t offset;
+    struct fuse_file_info fi;
+    char name[NAME_MAX + 1], new_name[NAME_MAX + 1];
+};
+
+/* NULL: no memory; req was answered then. */
+struct view_task *view_task_new(fuse_req_t req, const struct view *v, view_run_fn *run,
+                                const char *name);
+void view_task_start(struct view_task *t);
+/* Before an answer: nobody interrupts it any more. */
+void view_task_done(struct view_task *t);
+/* Runs it and answers; frees it. */
+void view_task_run(struct view_task *t);
+/* Looks t->name up in t->view and answers with an entry. */
+int view_run_lookup(struct view_task *t, struct bh_error *err);
+
+/* --- views_dirs.c --- */
+/* The text of an info file: of a snapshot, or of a branch. EAGAIN where wait is false and it would
+ * have to. */
+int view_info_text(struct daemon *d, const struct view *v, bool wait, struct bh_strbuf *out,
+                   const struct bh_call *call, struct bh_error *err);
+
+/* --- views_verbs.c --- */
+/* Queues it: at most four at a time, so that they cannot occupy all fetchers. */
+int verb_start(struct view_task *t);
+
+/* --- views_cache.c: what is known of the history; any thread. The functions *_known never wait:
+ * EAGAIN where they would have to. What is in the cache is a second old at most; what this mount
+ * does itself is seen at once (views_changed). --- */
+
+/* All that is not dropped of one history, oldest first; counted. */
+struct snaps {
+    atomic_uint refs;
+    struct bh_root index;
+    size_t count;
+    struct bh_index_entry *entries;
+};
+struct snaps *snaps_known(const struct bh_root *index); /* NULL: not known */
+int snaps_get(struct daemon *d, const struct bh_head *head, struct snaps **out,
+              const struct bh_call *call, struct bh_error *err);
+void snaps_put(struct snaps *s); /* NULL is fine */
+
+/* A branch; "" is the current one. ENOENT: there is none. */
+struct branch {
+    bool has_history; /* else it is upstream's, or has nothing yet: of head only the name counts */
+    struct bh_head head;
+};
+int branch_known(struct daemon *d, const char *name, struct branch *out);
+int branch_get(struct daemon *d, const char *name, struct branch *out, const struct bh_call *call,
+               struct bh_error *err);
+
+/* An id or a label in the history of that branch. ENOENT: in it there is none. */
+int snapshot_known(const struct branch *b, const char *name, struct bh_index_entry *out);
+int snapshot_get(struct daemon *d, const struct branch *b, const char *name,
+                 struct bh_index_entry *out, const struct bh_call *call, struct bh_error *err);
+
+/* Labels in the history of that branch, an array freed by the caller. fresh: asks the bucket which
+ * there are. */
+struct label {
+    char name[BH_BRANCH_MAX];
+    char id[BH_SNAPSHOT_ID_MAX];
+};
+int labels_known(const struct branch *b, struct label **out, size_t *count);
+int labels_get(struct daemon *d, const struct branch *b, bool fresh, struct label **out,
+               size_t *count, const struct bh_call *call, struct bh_error *err);
+
+/* --- views_blocks.c: blocks of snapshots, as a client reads them a page at a time --- */
+/* Bytes of the snapshot that are in memory: all of [offset, offset + len) or EAGAIN. */
+int blocks_known(const struct bh_index_entry *e, uint32_t block_size, uint64_t offset, void *buf,
+                 size_t len);
+int blocks_read(struct daemon *d, const struct bh_index_entry *e, uint32_t block_size,
+                uint64_t offset, void *buf, size_t len, const struct bh_call *call,
+                struct bh_error *err);
+
+#endif

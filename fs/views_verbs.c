@@ -1,0 +1,189 @@
+/* mkdir, rmdir and mv in snapshots/ and branches/. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "views.h"
+
+/* How long the client waits; what takes longer may still happen. */
+#define DEADLINE_MS 10000
+#define AT_ONCE     4
+
+/* --- a few at a time --- */
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static unsigned running;
+static struct view_task *waiting, **waiting_tail = &waiting;
+
+static void run_verbs(void *arg)
+{
+    struct view_task *t = arg;
+    while (t) {
+        view_task_run(t);
+        BH_LOCK_SCOPE(&mutex);
+        t = waiting;
+        if (!t)
+            running--;
+        else if (!(waiting = t->next))
+            waiting_tail = &waiting;
+    }
+}
+
+int verb_start(struct view_task *t)
+{
+    BH_LOCK_SCOPE(&mutex);
+    if (running >= AT_ONCE) {
+        t->next = NULL;
+        *waiting_tail = t;
+        waiting_tail = &t->next;
+        return 0;
+    }
+    int rc = workers_run(t->daemon->fetchers, run_verbs, t);
+    if (rc == 0)
+        running++;
+    return rc;
+}
+
+/* --- what they do --- */
+
+/* The end of each: what is known is outdated, also where it failed with the work half done. */
+static int ended(struct view_task *t, int rc, struct bh_error *err)
+{
+    views_changed();
+    if (rc) {
+        bh_fail_prefix(err, rc, "%s/%s", t->view->path, t->name);
+        return rc;
+    }
+    BH_LOCK_SCOPE(&t->daemon->status_mutex);
+    strcpy(t->daemon->last_status, "ok");
+    return 0;
+}
+
+static int reply_ok(struct view_task *t)
+{
+    view_task_done(t);
+    fuse_reply_err(t->req, 0);
+    return 0;
+}
+
+static int run_mkdir(struct view_task *t, struct bh_error *err)
+{
+    struct bh *bh = t->daemon->bh;
+    int rc = t->view->kind == VIEW_BRANCHES ? bh_fork_call(bh, t->name, &t->call, err)
+                                            : bh_label_call(bh, NULL, t->name, &t->call, err);
+    rc = ended(t, rc, err);
+    return rc ? rc : view_run_lookup(t, err);
+}
+
+static int run_rmdir(struct view_task *t, struct bh_error *err)
+{
+    struct bh *bh = t->daemon->bh;
+    int rc;
+    if (t->view->kind == VIEW_BRANCHES)
+        rc = bh_delete_branch_call(bh, t->name, &t->call, err);
+    else if (bh_is_snapshot_id(t->name))
+        rc = bh_drop_call(bh, t->name, &t->call, err);
+    else
+        rc = bh_unlabel_call(bh, t->name, &t->call, err);
+    rc = ended(t, rc, err);
+    return rc ? rc : reply_ok(t);
+}
+
+static int run_rename(struct view_task *t, struct bh_error *err)
+{
+    struct bh *bh = t->daemon->bh;
+    int rc;
+    if (t->view->kind == VIEW_BRANCHES)
+        rc = bh_rename_branch_call(bh, t->name, t->new_name, &t->call, err);
+    else if (bh_is_snapshot_id(t->name))
+        rc = bh_label_call(bh, t->name, t->new_name, &t->call, err);
+    else
+        rc = bh_rename_label_call(bh, t->name, t->new_name, &t->call, err);
+    rc = ended(t, rc, err);
+    return rc ? rc : reply_ok(t);
+}
+
+/* --- requests --- */
+
+static bool has_verbs(const struct view *v)
+{
+    return v->kind == VIEW_BRANCHES || (v->kind == VIEW_SNAPSHOTS && !v->branch[0]);
+}
+
+static void refuse(fuse_req_t req, const struct view *v)
+{
+    explain(daemon_of(req),
+            "%s: branches are made, removed and renamed in branches/, labels of the current branch "
+            "in snapshots/; nothing else in there changes",
+            v->path);
+    fuse_reply_err(req, EPERM);
+}
+
+static struct view_task *verb_new(fuse_req_t req, const struct view *v, view_run_fn *run,
+                                  const char *name)
+{
+    struct view_task *t = view_task_new(req, v, run, name);
+    if (t) {
+        t->verb = true;
+        t->call.deadline_ms = bh_mono_ms() + DEADLINE_MS;
+    }
+    return t;
+}
+
+static void start(fuse_req_t req, struct node *n, view_run_fn *run, const char *name)
+{
+    if (!has_verbs(n->view)) {
+        refuse(req, n->view);
+        return;
+    }
+    struct view_task *t = verb_new(req, n->view, run, name);
+    if (t)
+        view_task_start(t);
+}
+
+void views_mkdir(fuse_req_t req, struct node *n, const char *name)
+{
+    start(req, n, run_mkdir, name);
+}
+
+void views_rmdir(fuse_req_t req, struct node *n, const char *name)
+{
+    start(req, n, run_rmdir, name);
+}
+
+/* mv A B where the directory B exists means B/A. */
+static bool is_into_sibling(const struct view *from, const struct view *to)
+{
+    return (from->kind == VIEW_BRANCHES && to->kind == VIEW_BRANCH) ||
+           (from->kind == VIEW_SNAPSHOTS && to->kind == VIEW_SNAPSHOT && !to->branch[0]);
+}
+
+void views_rename(fuse_req_t req, struct node *n, const char *name, struct node *to,
+                  const char *new_name, unsigned flags)
+{
+    if (n->kind != NODE_VIEW || to->kind != NODE_VIEW || !has_verbs(n->view)) {
+        refuse(req, n->kind == NODE_VIEW ? n->view : to->view);
+        return;
+    }
+    if (flags & ~(unsigned)RENAME_NOREPLACE) {
+        fuse_reply_err(req, EINVAL);
+        return;
+    }
+    if (is_into_sibling(n->view, to->view)) {
+        explain(daemon_of(req), "%s exists already", to->view->path);
+        fuse_reply_err(req, EPERM); /* mv says strange things of EEXIST */
+        return;
+    }
+    if (n != to) {
+        refuse(req, to->view);
+        return;
+    }
+    struct view_task *t = verb_new(req, n->view, run_rename, name);
+    if (!t)
+        return;
+    snprintf(t->new_name, sizeof t->new_name, "%s", new_name);
+    view_task_start(t);
+}
