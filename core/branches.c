@@ -4,6 +4,8 @@
 
 #include "bh_private.h"
 #include "internal.h"
+#include "repo/gc.h"
+#include "repo/verify.h"
 #include "util/clock.h"
 
 struct bh_history *bh_history_of(struct bh *b)
@@ -101,4 +103,38 @@ int bh_hydrate_call(struct bh *b, const struct bh_call *call, struct bh_error *e
     struct bh_store *store = b->live->store;
     bh_end_turn(b);
     return bh_store_hydrate(store, call ? call->cancel : NULL, err);
+}
+
+int bh_gc_call(struct bh *b, bool dry_run, struct bh_strbuf *report, const struct bh_call *call,
+               struct bh_error *err)
+{
+    struct bh_gc_plan plan;
+    int rc = begin(b, call, err);
+    if (rc)
+        return rc;
+    struct bh_history *h = b->history;
+    pthread_mutex_lock(&b->mutex); /* a SIGHUP may change them */
+    struct bh_retention keep = {.keep_last = b->cfg->retention.keep_last,
+                                .keep_hourly = b->cfg->retention.keep_hourly,
+                                .keep_daily = b->cfg->retention.keep_daily,
+                                .keep_weekly = b->cfg->retention.keep_weekly,
+                                .keep_monthly = b->cfg->retention.keep_monthly};
+    int64_t grace_ms = b->cfg->retention.grace_ms;
+    pthread_mutex_unlock(&b->mutex);
+    rc = end(b, bh_history_retain(h, &keep, dry_run, &plan, call, err));
+    if (rc == 0)
+        rc = bh_history_collect(h, grace_ms, dry_run, &plan, report, call, err);
+    bh_gc_plan_free(&plan);
+    return rc;
+}
+
+int bh_verify_call(struct bh *b, bool full, struct bh_strbuf *report, const struct bh_call *call,
+                   struct bh_error *err)
+{
+    int rc = begin(b, call, err); /* that it runs */
+    if (rc)
+        return rc;
+    struct bh_history *h = b->history;
+    bh_end_turn(b);
+    return bh_history_verify(h, full, report, call, err);
 }

@@ -57,6 +57,12 @@ int bh_rename_label_call(struct bh *b, const char *from, const char *to, const s
 int bh_drop_call(struct bh *b, const char *id, const struct bh_call *call, struct bh_error *err);
 /* Fetches everything that is not local. Not under the turn: flushes go on. */
 int bh_hydrate_call(struct bh *b, const struct bh_call *call, struct bh_error *err);
+/* Retention (under the turn), then gc (not under it). report: lines of text, of a failure, too. */
+int bh_gc_call(struct bh *b, bool dry_run, struct bh_strbuf *report, const struct bh_call *call,
+               struct bh_error *err);
+/* See bh_history_verify. Not under the turn. */
+int bh_verify_call(struct bh *b, bool full, struct bh_strbuf *report, const struct bh_call *call,
+                   struct bh_error *err);
 
 /* Import with limits. */
 int bh_import_call(struct bh *b, const char *path, const struct bh_call *call,

@@ -1,5 +1,5 @@
-/* bhfs umount|flush|status|import|export: what a script or a person says to a mount, through its
- * control files. */
+/* bhfs umount|flush|status|import, and export of a mount: what a script or a person says to a
+ * mount, through its control files. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -166,36 +166,34 @@ int command_import(int argc, char **argv)
     return command(argv[2], "import", path) ? 1 : 0;
 }
 
-int command_export(int argc, char **argv)
+int export_mount(const char *mountpoint, const char *dest)
 {
     BH_FREE char *live = NULL;
     struct bh_error err;
     struct stat st;
-    if (argc != 3)
-        return usage_error("export MOUNTPOINT FILE");
-    if (asprintf(&live, "%s/" BH_DB_NAME, argv[1]) < 0) {
+    if (asprintf(&live, "%s/" BH_DB_NAME, mountpoint) < 0) {
         live = NULL;
-        return complain(argv[1], ENOMEM);
+        return complain(mountpoint, ENOMEM);
     }
     struct statvfs fs; /* asks the daemon, where stat may be answered from the kernel's cache */
-    if (statvfs(argv[1], &fs) != 0 || stat(live, &st) != 0)
-        return complain(argv[1], errno);
+    if (statvfs(mountpoint, &fs) != 0 || stat(live, &st) != 0)
+        return complain(mountpoint, errno);
     if (st.st_size == 0) {
         fprintf(stderr, "bhfs: %s is empty: there is nothing to export yet\n", live);
         return 1;
     }
-    if (access(argv[2], F_OK) == 0) {
-        fprintf(stderr, "bhfs: %s exists already; remove it or name another file\n", argv[2]);
+    if (access(dest, F_OK) == 0) {
+        fprintf(stderr, "bhfs: %s exists already; remove it or name another file\n", dest);
         return 1;
     }
-    if (bh_database_copy(live, argv[2], &err)) {
+    if (bh_database_copy(live, dest, &err)) {
         fprintf(stderr, "bhfs: %s\n", err.text);
-        unlink(argv[2]);
+        unlink(dest);
         return 1;
     }
-    BH_FD int fd = open(argv[2], O_RDONLY | O_CLOEXEC);
+    BH_FD int fd = open(dest, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fsync(fd) != 0) {
-        fprintf(stderr, "bhfs: %s cannot be synced: %s\n", argv[2], strerror(errno));
+        fprintf(stderr, "bhfs: %s cannot be synced: %s\n", dest, strerror(errno));
         return 1;
     }
     return 0;

@@ -127,25 +127,81 @@ static int run_hydrate(struct daemon *d, const char *arg, const struct bh_call *
     return bh_hydrate_call(d->bh, call, err);
 }
 
+static pthread_mutex_t verify_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct bh_strbuf last_verify;
+
+static int run_verify(struct daemon *d, const char *arg, const struct bh_call *call,
+                      struct bh_error *err)
+{
+    struct bh_strbuf report = {0};
+    if (arg[0] && strcmp(arg, "full") != 0)
+        return bh_fail(
+            err, EINVAL,
+            "verify takes nothing (touch .ctl/verify) or full (echo full > .ctl/verify)");
+    int rc = bh_verify_call(d->bh, arg[0] != '\0', &report, call, err);
+    BH_LOCK_SCOPE(&verify_mutex);
+    if (report.len) { /* also of one that found damage */
+        bh_strbuf_free(&last_verify);
+        last_verify = report;
+    }
+    return rc;
+}
+
+static void text_verify(struct daemon *d, struct bh_strbuf *out)
+{
+    (void)d;
+    BH_LOCK_SCOPE(&verify_mutex);
+    bh_strbuf_addf(out, "%s", last_verify.len ? last_verify.data : "never\n");
+}
+
+static pthread_mutex_t gc_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct bh_strbuf last_gc;
+
+static int run_gc(struct daemon *d, const char *arg, const struct bh_call *call,
+                  struct bh_error *err)
+{
+    struct bh_strbuf report = {0};
+    if (arg[0] && strcmp(arg, "dry-run") != 0)
+        return bh_fail(err, EINVAL,
+                       "gc takes nothing (touch .ctl/gc) or dry-run (echo dry-run > .ctl/gc)");
+    int rc = bh_gc_call(d->bh, arg[0] != '\0', &report, call, err);
+    BH_LOCK_SCOPE(&gc_mutex);
+    if (report.len) { /* also of one that failed */
+        bh_strbuf_free(&last_gc);
+        last_gc = report;
+    }
+    return rc;
+}
+
+static void text_gc(struct daemon *d, struct bh_strbuf *out)
+{
+    (void)d;
+    BH_LOCK_SCOPE(&gc_mutex);
+    bh_strbuf_addf(out, "%s", last_gc.len ? last_gc.data : "never\n");
+}
+
 static const struct ctl_file {
     const char *name;
     mode_t mode;
     void (*text)(struct daemon *d, struct bh_strbuf *out); /* NULL: the log */
     run_fn *run;                                           /* NULL: not a command */
     bool truncation_runs;                                  /* `: > FILE` is the command, too */
+    bool touch_runs;                                       /* touch is, but not `: > FILE` */
 } ctl_files[] = {
-    {"flush", 0644, text_flush, run_flush, true},
-    {"force_flush", 0644, text_flush, run_force_flush, true},
-    {"import", 0644, text_import, run_import, false},
-    {"restore", 0644, text_restore, run_restore, false},
-    {"branch", 0644, text_branch, run_branch, false},
-    {"hydrate", 0644, text_hydrate, run_hydrate, true},
-    {"status", 0444, text_status, NULL, false},
-    {"status.json", 0444, text_status_json, NULL, false},
-    {"last_status", 0444, text_last_status, NULL, false},
-    {"metrics", 0444, text_metrics, NULL, false},
-    {"config", 0400, text_config, NULL, false},
-    {"log", 0444, NULL, NULL, false},
+    {"flush", 0644, text_flush, run_flush, true, false},
+    {"force_flush", 0644, text_flush, run_force_flush, true, false},
+    {"import", 0644, text_import, run_import, false, false},
+    {"restore", 0644, text_restore, run_restore, false, false},
+    {"branch", 0644, text_branch, run_branch, false, false},
+    {"hydrate", 0644, text_hydrate, run_hydrate, true, false},
+    {"verify", 0644, text_verify, run_verify, false, true},
+    {"gc", 0644, text_gc, run_gc, false, true},
+    {"status", 0444, text_status, NULL, false, false},
+    {"status.json", 0444, text_status_json, NULL, false, false},
+    {"last_status", 0444, text_last_status, NULL, false, false},
+    {"metrics", 0444, text_metrics, NULL, false, false},
+    {"config", 0400, text_config, NULL, false, false},
+    {"log", 0444, NULL, NULL, false, false},
 };
 enum { CTL_COUNT = sizeof ctl_files / sizeof *ctl_files };
 
@@ -435,7 +491,8 @@ void ctl_setattr(fuse_req_t req, struct node *n, int to_set, struct fuse_file_in
         fuse_reply_err(req, EPERM);
         return;
     }
-    bool runs = f->truncation_runs && to_set & (times | FUSE_SET_ATTR_SIZE);
+    bool runs = (f->truncation_runs && to_set & (times | FUSE_SET_ATTR_SIZE)) ||
+                (f->touch_runs && to_set & times);
     if (!runs && to_set & times) {
         fail(req, handle_of(fi), n->ctl, EINVAL,
              "touch says nothing to this command: it needs an argument, written to it");

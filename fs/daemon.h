@@ -241,6 +241,8 @@ int command_flush(int argc, char **argv);
 int command_status(int argc, char **argv);
 int command_probe(int argc, char **argv); /* probe.c */
 int command_import(int argc, char **argv);
-int command_export(int argc, char **argv);
+int export_mount(const char *mountpoint, const char *dest);
+int command_export(int argc, char **argv);  /* inspect.c */
+int command_inspect(int argc, char **argv); /* inspect.c */
 
 #endif

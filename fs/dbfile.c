@@ -188,7 +188,7 @@ void dbfile_setattr(fuse_req_t req, struct node *n, struct stat *attr, int to_se
         return;
     }
     if (to_set & FUSE_SET_ATTR_SIZE &&
-        bh_file_truncate_needs_fetch(n->file, (uint64_t)attr->st_size))
+        bh_file_truncate_needs_fetch(n->file, BH_DOOR_CLIENT, (uint64_t)attr->st_size))
         change_later(req, n->file, attr, to_set);
     else
         change_and_reply(req, n->file, attr, to_set);
@@ -420,7 +420,6 @@ void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
     struct daemon *d = daemon_of(req);
     static _Thread_local char
         buf[READ_MAX]; /* of the loop thread; untouched pages cost nothing elsewhere */
-    struct iovec iov = {buf, size};
     if (bh_file_is_absent(n->file, (uint64_t)off, size)) {
         read_on(d->fetchers, req, n->file, size, (uint64_t)off);
         return;
@@ -439,12 +438,11 @@ void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
     }
     note_held(d, n->file, (uint64_t)off, size);
     /* What is in the page cache is answered here and now. */
-    ssize_t got = preadv2(n->file->disk.fd, &iov, 1, off, d->memory ? 0 : RWF_NOWAIT);
-    if (got < 0 || ((size_t)got < size && (uint64_t)off + (uint64_t)got < bh_file_size(n->file))) {
+    size_t got;
+    if (bh_file_read_at_once(n->file, buf, size, (uint64_t)off, d->memory, &got) == 0)
+        fuse_reply_buf(req, buf, got);
+    else
         read_on(d->workers, req, n->file, size, (uint64_t)off);
-        return;
-    }
-    fuse_reply_buf(req, buf, (size_t)got);
 }
 
 /* The reply comes first: the kernel keeps the page locked until then. */
@@ -508,7 +506,7 @@ void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, 
         refuse_write(req, d, f, size, off, fi->writepage);
         return;
     }
-    if (bh_file_write_needs_fetch(f, (uint64_t)off, size)) {
+    if (bh_file_write_needs_fetch(f, BH_DOOR_CLIENT, (uint64_t)off, size)) {
         write_later(req, f, buf, size, (uint64_t)off);
         return;
     }

@@ -385,8 +385,10 @@ void views_lookup(fuse_req_t req, struct node *n, const char *name)
         reply_absent(req, entry_seconds(n->view));
     } else if (rc == EAGAIN) {
         struct view_task *t = view_task_new(req, n->view, view_run_lookup, name);
-        if (t)
-            view_task_start(t);
+        if (!t)
+            return;
+        t->call.deadline_ms = bh_mono_ms() + VIEW_DEADLINE_MS;
+        view_task_start(t);
     } else {
         fuse_reply_err(req, rc);
     }

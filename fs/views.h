@@ -40,6 +40,9 @@ bool view_is_dir(const struct view *v);
 /* The number of NAME in the directory at path (NULL: of path itself). */
 ino_t view_ino(const char *path, const char *name);
 
+/* How long mkdir, rmdir, mv and the lookup that comes before them wait for the bucket. */
+#define VIEW_DEADLINE_MS 10000
+
 /* --- views.c: answering --- */
 
 struct view_task;

@@ -8,9 +8,7 @@
 #include "util/clock.h"
 #include "views.h"
 
-/* How long the client waits; what takes longer may still happen. */
-#define DEADLINE_MS 10000
-#define AT_ONCE     4
+#define AT_ONCE 4
 
 /* --- a few at a time --- */
 
@@ -128,7 +126,7 @@ static struct view_task *verb_new(fuse_req_t req, const struct view *v, view_run
     struct view_task *t = view_task_new(req, v, run, name);
     if (t) {
         t->verb = true;
-        t->call.deadline_ms = bh_mono_ms() + DEADLINE_MS;
+        t->call.deadline_ms = bh_mono_ms() + VIEW_DEADLINE_MS;
     }
     return t;
 }

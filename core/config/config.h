@@ -78,6 +78,10 @@ struct bh_config {
         bool steal; /* the lease of another writer */
     } snapshot;
     struct {
+        uint64_t keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly; /* all 0: all */
+        int64_t grace_ms; /* before gc deletes what nothing refers to */
+    } retention;
+    struct {
         char *dir; /* "" : the default state directory; "memory": tmpfs; else an absolute path */
         enum bh_journal journal; /* WAL: of a new database; else of the daemon's transactions */
         uint64_t wal_limit;      /* bytes of -wal at which the daemon checkpoints; 0: never */

@@ -114,6 +114,17 @@ const struct bh_key bh_keys[] = {
              "how long a branch is kept for a writer that is not heard of"),
     BOOLEAN(snapshot, steal, "false", 0, "take the branch from the writer that has it"),
 
+    COUNT(retention, keep_last, "0", 0, INT64_MAX, BH_KEY_RELOADABLE,
+          "gc keeps so many of the newest snapshots; with all keep_ keys 0: every one"),
+    COUNT(retention, keep_hourly, "0", 0, INT64_MAX, BH_KEY_RELOADABLE,
+          "and the newest of each of the last so many hours that have one (UTC)"),
+    COUNT(retention, keep_daily, "0", 0, INT64_MAX, BH_KEY_RELOADABLE, "the same, of days"),
+    COUNT(retention, keep_weekly, "0", 0, INT64_MAX, BH_KEY_RELOADABLE,
+          "the same, of weeks (from Monday on)"),
+    COUNT(retention, keep_monthly, "0", 0, INT64_MAX, BH_KEY_RELOADABLE, "the same, of months"),
+    DURATION(retention, grace, "24h", SECOND, 366 * DAY, BH_KEY_RELOADABLE,
+             "gc deletes what nothing refers to so long after it has found it"),
+
     STRING(live, dir, "", 0, bh_check_live_dir,
            "where the live database is: empty (state directory), memory, or an absolute path",
            NULL),

@@ -39,24 +39,32 @@ bool bh_file_is_absent(struct bh_file *f, uint64_t offset, uint64_t len)
     return find_absent(s, offset / BH_SUBBLOCK, end) < end;
 }
 
-bool bh_file_write_needs_fetch(struct bh_file *f, uint64_t offset, uint64_t len)
+static bool has_undo(struct bh_store *s, enum bh_door door)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    return store_needs_undo(s, door);
+}
+
+bool bh_file_write_needs_fetch(struct bh_file *f, enum bh_door door, uint64_t offset, uint64_t len)
 {
     struct bh_store *s = f->store;
     if (f->kind != BH_FILE_DB || len == 0 || atomic_load(&s->map.absent) == 0)
         return false;
-    pthread_mutex_lock(&s->mutex);
-    bool undo = store_needs_undo(s, BH_DOOR_CLIENT);
-    pthread_mutex_unlock(&s->mutex);
-    if (undo)
+    if (has_undo(s, door)) /* which saves what is overwritten */
         return bh_file_is_absent(f, offset, len);
     uint64_t end = offset + len;
     return (offset % BH_SUBBLOCK && bh_file_is_absent(f, offset, 1)) ||
            (end % BH_SUBBLOCK && bh_file_is_absent(f, end - 1, 1));
 }
 
-bool bh_file_truncate_needs_fetch(struct bh_file *f, uint64_t size)
+bool bh_file_truncate_needs_fetch(struct bh_file *f, enum bh_door door, uint64_t size)
 {
-    return size < bh_file_size(f) && size % BH_SUBBLOCK && bh_file_is_absent(f, size, 1);
+    uint64_t old = bh_file_size(f);
+    if (f->kind != BH_FILE_DB || size >= old || atomic_load(&f->store->map.absent) == 0)
+        return false;
+    if (has_undo(f->store, door))
+        return bh_file_is_absent(f, size, old - size);
+    return size % BH_SUBBLOCK && bh_file_is_absent(f, size, 1);
 }
 
 uint64_t bh_store_absent_bytes(struct bh_store *s)
@@ -184,6 +192,10 @@ int bh_store_fetch(struct bh_store *s, uint64_t offset, uint64_t len, struct bh_
         pthread_mutex_unlock(&f->mutex);
         if (any) {
             rc = fetch_range(s, o, generation, &r, err);
+            if (rc && r.end - r.offset > o->unit) { /* what lies ahead is nobody's business yet */
+                r.end = r.offset + o->unit;
+                rc = fetch_range(s, o, generation, &r, err);
+            }
             pthread_mutex_lock(&f->mutex);
             slot->offset = slot->end = 0;
             pthread_cond_broadcast(&f->done);

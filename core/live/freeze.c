@@ -212,7 +212,7 @@ static struct bh_map *map_of(struct bh_frozen *z)
  * absent now was then, and what is not will not be again. */
 static bool is_absent(struct bh_frozen *z, const struct frozen_part *p, uint64_t block)
 {
-    if (!p->was || !z->origin)
+    if (!p->was)
         return false;
     BH_LOCK_SCOPE(&z->store->mutex);
     return block < p->blocks &&
@@ -222,6 +222,8 @@ static bool is_absent(struct bh_frozen *z, const struct frozen_part *p, uint64_t
 static int read_origin(struct bh_frozen *z, void *buf, size_t len, uint64_t offset)
 {
     struct bh_error err;
+    if (!z->origin)
+        return EIO;
     int rc = z->origin->read(z->origin, offset, buf, len, &err);
     if (rc)
         bh_log(BH_LOG_ERROR, "%s", err.text);
@@ -271,7 +273,7 @@ static int part_read(struct bh_frozen *z, struct frozen_part *p, void *buf, size
                      uint64_t offset)
 {
     int rc = 0;
-    if (!z->origin || !p->was) {
+    if (!p->was || (!z->origin && atomic_load(&map_of(z)->absent) == 0)) {
         rc = read_range(z, p, buf, len, offset);
     } else {
         for (uint64_t at = offset; rc == 0 && at < offset + len;) {
@@ -415,6 +417,22 @@ static int compare_blocks(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+int bh_frozen_fetch_old(struct bh_frozen *z, struct bh_error *err)
+{
+    struct bh_store *s = z->store;
+    const struct bh_wal_map *m = &z->frames;
+    if (z->detached || bh_store_absent_bytes(s) == 0)
+        return 0;
+    uint64_t size = bh_file_size(s->db), kept = bh_frozen_size(z);
+    int rc = size > kept ? bh_store_fetch(s, kept, size - kept, err) : 0;
+    for (size_t i = 0; rc == 0 && i < m->count; i++) {
+        uint64_t at = (uint64_t)(m->pages[i].page - 1) * m->page_size;
+        if (at < size)
+            rc = bh_store_fetch(s, at, size - at < m->page_size ? size - at : m->page_size, err);
+    }
+    return rc;
+}
+
 int bh_frozen_changed(struct bh_frozen *z, uint32_t block_size, uint64_t base_size, bool all,
                       uint64_t **blocks, size_t *count)
 {
@@ -436,9 +454,10 @@ int bh_frozen_changed(struct bh_frozen *z, uint32_t block_size, uint64_t base_si
     for (size_t i = 0; i < l.count; i++)
         if (l.items[i] < end && (kept == 0 || l.items[kept - 1] != l.items[i]))
             l.items[kept++] = l.items[i];
-    if (l.failed) {
+    int rc = l.failed ? ENOMEM : atomic_load(&z->broken);
+    if (rc) {
         free(l.items);
-        return ENOMEM;
+        return rc;
     }
     *blocks = l.items;
     *count = kept;

@@ -28,14 +28,14 @@ enum bh_block_state {
 
 struct bh_map {
     struct bh_dfile file;
-    uint8_t *bits;    /* four entries a byte, the first in the low bits */
-    uint64_t cap;     /* entries that bits has room for */
-    uint64_t used;    /* entries from here on are zero */
-    uint64_t dirty;   /* how many are dirty */
+    uint8_t *bits;               /* four entries a byte, the first in the low bits */
+    uint64_t cap;                /* entries that bits has room for */
+    uint64_t used;               /* entries from here on are zero */
+    uint64_t dirty;              /* how many are dirty */
     atomic_uint_fast64_t absent; /* how many are absent; read without the mutex, too */
-    uint64_t changes; /* counts changes of the file */
-    uint64_t synced;  /* the value of changes that is on the disk */
-    bool stale;       /* a write failed: the file is behind memory until it is rewritten */
+    uint64_t changes;            /* counts changes of the file */
+    uint64_t synced;             /* the value of changes that is on the disk */
+    bool stale; /* a write failed: the file is behind memory until it is rewritten */
 };
 
 /* Opens or (create) makes the map file `name`. EIO: the file is larger than any database's map can

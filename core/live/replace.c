@@ -253,9 +253,12 @@ int bh_live_settle_mode(struct bh_live *l, bool read_only, struct bh_error *err)
 {
     /* The pragma believes what its connection read last: so that must be now. */
     const char *sql = "SELECT 1 FROM sqlite_master LIMIT 1; PRAGMA journal_mode=DELETE";
+    bool was_wal = bh_store_is_wal(l->store), was_dirty = bh_store_is_dirty(l->store);
     if (read_only) { /* nobody could make -shm */
         int rc =
             bh_store_is_wal(l->store) ? bh_sql_run(l->sql, BH_SQL_ALONE, set_mode, &sql, err) : 0;
+        if (rc == 0 && was_wal && !was_dirty) /* bytes 18 and 19 are all that changed */
+            rc = bh_store_make_clean(l->store);
         return rc == 0 && bh_store_is_wal(l->store)
                    ? bh_fail(err, EBUSY,
                              BH_DB_NAME " cannot leave write-ahead mode, without which "

@@ -37,8 +37,8 @@ struct bh_shm_word {
     uint32_t value;
 };
 
-/* f: the file it is behind, not counted. wire: held while the clients' pages are read or written, for
- * which there is one way for all such files, also those that have lost their name. ENOMEM. */
+/* f: the file it is behind, not counted. wire: held while the clients' pages are read or written,
+ * for which there is one way for all such files, also those that have lost their name. ENOMEM. */
 int bh_shm_new(struct bh_shm **out, struct bh_file *f, pthread_mutex_t *wire);
 void bh_shm_free(struct bh_shm *m);
 
@@ -51,8 +51,9 @@ int bh_shm_region(struct bh_shm *m, const struct bh_live_hooks *hooks, unsigned 
                   volatile void **out);
 /* After a lock was taken, exclusive or not: the copies are as the clients have it. */
 int bh_shm_pull(struct bh_shm *m, const struct bh_live_hooks *hooks, bool exclusive);
-/* quiet: who begins to read is held back, so one look at the clients' pages is enough for all shared
- * locks until this is taken back; an old reader may still write before an exclusive one is had. 0, or why they cannot be reached.
+/* quiet: who begins to read is held back, so one look at the clients' pages is enough for all
+ * shared locks until this is taken back; an old reader may still write before an exclusive one is
+ * had. 0, or why they cannot be reached.
  */
 int bh_shm_set_quiet(struct bh_shm *m, const struct bh_live_hooks *hooks, bool quiet);
 /* Before an exclusive lock is given back: clients see what was changed under the exclusive locks

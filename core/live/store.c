@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "util/cleanup.h"
@@ -31,14 +32,45 @@ static int fetch_first(struct bh_store *s, uint64_t offset, uint64_t len)
     return rc;
 }
 
+/* A swap puts another file under the descriptor, and another map beside it: what was read meanwhile
+ * may be holes of the one by the word of the other. */
+static uint_fast64_t read_begin(struct bh_store *s)
+{
+    uint_fast64_t swaps;
+    while ((swaps = atomic_load(&s->swaps)) & 1) {
+        pthread_mutex_lock(&s->mutex);
+        pthread_mutex_unlock(&s->mutex);
+    }
+    return swaps;
+}
+
 int bh_file_read(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got)
 {
-    if (bh_file_is_absent(f, offset, len)) {
-        int rc = fetch_first(f->store, offset, len);
-        if (rc)
+    struct bh_store *s = f->store;
+    for (;;) {
+        uint_fast64_t swaps = read_begin(s);
+        int rc = bh_file_is_absent(f, offset, len) ? fetch_first(s, offset, len) : 0;
+        if (rc == 0)
+            rc = bh_pread_full(f->disk.fd, buf, len, offset, got);
+        if (rc || f->kind != BH_FILE_DB || atomic_load(&s->swaps) == swaps)
             return rc;
     }
-    return bh_pread_full(f->disk.fd, buf, len, offset, got);
+}
+
+int bh_file_read_at_once(struct bh_file *f, void *buf, size_t len, uint64_t offset, bool memory,
+                         size_t *got)
+{
+    struct bh_store *s = f->store;
+    uint_fast64_t swaps = atomic_load(&s->swaps);
+    struct iovec iov = {buf, len};
+    if (swaps & 1 || bh_file_is_absent(f, offset, len))
+        return EAGAIN;
+    ssize_t n = preadv2(f->disk.fd, &iov, 1, (off_t)offset, memory ? 0 : RWF_NOWAIT);
+    if (n < 0 || ((size_t)n < len && offset + (uint64_t)n < bh_file_size(f)) ||
+        (f->kind == BH_FILE_DB && atomic_load(&s->swaps) != swaps))
+        return EAGAIN;
+    *got = (size_t)n;
+    return 0;
 }
 
 uint64_t bh_file_size(struct bh_file *f)
@@ -93,7 +125,7 @@ bool store_needs_undo(const struct bh_store *s, enum bh_door door)
 static int db_write(struct bh_store *s, enum bh_door door, const void *buf, size_t len,
                     uint64_t offset)
 {
-    if (bh_file_write_needs_fetch(s->db, offset, len)) {
+    if (bh_file_write_needs_fetch(s->db, door, offset, len)) {
         int rc = fetch_first(s, offset, len);
         if (rc)
             return rc;
@@ -167,8 +199,12 @@ int bh_file_truncate(struct bh_file *f, enum bh_door door, uint64_t size)
         return rc;
     }
     struct bh_store *s = f->store;
-    if (bh_file_truncate_needs_fetch(f, size)) {
-        int rc = fetch_first(s, size, 1);
+    if (bh_file_truncate_needs_fetch(f, door, size)) {
+        uint64_t old = bh_file_size(f);
+        pthread_mutex_lock(&s->mutex);
+        bool undo = store_needs_undo(s, door);
+        pthread_mutex_unlock(&s->mutex);
+        int rc = size < old ? fetch_first(s, size, undo ? old - size : 1) : 0;
         if (rc)
             return rc;
     }
@@ -279,6 +315,20 @@ int bh_store_mark_all(struct bh_store *s, enum bh_block_state state)
     return bh_map_set(&s->map, 0, blocks, state);
 }
 
+int bh_store_make_clean(struct bh_store *s)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    for (uint64_t b = 0; b < s->map.used && s->map.dirty > 0; b++) {
+        int rc = bh_map_get(&s->map, b) == BH_BLOCK_DIRTY
+                     ? bh_map_set(&s->map, b, 1, BH_BLOCK_CLEAN)
+                     : 0;
+        if (rc)
+            return rc;
+    }
+    s->wal_flushed = s->wal_changes;
+    return 0;
+}
+
 static int read_side(void *arg, void *buf, size_t len, uint64_t offset)
 {
     return bh_file_read(arg, buf, len, offset, NULL);
@@ -347,6 +397,16 @@ static int open_generation(struct bh_store *s, uint64_t generation, struct bh_df
         return bh_fail(err, rc, "the database file %s/%s cannot be opened: %s",
                        bh_disk_path(s->disk), names[0], strerror(rc));
     rc = bh_map_open(map, s->disk, names[1], false, err);
+    struct stat st;
+    if (rc == 0 && fstat(db->fd, &st) != 0)
+        rc = bh_fail(err, errno, "%s/%s cannot be examined: %s", bh_disk_path(s->disk), names[0],
+                     strerror(errno));
+    if (rc == 0) { /* a crash between a truncation and its note */
+        uint64_t end = ((uint64_t)st.st_size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
+        if (map->used > end && (rc = bh_map_set(map, end, map->used - end, BH_BLOCK_ZERO)) != 0)
+            bh_fail(err, rc, "%s/%s cannot be written: %s", bh_disk_path(s->disk), names[1],
+                    strerror(rc));
+    }
     if (rc)
         bh_dfile_close(db);
     return rc;
@@ -471,8 +531,10 @@ static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origi
         return rc;
     BH_LOCK_SCOPE(&s->mutex);
     /* Readers use the descriptor without the mutex: dup3 changes what it means in one step. */
+    atomic_fetch_add(&s->swaps, 1);
     if (dup3(db.fd, s->db->disk.fd, O_CLOEXEC) < 0) {
         rc = errno;
+        atomic_fetch_add(&s->swaps, 1);
         bh_dfile_close(&db);
         bh_map_close(&map);
         return bh_fail(err, rc, "the new content cannot be put in place: %s", strerror(rc));
@@ -493,8 +555,12 @@ static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origi
     } else {
         bh_map_close(&s->map);
     }
+    uint_fast64_t absent = map.absent;
+    map.absent = s->map.absent;
     s->map = map;
+    atomic_store(&s->map.absent, absent);
     s->generation = generation;
+    atomic_fetch_add(&s->swaps, 1);
     *old_origin = s->origin;
     s->origin = bh_origin_ref(origin);
     for (int i = 0; i < 2; i++) {

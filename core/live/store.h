@@ -92,6 +92,10 @@ int bh_store_each(struct bh_store *s, int (*fn)(void *arg, struct bh_file *f), v
 
 /* What is absent is fetched first: see bh_file_is_absent. */
 int bh_file_read(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got);
+/* What can be read without waiting for a disk or the bucket (memory: for a disk will do). EAGAIN.
+ */
+int bh_file_read_at_once(struct bh_file *f, void *buf, size_t len, uint64_t offset, bool memory,
+                         size_t *got);
 /* ENOSPC also when a client without a journal writes and the old content cannot be kept. */
 int bh_file_write(struct bh_file *f, enum bh_door door, const void *buf, size_t len,
                   uint64_t offset);
@@ -123,6 +127,8 @@ uint64_t bh_store_dirty_bytes(struct bh_store *s);
 bool bh_store_is_dirty(struct bh_store *s);
 /* All blocks of the database, such as BH_BLOCK_DIRTY when the base is gone. */
 int bh_store_mark_all(struct bh_store *s, enum bh_block_state state);
+/* What is dirty is as in the base after all. */
+int bh_store_make_clean(struct bh_store *s);
 
 /* --- content that is in the bucket only --- */
 /* Where absent content comes from, from now on. Takes a reference; NULL: from nowhere. Whatever the
@@ -131,8 +137,8 @@ void bh_store_set_origin(struct bh_store *s, struct bh_origin *o);
 /* Whether a read, a write or a truncation would have to wait for the bucket: not for a loop thread.
  * A write that covers whole sub-blocks never fetches. */
 bool bh_file_is_absent(struct bh_file *f, uint64_t offset, uint64_t len);
-bool bh_file_write_needs_fetch(struct bh_file *f, uint64_t offset, uint64_t len);
-bool bh_file_truncate_needs_fetch(struct bh_file *f, uint64_t size);
+bool bh_file_write_needs_fetch(struct bh_file *f, enum bh_door door, uint64_t offset, uint64_t len);
+bool bh_file_truncate_needs_fetch(struct bh_file *f, enum bh_door door, uint64_t size);
 /* Makes that range of the database local. As long as the bucket takes: ETIMEDOUT, EIO; ENOSPC. */
 int bh_store_fetch(struct bh_store *s, uint64_t offset, uint64_t len, struct bh_error *err);
 /* The whole database. ECANCELED soon after *cancel (may be NULL) became true. */
@@ -171,6 +177,9 @@ int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset);
  * base. Freed by the caller. ENOMEM. */
 int bh_frozen_changed(struct bh_frozen *z, uint32_t block_size, uint64_t base_size, bool all,
                       uint64_t **blocks, size_t *count);
+/* Before the frozen content becomes the origin: what is absent, and not in it any more, is fetched
+ * from the present one. Readers of an older state of -wal may still want it. */
+int bh_frozen_fetch_old(struct bh_frozen *z, struct bh_error *err);
 /* Ends the freeze. flushed: what it held is in the base now, so what has not changed since becomes
  * clean. */
 int bh_store_thaw(struct bh_frozen *z, bool flushed);

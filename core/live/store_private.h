@@ -66,6 +66,7 @@ struct bh_store {
     struct bh_file *side; /* linked side files */
     struct bh_map map;
     uint64_t generation;
+    atomic_uint_fast64_t swaps; /* odd while one is under way */
     struct bh_frozen *frozen;
     struct undo undo;
     struct bh_origin *origin; /* of absent blocks */

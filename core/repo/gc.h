@@ -1,6 +1,6 @@
 /* Reclaiming what no snapshot needs any more: in two runs, a grace apart. The first puts what it
- * finds on the condemned list KEY.bhfs/gc (written by compare-and-swap), a later one deletes what is
- * on it for the grace and still needed by nobody. Needed is what is reachable from
+ * finds on the condemned list KEY.bhfs/gc (written by compare-and-swap), a later one deletes what
+ * is on it for the grace and still needed by nobody. Needed is what is reachable from
  *
  *   - the heads of all branches, those deleted within the grace among them: their index, its
  *     entries that are not dropped, the newest;
@@ -38,8 +38,8 @@ struct bh_gc_options {
 };
 
 /* One run. prefix: "KEY.bhfs/". report gets lines "name: value", also of a run that failed. EBUSY:
- * another gc was faster. EIO, and whatever reading can end with: a root or node cannot be read, or a
- * pack that is needed is missing; then nothing is condemned or deleted. */
+ * another gc was faster. EIO, and whatever reading can end with: a root or node cannot be read, or
+ * a pack that is needed is missing; then nothing is condemned or deleted. */
 int bh_gc_run(struct bh_bucket *b, const char *prefix, uint32_t block_size,
               const struct bh_gc_options *options, struct bh_strbuf *report,
               const struct bh_call *call, struct bh_error *err);

@@ -41,7 +41,7 @@ static bool take_line(char *line, struct gc_set *items, int *rc)
     else if (!strncmp(line, "snapshots/", 10) && bh_is_snapshot_id(line + 10))
         key = gc_record_key(line + 10);
     else
-        return !strcmp(line, "run:") || !strcmp(line, "bhfs:");
+        return !strcmp(line, "run:");
     *rc = gc_set_add(items, key, when);
     return *rc == 0;
 }
@@ -62,7 +62,7 @@ static bool decode(char *text, size_t len, struct gc_set *items, int *rc)
         strncmp(sum + sizeof CHECKSUM - 1, hex, BH_SHA256_HEX - 1))
         return false;
     sum[-1] = '\0';
-    for (char *rest = text, *line; (line = strsep(&rest, "\n"));)
+    for (char *rest = text + sizeof FIRST - 1, *line; (line = strsep(&rest, "\n"));)
         if (!take_line(line, items, rc))
             return false;
     return true;
@@ -95,11 +95,10 @@ int gc_list_read(struct bh_bucket *b, const char *prefix, struct gc_list *list,
 
 static int encode(const struct gc_set *items, struct bh_strbuf *out)
 {
-    char name[GC_NAME_MAX], hex[BH_SHA256_HEX], run[BH_PUT_ID_SIZE];
-    unsigned char random[4];
-    bh_random_bytes(random, sizeof random); /* no two runs write the same */
-    snprintf(run, sizeof run, "%02x%02x%02x%02x", random[0], random[1], random[2], random[3]);
-    bh_strbuf_addf(out, FIRST "run: %lu\n", strtoul(run, NULL, 16));
+    char name[GC_NAME_MAX], hex[BH_SHA256_HEX];
+    uint32_t run;
+    bh_random_bytes(&run, sizeof run); /* no two runs write the same */
+    bh_strbuf_addf(out, FIRST "run: %" PRIu32 "\n", run);
     for (size_t i = 0; i < items->room; i++) {
         if (!items->slots[i].key.b)
             continue;

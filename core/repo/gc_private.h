@@ -117,12 +117,11 @@ struct gc_sweep {
     struct gc_mark *mark;
     const struct gc_list *list;
     int64_t grace_ms, begin_ms; /* by the store's clock */
-    int64_t condemned_ms;       /* what is condemned now is condemned at this time */
-    struct gc_set keep_list;    /* the list that is to be written: doomed ones included */
+    struct gc_set to_list;      /* to be written, the doomed included; -1: condemned now */
     struct gc_key *doomed;
     size_t doomed_count, doomed_room;
     struct gc_tally live, young, condemned, waiting, saved, doom;
-    bool changed; /* keep_list is not what was read */
+    bool changed; /* to_list is not what was read */
 };
 /* Lists packs and records and sorts them. EIO: a pack that is reached is not there. */
 int gc_sweep_list(struct gc_sweep *s, struct bh_error *err);

@@ -85,7 +85,8 @@ int history_open(struct bh_history *h, bool may_make, const struct bh_call *call
 {
     struct bh_state *st = &h->live->dir.state;
     uint32_t block_size = (uint32_t)h->cfg->snapshot.block_size;
-    int rc = bh_format_settle(h->bucket, h->prefix, &block_size, may_make && !h->read_only, call, err);
+    int rc =
+        bh_format_settle(h->bucket, h->prefix, &block_size, may_make && !h->read_only, call, err);
     if (rc)
         return rc;
     if (st->block_size && st->block_size != block_size)

@@ -136,14 +136,14 @@ int history_swap_to(struct bh_history *h, const struct bh_head *head,
 
 /* --- switch --- */
 
-static int switch_to(struct bh_history *h, const char *name, const struct bh_call *call,
-                     struct bh_error *err)
+static int switch_to(struct bh_history *h, const char *name, char adopted[BH_ETAG_MAX],
+                     const struct bh_call *call, struct bh_error *err)
 {
     struct bh_head before = h->head;
     char etag[BH_ETAG_MAX], old_etag[BH_ETAG_MAX];
     memcpy(old_etag, h->etag, sizeof old_etag);
     int rc = history_read_head(h, name, call, err);
-    if (rc == ENOENT && (rc = history_adopt_branch(h, name, call, err)) == 0)
+    if (rc == ENOENT && (rc = history_adopt_branch(h, name, adopted, call, err)) == 0)
         rc = history_read_head(h, name, call, err);
     if (rc == ENOENT)
         bh_fail(err, ENOENT, "there is no branch %s; mkdir branches/%s makes one", name, name);
@@ -152,8 +152,17 @@ static int switch_to(struct bh_history *h, const char *name, const struct bh_cal
     struct bh_head head = h->head;
     if (rc == 0)
         rc = history_put_head(h, &head, call, err);
+    bool taken = rc == 0;
     if (rc == 0)
         rc = history_swap_to(h, &h->head, &h->head.newest, "", err);
+    if (rc && taken) { /* let go of it again */
+        struct bh_head back = h->head;
+        char now[BH_ETAG_MAX];
+        memcpy(now, h->etag, sizeof now);
+        back.sequence++;
+        back.lease.writer[0] = '\0';
+        bh_head_put(h->bucket, h->prefix, &back, now, NULL, NULL, call, NULL);
+    }
     if (rc) { /* as it was; a lease that was taken runs out */
         BH_LOCK_SCOPE(&h->mutex);
         h->head = before;
@@ -176,6 +185,7 @@ int bh_history_switch(struct bh_history *h, const char *name, const struct bh_ca
 {
     struct bh_state *st = &h->live->dir.state;
     struct bh_flush_result flushed;
+    char adopted[BH_ETAG_MAX] = "";
     int rc = check_name(name, err);
     if (rc == 0)
         rc = may_write(h, err);
@@ -185,12 +195,13 @@ int bh_history_switch(struct bh_history *h, const char *name, const struct bh_ca
         return rc;
     rc = history_open(h, true, call, err);
     if (rc == 0)
-        rc = switch_to(h, name, call, err);
+        rc = switch_to(h, name, adopted, call, err);
     if (rc == 0)
         rc = bh_plain_set_branch(h->plain, name, err);
     if (rc)
         return rc;
-    st->base_etag[0] = st->plain_snapshot[0] = '\0';
+    st->plain_snapshot[0] = '\0';
+    snprintf(st->base_etag, sizeof st->base_etag, "%s", adopted);
     rc = bh_statedir_save(&h->live->dir, err);
     return rc ? rc : history_meet_plain(h, NULL, call, err);
 }
@@ -201,7 +212,6 @@ int bh_history_switch(struct bh_history *h, const char *name, const struct bh_ca
 static int get_free(struct bh_history *h, const char *name, struct bh_head *head,
                     char etag[BH_ETAG_MAX], const struct bh_call *call, struct bh_error *err)
 {
-    int64_t now;
     int rc = check_name(name, err);
     if (rc == 0)
         rc = may_write(h, err);
@@ -218,9 +228,7 @@ static int get_free(struct bh_history *h, const char *name, struct bh_head *head
         rc = bh_head_get(h->bucket, h->prefix, name, head, etag, call, err);
     if (rc == ENOENT)
         return bh_fail(err, ENOENT, "there is no branch %s", name);
-    if (rc == 0)
-        rc = history_now(h, &now, call, err);
-    return rc ? rc : bh_lease_check(head, history_writer(h), now, false, err);
+    return rc ? rc : history_may_take(h, head, false, call, err);
 }
 
 static int bury(struct bh_history *h, struct bh_head *head, char etag[BH_ETAG_MAX],

@@ -16,8 +16,25 @@
 
 /* --- the head --- */
 
+/* What is absent comes from the new snapshot from now on, so that gc may have the old one. Where
+ * that does not go well the old one stays. */
+static void advance_origin(struct bh_history *h, const struct bh_index_entry *e,
+                           struct bh_frozen *frozen)
+{
+    struct bh_error err;
+    if (bh_frozen_fetch_old(frozen, &err) != 0) {
+        bh_log(BH_LOG_WARNING, "%s", err.text);
+        return;
+    }
+    struct bh_origin *o = history_origin(h, &e->db);
+    if (!o)
+        return;
+    bh_store_set_origin(h->live->store, o);
+    bh_origin_unref(o);
+}
+
 /* The base of the live content is that snapshot now. Durable before it counts. */
-static int settle(struct bh_history *h, const struct bh_index_entry *e, const char *wal_tag,
+static int settle(struct bh_history *h, const struct bh_index_entry *e, struct bh_frozen *frozen,
                   struct bh_error *err)
 {
     struct bh_state *st = &h->live->dir.state;
@@ -27,16 +44,13 @@ static int settle(struct bh_history *h, const struct bh_index_entry *e, const ch
     st->base_size = e->db.size;
     st->base_time_ms = e->time_ms;
     st->base_sha256[0] = '\0';
-    if (wal_tag)
-        snprintf(st->base_wal, sizeof st->base_wal, "%s", wal_tag);
+    if (frozen)
+        snprintf(st->base_wal, sizeof st->base_wal, "%s", bh_frozen_wal_tag(frozen));
     st->restored[0] = '\0';
     st->pending_snapshot[0] = st->pending_sha256[0] = st->older_pending[0] = '\0';
     int rc = bh_statedir_save(&h->live->dir, err);
-    struct bh_origin *o = rc == 0 ? history_origin(h, &e->db) : NULL;
-    if (o) { /* without memory for it the old one stays, which has the same */
-        bh_store_set_origin(h->live->store, o);
-        bh_origin_unref(o);
-    }
+    if (rc == 0 && frozen)
+        advance_origin(h, e, frozen);
     return rc;
 }
 
@@ -97,25 +111,35 @@ static bool wants_plain(struct bh_history *h, uint64_t size, bool last)
     return last || size <= PLAIN_SMALL || bh_mono_ms() - h->plain_written_ms > PLAIN_EVERY_MS;
 }
 
-/* The flush has succeeded without it: what goes wrong here is told, and tried again. */
-static int write_plain(struct bh_history *h, struct bh_frozen *frozen, const char *id,
-                       struct bh_flush_result *result, const struct bh_call *call)
+static void note_plain_error(struct bh_history *h, const char *text)
 {
-    struct bh_error err = {0};
+    BH_LOCK_SCOPE(&h->mutex);
+    snprintf(h->plain_error, sizeof h->plain_error, "%s", text);
+}
+
+/* The history has the snapshot already. A KEY that somebody else has ruined is no reason to fail;
+ * one that cannot be written is, as the policy promises it. */
+static int write_plain(struct bh_history *h, struct bh_frozen *frozen, const char *id,
+                       struct bh_flush_result *result, const struct bh_call *call,
+                       struct bh_error *err)
+{
     uint64_t bytes = 0;
-    int rc = bh_plain_put_frozen(h->plain, frozen, id, &bytes, call, &err);
-    if (rc == ESTALE && (rc = history_meet_plain(h, NULL, call, &err)) == 0)
-        rc = bh_plain_put_frozen(h->plain, frozen, id, &bytes, call, &err);
-    if (rc == EAGAIN) /* the freeze broke: the flush begins again */
-        return rc;
-    pthread_mutex_lock(&h->mutex);
-    memcpy(h->plain_error, rc ? err.text : "", rc ? sizeof h->plain_error : 1);
-    pthread_mutex_unlock(&h->mutex);
-    if (rc) {
-        bh_log(BH_LOG_WARNING, "the snapshot is in the history; the plain copy was not written: %s",
-               err.text);
-        return 0;
+    int rc = bh_plain_put_frozen(h->plain, frozen, id, &bytes, call, err);
+    if (rc == ESTALE) {
+        struct bh_error why;
+        if (history_meet_plain(h, NULL, call, &why) != 0) {
+            note_plain_error(h, why.text);
+            bh_log(BH_LOG_WARNING, "%s", why.text);
+            return 0;
+        }
+        rc = bh_plain_put_frozen(h->plain, frozen, id, &bytes, call, err);
     }
+    if (rc == EAGAIN) /* the freeze broke, or the store wants to be asked later: once more */
+        return rc;
+    note_plain_error(h, rc ? err->text : "");
+    if (rc)
+        return bh_fail_prefix(err, rc, "snapshot %s is in the history, but not in %s", id,
+                              bh_plain_key(h->plain));
     h->plain_written_ms = bh_mono_ms();
     result->bytes += bytes;
     return 0;
@@ -147,14 +171,14 @@ static int flush_image(struct bh_history *h, struct history_image *img, bool las
         if (rc == ESTALE)
             return history_lost_head(h, call, err);
         if (rc == 0)
-            rc = settle(h, &e, bh_frozen_wal_tag(img->frozen), err);
+            rc = settle(h, &e, img->frozen, err);
         result->outcome = BH_FLUSH_UPLOADED;
         result->bytes = e.uploaded;
     }
     uint64_t size = bh_frozen_size(img->frozen);
     bool behind = strcmp(st->plain_snapshot, st->base_snapshot) != 0;
     if (rc == 0 && size > 0 && behind && wants_plain(h, size, last))
-        rc = write_plain(h, img->frozen, st->base_snapshot, result, call);
+        rc = write_plain(h, img->frozen, st->base_snapshot, result, call, err);
     return rc;
 }
 
@@ -185,8 +209,9 @@ int bh_history_flush(struct bh_history *h, bool keep_previous, bool last,
     int64_t begin = bh_mono_ns();
     int rc = 0;
     *result = (struct bh_flush_result){.outcome = BH_FLUSH_UNCHANGED};
-    bool behind = last && st->base_snapshot[0] &&
-                  strcmp(st->plain_snapshot, st->base_snapshot) != 0 && wants_plain(h, 0, last);
+    bool behind = st->base_snapshot[0] && st->base_size > 0 &&
+                  strcmp(st->plain_snapshot, st->base_snapshot) != 0 &&
+                  wants_plain(h, st->base_size, last);
     if (bh_history_is_dirty(h) || behind) {
         bh_plain_keep_previous(h->plain, keep_previous);
         if (h->fenced)

@@ -1,7 +1,9 @@
 /* The head of the branch in the bucket, and the lease in it. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "repo/history_private.h"
 #include "util/cleanup.h"
@@ -91,18 +93,49 @@ bool history_is_ours(const struct bh_state *st, const struct bh_head *head)
            plain_is_older_pending(st, id);
 }
 
-int history_check_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
+/* Whether the lease is one of an earlier life of this state directory. A copy of the directory has
+ * the same name for itself, but another epoch, or another machine or process that lives. */
+static bool is_own_lease(struct bh_history *h, const struct bh_head *head)
 {
-    const struct bh_state *st = &h->live->dir.state;
+    char host[BH_HOST_MAX];
+    const struct bh_lease *l = &head->lease;
+    if (strcmp(l->writer, history_writer(h)))
+        return false;
+    if (l->epoch == h->live->dir.state.epoch)
+        return true;
+    history_host(host);
+    bool lives =
+        l->pid > 0 && l->pid != getpid() && (kill((pid_t)l->pid, 0) == 0 || errno == EPERM);
+    return !strcmp(l->host, host) && !lives;
+}
+
+int history_may_take(struct bh_history *h, const struct bh_head *head, bool steal,
+                     const struct bh_call *call, struct bh_error *err)
+{
     int64_t now;
     int rc = history_now(h, &now, call, err);
-    if (rc)
-        return rc;
-    /* A copy of a state directory has the same name; who went on has another epoch. */
-    bool copied =
-        !strcmp(h->head.lease.writer, history_writer(h)) && h->head.lease.epoch != st->epoch;
-    return bh_lease_check(&h->head, copied ? "" : history_writer(h), now, h->cfg->snapshot.steal,
-                          err);
+    const char *name = is_own_lease(h, head) ? head->lease.writer : "";
+    return rc ? rc : bh_lease_check(head, name, now, steal, err);
+}
+
+void history_let_go(struct bh_history *h, const char *branch, const struct bh_call *call)
+{
+    struct bh_head head;
+    struct bh_error err;
+    char etag[BH_ETAG_MAX];
+    if (h->read_only || !branch[0] ||
+        bh_head_get(h->bucket, h->prefix, branch, &head, etag, call, &err) != 0 ||
+        !head.lease.writer[0] || !is_own_lease(h, &head))
+        return;
+    head.sequence++;
+    head.lease.writer[0] = '\0';
+    if (bh_head_put(h->bucket, h->prefix, &head, etag, NULL, NULL, call, &err) != 0)
+        bh_log(BH_LOG_WARNING, "branch %s is kept until its lease ends: %s", branch, err.text);
+}
+
+int history_check_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
+{
+    return history_may_take(h, &h->head, h->cfg->snapshot.steal, call, err);
 }
 
 int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh_error *err)

@@ -8,6 +8,7 @@
 
 #include "repo/history_private.h"
 #include "util/cleanup.h"
+#include "util/clock.h"
 #include "util/io.h"
 #include "util/log.h"
 
@@ -223,8 +224,10 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
                     struct bh_error *err)
 {
     struct bh_state *st = &h->live->dir.state;
-    char branch[BH_BRANCH_MAX];
+    char branch[BH_BRANCH_MAX], before[BH_BRANCH_MAX];
+    memcpy(before, st->branch, sizeof before);
     report->text[0] = '\0';
+    h->plain_written_ms = bh_mono_ms(); /* not just because it was mounted */
     snprintf(branch, sizeof branch, "%s", start_branch(h, report));
     snprintf(h->head.branch, sizeof h->head.branch, "%s", branch);
     int rc = bh_plain_set_branch(h->plain, branch, err);
@@ -243,6 +246,8 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
                                        : load_plain(h, report, call, err);
     if (rc == 0 && found && !h->read_only)
         rc = take_lease_if_it_answers(h, call, err);
+    if (rc == 0 && strcmp(before, branch))
+        history_let_go(h, before, call);
     if (rc == 0 && strcmp(st->branch, branch)) {
         snprintf(st->branch, sizeof st->branch, "%s", branch);
         rc = bh_statedir_save(&h->live->dir, err);

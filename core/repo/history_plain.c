@@ -101,8 +101,8 @@ static int import_foreign(struct bh_history *h, const struct bh_base *base, cons
     return 0;
 }
 
-int history_adopt_branch(struct bh_history *h, const char *name, const struct bh_call *call,
-                         struct bh_error *err)
+int history_adopt_branch(struct bh_history *h, const char *name, char etag[BH_ETAG_MAX],
+                         const struct bh_call *call, struct bh_error *err)
 {
     struct bh_base base = {0};
     BH_FREE char *key = bh_config_branch_key(h->cfg, name);
@@ -117,6 +117,7 @@ int history_adopt_branch(struct bh_history *h, const char *name, const struct bh
                        strerror(errno));
     rc = store_file(h, fd, base.size, name, call, err);
     unlinkat(dir, PLAIN_INCOMING, 0);
+    snprintf(etag, BH_ETAG_MAX, "%s", base.etag);
     return rc;
 }
 

@@ -71,6 +71,12 @@ int history_fenced(struct bh_history *h, const struct bh_head *now, struct bh_er
 /* Whether the lease in h->head may be taken. EBUSY: another writer has it. */
 int history_check_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
 
+/* A branch that an earlier life of this state directory was on is free at once. */
+void history_let_go(struct bh_history *h, const char *branch, const struct bh_call *call);
+/* The same of any head. */
+int history_may_take(struct bh_history *h, const struct bh_head *head, bool steal,
+                     const struct bh_call *call, struct bh_error *err);
+
 /* --- history_plain.c: the plain object, where it is not what we wrote last --- */
 /* Looks at KEY: one of ours is the one that is overwritten next; one by somebody else is saved as
  * branch upstream-TIME first, and said in report (may be NULL). */
@@ -78,8 +84,8 @@ int history_meet_plain(struct bh_history *h, struct bh_load_report *report,
                        const struct bh_call *call, struct bh_error *err);
 
 /* A branch that has a plain object only gets a history that begins with it. ENOENT: it has none. */
-int history_adopt_branch(struct bh_history *h, const char *name, const struct bh_call *call,
-                         struct bh_error *err);
+int history_adopt_branch(struct bh_history *h, const char *name, char etag[BH_ETAG_MAX],
+                         const struct bh_call *call, struct bh_error *err);
 
 /* --- history_store.c: content into the bucket --- */
 struct history_content {

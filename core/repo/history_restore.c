@@ -178,8 +178,10 @@ int bh_history_label(struct bh_history *h, const char *what, const char *label,
 {
     struct bh_index_entry e;
     int rc = check_label(label, err);
+    if (rc == 0 && h->read_only)
+        rc = bh_fail(err, EROFS, "this is a read-only mount: its labels are not changed");
     if (rc == 0)
-        rc = prepare(h, call, err);
+        rc = what ? history_open(h, true, call, err) : prepare(h, call, err);
     if (rc == 0 && what)
         rc = resolve(h, what, &e, call, err);
     else if (rc == 0)

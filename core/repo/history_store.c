@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "repo/gc.h"
 #include "repo/history_private.h"
 #include "util/cleanup.h"
+#include "util/clock.h"
 
 /* References of the base that are looked up at once. */
 #define LOOKUP 256u
@@ -96,7 +98,7 @@ int history_put_record(struct bh_history *h, const struct bh_index_entry *e, con
     struct bh_record r = {.entry = *e, .index = *index};
     BH_STRBUF text = {0};
     BH_FREE char *key = NULL;
-    memcpy(r.parent, parent, sizeof r.parent);
+    snprintf(r.parent, sizeof r.parent, "%s", parent);
     history_host(r.host);
     int rc = bh_record_encode(&r, &text);
     if (rc == 0 && asprintf(&key, "%ssnapshots/%s", h->prefix, e->id) < 0) {
@@ -150,6 +152,18 @@ static bool same_root(const struct bh_root *a, const struct bh_root *b)
            a->ref.offset == b->ref.offset;
 }
 
+/* Packs that nothing refers to are gc's after the grace: what was uploaded long ago is looked at
+ * again before the head names it. */
+static int check_slow(struct bh_history *h, struct bh_pack_writer *w, int64_t begin,
+                      const struct bh_call *call, struct bh_error *err)
+{
+    size_t count;
+    const uint64_t *ids = bh_pack_writer_ids(w, &count);
+    if (bh_mono_ms() - begin < h->cfg->retention.grace_ms / 4)
+        return 0;
+    return bh_gc_check_packs(h->bucket, h->prefix, ids, count, call, err);
+}
+
 int history_snapshot(struct bh_history *h, struct history_image *img, const struct bh_head *on,
                      const char *branch, const char *restored, struct bh_index_entry *e,
                      struct bh_root *index_out, bool *unchanged, const struct bh_call *call,
@@ -163,6 +177,7 @@ int history_snapshot(struct bh_history *h, struct history_image *img, const stru
                                 .base = img->base};
     struct history_stored stored = {0};
     struct bh_pack_writer *w;
+    int64_t begin = bh_mono_ms();
     plain_phase(h->plain, PHASE_UPLOAD, img->count * h->block_size);
     int rc = bh_pack_writer_new(&w, h->packs, BH_TREE_DB, call, err);
     if (rc)
@@ -187,10 +202,10 @@ int history_snapshot(struct bh_history *h, struct history_image *img, const stru
     }
     if (rc == 0)
         rc = bh_pack_writer_finish(w, err);
-    uint64_t sent = bh_pack_writer_bytes(w);
+    if (rc == 0)
+        rc = check_slow(h, w, begin, call, err);
     bh_pack_writer_free(w);
     if (rc == 0)
         rc = history_put_record(h, e, on->newest.id, index_out, call, err);
-    e->uploaded = sent; /* the pack's trailer is not known before */
     return rc;
 }

@@ -123,9 +123,13 @@ int bh_history_branches(struct bh_history *h, char ***names, size_t *count,
     }
     l.skip = strlen(prefix);
     struct bh_list_request req = {.prefix = prefix};
+    char current[BH_BRANCH_MAX];
+    pthread_mutex_lock(&h->mutex);
+    snprintf(current, sizeof current, "%s", h->head.branch[0] ? h->head.branch : "main");
+    pthread_mutex_unlock(&h->mutex);
     int rc = add_name(&n, "main", err);
     if (rc == 0)
-        rc = add_name(&n, h->head.branch[0] ? h->head.branch : "main", err);
+        rc = add_name(&n, current, err);
     if (rc == 0)
         rc = bh_heads_list(h->bucket, h->prefix, add_head, &l, call, err);
     if (rc == 0)

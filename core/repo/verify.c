@@ -20,6 +20,17 @@ bool verify_is_damage(const struct verify *v, int rc)
     return (rc == EIO || rc == ENOENT || rc == EFBIG) && !bh_call_check(v->call, "", NULL);
 }
 
+/* The readers' sentences begin with what they are about, which the key says already. */
+static const char *without_subject(const char *cause)
+{
+    static const char is[] = " is damaged";
+    const char *at = strstr(cause, is), *first = strchr(cause, ':');
+    if (!at || (first && first < at))
+        return cause;
+    at += strlen(is);
+    return strncmp(at, ": ", 2) == 0 ? at + 2 : at - strlen("damaged");
+}
+
 struct verify_damage *verify_note(struct verify *v, const char *key, const char *cause)
 {
     for (size_t i = 0; i < v->damage_count; i++)
@@ -27,7 +38,7 @@ struct verify_damage *verify_note(struct verify *v, const char *key, const char 
             return &v->damages[i];
     if (verify_grow(&v->damages, v->damage_count, &v->damage_room, sizeof *v->damages))
         return NULL;
-    struct verify_damage d = {.key = strdup(key), .cause = strdup(cause)};
+    struct verify_damage d = {.key = strdup(key), .cause = strdup(without_subject(cause))};
     if (!d.key || !d.cause) {
         free(d.key);
         free(d.cause);
@@ -234,6 +245,7 @@ static void verify_free(struct verify *v)
     free(v->branches);
     free(v->snapshots);
     verify_map_free(&v->snapshot_map);
+    gc_set_free(&v->condemned.items);
     bh_strbuf_free(&v->notes);
 }
 

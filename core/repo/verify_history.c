@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "repo/head_private.h"
 #include "repo/verify_private.h"
 #include "util/cleanup.h"
 
@@ -376,7 +377,8 @@ static int look_for_head(struct verify *v, const struct bh_record *r, struct bh_
     struct bh_record parent;
     char proof[64 + BH_SNAPSHOT_ID_MAX];
     const char *branch = r->entry.branch;
-    if (!bh_is_branch_name(branch) || !r->parent[0] || verify_branch_of(v, branch))
+    if (!bh_is_branch_name(branch) || !r->parent[0] || verify_branch_of(v, branch) ||
+        gc_set_get(&v->condemned.items, gc_record_key(r->entry.id)))
         return 0;
     const struct verify_snapshot *s = verify_snapshot_of(v, r->parent);
     if (!s && verify_read_record(v, r->parent, &parent, NULL))
@@ -416,6 +418,12 @@ static int salvage(struct verify *v, const struct bh_record *r, struct bh_error 
 
 int verify_orphans(struct verify *v, struct bh_error *err)
 {
-    int rc = each_orphan(v, look_for_head, err);
+    int rc = gc_list_read(v->bucket, v->prefix, &v->condemned, v->call, err);
+    if (v->condemned.damaged)
+        bh_strbuf_addf(&v->notes, "gc: its list is damaged; it begins anew\n");
+    else if (v->condemned.items.count)
+        bh_strbuf_addf(&v->notes, "gc: %zu objects are condemned\n", v->condemned.items.count);
+    if (!rc)
+        rc = each_orphan(v, look_for_head, err);
     return rc || !v->lost ? rc : each_orphan(v, salvage, err);
 }

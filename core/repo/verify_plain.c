@@ -1,5 +1,6 @@
 /* Whole databases: the newest snapshots as SQLite sees them, and the plain objects. */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

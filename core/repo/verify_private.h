@@ -6,6 +6,7 @@
 #ifndef BH_REPO_VERIFY_PRIVATE_H
 #define BH_REPO_VERIFY_PRIVATE_H
 
+#include "repo/gc_private.h"
 #include "repo/history_private.h"
 #include "repo/verify.h"
 
@@ -100,6 +101,7 @@ struct verify {
     struct verify_map nodes; /* place -> mask */
     struct verify_frame *frames[BH_DEPTH_MAX + 1];
 
+    struct gc_list condemned; /* by gc: what is on its way out tells nothing */
     uint64_t labels, tombstones, records, plain_objects, checked_databases;
     struct bh_strbuf notes; /* lines of the report on the plain objects and the like */
 };

@@ -111,7 +111,7 @@ static int choose(struct verify *v, unsigned level, const struct bh_ref *refs, s
 static int visit(struct verify *v, unsigned level, const struct bh_ref *refs, size_t count,
                  bool blocks, uint64_t *mask, struct bh_error *err)
 {
-    struct verify_frame *f;
+    struct verify_frame *f = NULL;
     int rc = bh_call_check(v->call, "verify", err);
     if (level == 0) {
         for (size_t i = 0; i < count && !rc; i++)

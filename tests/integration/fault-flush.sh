@@ -32,6 +32,12 @@ in_bucket() {
     sqlite3 -batch -bail "$copy" 'SELECT n FROM c'
 }
 
+# in_history: the same of the newest snapshot; "none" if there is none.
+in_history() {
+    [ -d "$MNT/branches" ] || echo none
+    sqlite3 -batch -bail "$MNT/branches/main/live.db" 'SELECT n FROM c' 2>/dev/null || true
+}
+
 # change: one more transaction, alternately a client's and the daemon's.
 change() {
     value=$((value + 1))
@@ -127,10 +133,10 @@ for rule in 'put:eio:100%' '*:done-but-failed:100%' '*:eio:50%;*:done-but-failed
     : >"$rules"
     mount_with_faults
     assert_eq "$(sql 'SELECT n FROM c')" "$value" "$rule, daemon killed: the live database"
-    if [ "$(in_bucket)" != "$value" ]; then
+    if [ "$(in_bucket)" != "$value" ] && [ "$(in_history)" != "$value" ]; then
         assert_match "$(status_of recovered)" unflushed "$rule, daemon killed: status"
-        old=$(in_bucket)
     fi
+    [ "$(in_bucket)" = "$value" ] || old=$(in_bucket)
     attempt "$BHFS" flush "$MNT"
     assert_eq "$STATUS" 0 "$rule, daemon killed: the next flush ($OUT)"
     assert_eq "$(in_bucket)" "$value" "$rule, daemon killed: the bucket"
@@ -138,8 +144,11 @@ for rule in 'put:eio:100%' '*:done-but-failed:100%' '*:eio:50%;*:done-but-failed
 done
 
 # --- kill -9 between the upload and the daemon's own note of it ----------------------------------------------------
-# The put is done and said to have failed; whatever the daemon asks next takes a second: in that second it is killed.
-for round in 1 2 3; do
+# The put is done and said to have failed; whatever the daemon asks next takes a second: in that second it is killed. (With a
+# history a flush does not get that far: fault-plain.sh tries it without one.)
+rounds=0
+[ "${BUCKETHEAD_SNAPSHOT__HISTORY-true}" = true ] || rounds=3
+for ((round = 1; round <= rounds; round++)); do
     change
     old=$(in_bucket)
     echo '*:delay=1s;put:done-but-failed:100%' >"$rules"

@@ -9,7 +9,7 @@
 #include <sys/mount.h>
 
 /* 1: the random test does what the tests in BUG do, too. */
-#define BUGS_FIXED 0
+#define BUGS_FIXED 1
 
 enum { UNITS_MAX = 8192, LENS_MAX = 64, MODEL_MAX = 3 << 20 };
 static const uint32_t units[] = {4096, 16384, 1 << 20};
@@ -282,24 +282,24 @@ static void test_what_is_absent_is_said(void **state)
     assert_true(bh_file_is_absent(db, 5 * BLOCK - 1, 2));
     assert_true(bh_file_is_absent(db, 5 * BLOCK, BLOCK + 1));
     assert_false(bh_file_is_absent(j, 0, 100000));
-    assert_false(bh_file_write_needs_fetch(j, 1, 1));
+    assert_false(bh_file_write_needs_fetch(j, BH_DOOR_CLIENT, 1, 1));
     /* no journal: undo wants what a client overwrites */
-    assert_true(bh_file_write_needs_fetch(db, 7 * BLOCK, BLOCK));
+    assert_true(bh_file_write_needs_fetch(db, BH_DOOR_CLIENT, 7 * BLOCK, BLOCK));
     must(bh_file_write(j, BH_DOOR_CLIENT, magic, 8, 0));
-    assert_false(bh_file_write_needs_fetch(db, 7 * BLOCK, 3 * BLOCK));
-    assert_true(bh_file_write_needs_fetch(db, 7 * BLOCK + 1, 2 * BLOCK - 1));
-    assert_true(bh_file_write_needs_fetch(db, 7 * BLOCK, BLOCK + 1));
-    assert_true(bh_file_write_needs_fetch(db, 7 * BLOCK + 5, 1));
-    assert_false(bh_file_write_needs_fetch(db, 5 * BLOCK + 5, 1));
-    assert_false(bh_file_write_needs_fetch(db, 5 * BLOCK + 5, 0));
-    assert_true(bh_file_write_needs_fetch(db, 20 * BLOCK, 100));
-    assert_false(bh_file_write_needs_fetch(db, 21 * BLOCK + 5, 100));
-    assert_true(bh_file_truncate_needs_fetch(db, 7 * BLOCK + 1));
-    assert_false(bh_file_truncate_needs_fetch(db, 7 * BLOCK));
-    assert_false(bh_file_truncate_needs_fetch(db, 5 * BLOCK + 1));
-    assert_true(bh_file_truncate_needs_fetch(db, size - 1));
-    assert_false(bh_file_truncate_needs_fetch(db, size));
-    assert_false(bh_file_truncate_needs_fetch(db, size + 1));
+    assert_false(bh_file_write_needs_fetch(db, BH_DOOR_CLIENT, 7 * BLOCK, 3 * BLOCK));
+    assert_true(bh_file_write_needs_fetch(db, BH_DOOR_CLIENT, 7 * BLOCK + 1, 2 * BLOCK - 1));
+    assert_true(bh_file_write_needs_fetch(db, BH_DOOR_CLIENT, 7 * BLOCK, BLOCK + 1));
+    assert_true(bh_file_write_needs_fetch(db, BH_DOOR_CLIENT, 7 * BLOCK + 5, 1));
+    assert_false(bh_file_write_needs_fetch(db, BH_DOOR_CLIENT, 5 * BLOCK + 5, 1));
+    assert_false(bh_file_write_needs_fetch(db, BH_DOOR_CLIENT, 5 * BLOCK + 5, 0));
+    assert_true(bh_file_write_needs_fetch(db, BH_DOOR_CLIENT, 20 * BLOCK, 100));
+    assert_false(bh_file_write_needs_fetch(db, BH_DOOR_CLIENT, 21 * BLOCK + 5, 100));
+    assert_true(bh_file_truncate_needs_fetch(db, BH_DOOR_CLIENT, 7 * BLOCK + 1));
+    assert_false(bh_file_truncate_needs_fetch(db, BH_DOOR_CLIENT, 7 * BLOCK));
+    assert_false(bh_file_truncate_needs_fetch(db, BH_DOOR_CLIENT, 5 * BLOCK + 1));
+    assert_true(bh_file_truncate_needs_fetch(db, BH_DOOR_CLIENT, size - 1));
+    assert_false(bh_file_truncate_needs_fetch(db, BH_DOOR_CLIENT, size));
+    assert_false(bh_file_truncate_needs_fetch(db, BH_DOOR_CLIENT, size + 1));
     assert_int_equal(calls(), 1);
     bh_file_unref(j);
 }
@@ -453,6 +453,28 @@ static void test_more_readers_than_fetches_at_once(void **state)
     set_blocked(remote, false);
     join_readers(r, READERS);
     assert_int_equal(calls(), READERS);
+}
+
+static void test_fetching_ahead_leaves_out_what_is_on_its_way(void **state)
+{
+    struct reader far = {.offset = 40 * BLOCK, .len = 1, .rounds = 1};
+    struct reader next = {.offset = 17 * BLOCK, .len = 1, .rounds = 1};
+    lay_out(1 << 20, 4096);
+    set_blocked(remote, true);
+    start(&far);
+    wait_for_calls(remote, 1);
+    pthread_mutex_lock(&store->mutex); /* as of one who reads in sequence up to here */
+    store->fetches.next = next.offset;
+    store->fetches.window = 1 << 20;
+    pthread_mutex_unlock(&store->mutex);
+    start(&next);
+    wait_for_calls(remote, 2);
+    set_blocked(remote, false);
+    join_readers(&far, 1);
+    join_readers(&next, 1);
+    assert_int_equal(calls(), 2);
+    assert_int_equal(most_times(), 1);
+    must_be_origins(0, 1 << 20);
 }
 
 /* What waits for the bucket does not hold up what need not. */
@@ -1260,6 +1282,7 @@ int main(void)
         TEST(test_eight_readers_of_one_unit),
         TEST(test_eight_readers_of_everything),
         TEST(test_more_readers_than_fetches_at_once),
+        TEST(test_fetching_ahead_leaves_out_what_is_on_its_way),
         TEST(test_a_slow_origin_holds_up_its_readers_only),
         TEST(test_writes_of_whole_blocks_fetch_nothing),
         BUG(test_the_inner_door_fetches_nothing_for_whole_blocks),

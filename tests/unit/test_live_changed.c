@@ -845,6 +845,7 @@ static void flush_wal(sqlite3 *c, int which, bool flushed, bool with_changes)
     must_be_image(0, image_size);
     if (flushed) {
         upload(&lists[which], sizes[which], image_size);
+        must(bh_frozen_fetch_old(frozen, ERR)); /* as the history layer does it */
         set_remote(live->store, base, base_size, 16384);
     }
     thaw(flushed);

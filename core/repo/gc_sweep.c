@@ -1,0 +1,276 @@
+/* What is in the bucket, and what becomes of it. */
+#include "repo/gc_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bucket/bucket_util.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+
+#define DELETE_STEP 500u
+/* A tombstone is kept for whoever deletes it by a lease of so long, of which half is used. */
+#define TOMBSTONE_LEASE_MS 60000
+
+static int no_memory(struct bh_error *err)
+{
+    return bh_fail(err, ENOMEM, "out of memory looking for what is not in use");
+}
+
+void gc_sweep_free(struct gc_sweep *s)
+{
+    gc_set_free(&s->to_list);
+    free(s->doomed);
+}
+
+/* --- listing --- */
+
+static void count(struct gc_tally *t, const struct gc_key *key, uint64_t bytes)
+{
+    t->bytes += bytes;
+    if (gc_key_kind(key) == GC_PACK)
+        t->packs++;
+    else
+        t->records++;
+}
+
+static int doom(struct gc_sweep *s, const struct gc_key *key, struct bh_error *err)
+{
+    struct gc_key *to = gc_grow(&s->doomed, &s->doomed_count, &s->doomed_room, sizeof *to);
+    return to ? (*to = *key, 0) : no_memory(err);
+}
+
+/* One that nothing reaches. */
+static int judge(struct gc_sweep *s, const struct gc_key *key, const struct bh_object_info *info,
+                 struct bh_error *err)
+{
+    const int64_t *since = gc_set_get(&s->list->items, *key);
+    int64_t when = since ? *since : -1;
+    bool old = (since ? *since : info->mtime_ms) + s->grace_ms <= s->begin_ms;
+    if (!since && !old) {
+        count(&s->young, key, info->size);
+        return 0;
+    }
+    count(!since ? &s->condemned : old ? &s->doom : &s->waiting, key, info->size);
+    s->changed = s->changed || !since;
+    if (since && old && doom(s, key, err) != 0)
+        return ENOMEM;
+    return gc_set_add(&s->to_list, *key, when) == ENOMEM ? no_memory(err) : 0;
+}
+
+static int take(struct gc_sweep *s, struct gc_set *live, const struct gc_key *key,
+                const struct bh_object_info *info, struct bh_error *err)
+{
+    int64_t *value = gc_set_get(live, *key);
+    if (!value)
+        return judge(s, key, info, err);
+    if (gc_set_get(&s->list->items, *key)) {
+        count(&s->saved, key, info->size);
+        s->changed = true;
+    }
+    count(&s->live, key, info->size);
+    *value = -1; /* it is there */
+    return 0;
+}
+
+struct listing {
+    struct gc_sweep *sweep;
+    size_t skip;
+};
+
+static int take_pack(void *arg, const char *key, bool is_prefix, const struct bh_object_info *info,
+                     struct bh_error *err)
+{
+    struct listing *l = arg;
+    uint64_t id;
+    if (is_prefix || bh_pack_id_of_name(&id, key + l->skip) != 0)
+        return 0;
+    const struct gc_key pack = gc_pack_key(id);
+    return take(l->sweep, &l->sweep->mark->packs, &pack, info, err);
+}
+
+static int take_record(void *arg, const char *key, bool is_prefix,
+                       const struct bh_object_info *info, struct bh_error *err)
+{
+    struct listing *l = arg;
+    const char *id = key + l->skip;
+    if (is_prefix || !bh_is_snapshot_id(id))
+        return 0;
+    const struct gc_key record = gc_record_key(id);
+    return take(l->sweep, &l->sweep->mark->records, &record, info, err);
+}
+
+static int list_under(struct gc_sweep *s, const char *name, bh_list_fn *fn, struct bh_error *err)
+{
+    char prefix[BH_KEY_MAX + 1];
+    if (snprintf(prefix, sizeof prefix, "%s%s", s->prefix, name) > BH_KEY_MAX)
+        return bh_fail(err, ENAMETOOLONG, "the key %.60s... is too long", prefix);
+    struct listing l = {.sweep = s, .skip = strlen(prefix)};
+    const struct bh_list_request req = {.prefix = prefix, .delimiter = "/"};
+    return bh_bucket_list(s->bucket, &req, fn, &l, s->call, err);
+}
+
+/* What can be salvaged may be in what nothing reaches. */
+static int find_missing(struct gc_sweep *s, struct bh_error *err)
+{
+    const struct gc_set *packs = &s->mark->packs;
+    const struct gc_slot *missing = NULL;
+    char when[32];
+    size_t n = 0;
+    for (size_t i = 0; i < packs->room; i++) {
+        if (!packs->slots[i].key.b || packs->slots[i].value < 0)
+            continue;
+        missing = &packs->slots[i];
+        n++;
+    }
+    if (!missing)
+        return 0;
+    return bh_fail(err, EIO,
+                   "%zu packs that snapshots need are missing, %016" PRIx64
+                   " among them (the snapshot of %s needs it)",
+                   n, missing->key.a, bh_format_time(missing->value, when, sizeof when));
+}
+
+int gc_sweep_list(struct gc_sweep *s, struct bh_error *err)
+{
+    int rc = list_under(s, "packs/", take_pack, err);
+    if (rc == 0)
+        rc = find_missing(s, err);
+    if (rc == 0)
+        rc = list_under(s, "snapshots/", take_record, err);
+    return rc;
+}
+
+/* --- deleting --- */
+
+/* Records first: a record without packs would mislead who salvages. */
+static int compare(const void *a, const void *b)
+{
+    const struct gc_key *x = a, *y = b;
+    if (gc_key_kind(x) != gc_key_kind(y))
+        return gc_key_kind(x) == GC_RECORD ? -1 : 1;
+    return x->a < y->a ? -1 : x->a > y->a;
+}
+
+static int delete_some(struct gc_sweep *s, const struct gc_key *doomed, size_t n, size_t *deleted,
+                       struct bh_error *err)
+{
+    const size_t room = strlen(s->prefix) + GC_NAME_MAX;
+    const char *keys[DELETE_STEP];
+    BH_FREE char *text = malloc(n * room);
+    if (!text)
+        return no_memory(err);
+    for (size_t i = 0; i < n; i++) {
+        char name[GC_NAME_MAX];
+        gc_key_name(&doomed[i], name);
+        snprintf(text + i * room, room, "%s%s", s->prefix, name);
+        keys[i] = text + i * room;
+    }
+    return bh_bucket_delete_many(s->bucket, keys, n, deleted, s->call, err);
+}
+
+int gc_sweep_delete(struct gc_sweep *s, size_t *deleted, struct bh_error *err)
+{
+    int rc = 0;
+    *deleted = 0;
+    if (s->doomed_count)
+        qsort(s->doomed, s->doomed_count, sizeof *s->doomed, compare);
+    for (size_t i = 0; rc == 0 && i < s->doomed_count; i += DELETE_STEP) {
+        size_t n = s->doomed_count - i < DELETE_STEP ? s->doomed_count - i : DELETE_STEP, gone = 0;
+        rc = delete_some(s, s->doomed + i, n, &gone, err);
+        *deleted += gone;
+    }
+    return rc;
+}
+
+/* --- uploads that nobody ended --- */
+
+struct upload {
+    char *key, *id;
+};
+struct uploads {
+    const struct gc_sweep *sweep;
+    size_t plain_len; /* of KEY in KEY.bhfs/ */
+    struct upload *all;
+    size_t count, room;
+};
+
+/* tail: what follows KEY in a key. */
+static bool is_ours(const char *tail)
+{
+    return !tail[0] || !strcmp(tail, ".prev") || !strncmp(tail, ".branch.", 8) ||
+           !strncmp(tail, ".bhfs/", 6);
+}
+
+static int take_upload(void *arg, const char *key, const char *upload_id, int64_t started_ms,
+                       struct bh_error *err)
+{
+    struct uploads *u = arg;
+    if (started_ms + u->sweep->grace_ms > u->sweep->begin_ms)
+        return 0;
+    if (!is_ours(key + u->plain_len))
+        return 0;
+    struct upload *to = gc_grow(&u->all, &u->count, &u->room, sizeof *to);
+    if (!to || !(to->key = strdup(key)) || !(to->id = strdup(upload_id)))
+        return no_memory(err);
+    return 0;
+}
+
+int gc_sweep_uploads(struct gc_sweep *s, bool dry_run, size_t *aborted, struct bh_error *err)
+{
+    static const char tail[] = ".bhfs/";
+    struct uploads u = {.sweep = s, .plain_len = strlen(s->prefix) - (sizeof tail - 1)};
+    BH_FREE char *plain = strndup(s->prefix, u.plain_len);
+    *aborted = 0;
+    if (!plain)
+        return no_memory(err);
+    int rc = bh_bucket_mp_list(s->bucket, plain, take_upload, &u, s->call, err);
+    if (rc == ENOTSUP)
+        rc = 0;
+    for (size_t i = 0; rc == 0 && i < u.count; i++) {
+        if (!dry_run)
+            rc = bh_bucket_mp_abort(s->bucket, u.all[i].key, u.all[i].id, s->call, err);
+        rc = rc == ENOENT ? 0 : rc; /* ended meanwhile */
+        *aborted += rc == 0;
+    }
+    for (size_t i = 0; i < u.count; i++) {
+        free(u.all[i].key);
+        free(u.all[i].id);
+    }
+    free(u.all);
+    return rc;
+}
+
+/* --- tombstones --- */
+
+/* A deletion has no condition, and the name may be taken anew at any moment. So the tombstone gets
+ * a lease first, by compare-and-swap: who makes a branch of that name waits until it is over. */
+int gc_remove_tombstone(struct gc_sweep *s, const struct gc_anchor *tombstone, bool *removed,
+                        struct bh_error *err)
+{
+    char etag[BH_ETAG_MAX], key[BH_KEY_MAX + 1], writer[BH_PUT_ID_SIZE];
+    struct bh_head head = tombstone->head;
+    int64_t begin = bh_mono_ms(), now;
+    *removed = false;
+    memcpy(etag, tombstone->etag, sizeof etag);
+    int rc = bh_bucket_server_time(s->bucket, &now, s->call, err);
+    if (rc)
+        return rc;
+    bh_put_id(writer);
+    bh_lease_take(&head, writer, now, TOMBSTONE_LEASE_MS);
+    head.sequence++;
+    head.newest = (struct bh_index_entry){0}; /* a root no more, if this run ends here */
+    head.index = (struct bh_root){0};
+    rc = bh_head_put(s->bucket, s->prefix, &head, etag, NULL, NULL, s->call, err);
+    if (rc == ESTALE || bh_mono_ms() - begin > TOMBSTONE_LEASE_MS / 2)
+        return 0;
+    if (rc)
+        return rc;
+    snprintf(key, sizeof key, "%sbranches/%s", s->prefix, head.branch);
+    rc = bh_bucket_delete(s->bucket, key, s->call, err);
+    *removed = rc == 0;
+    return rc;
+}
