@@ -61,6 +61,30 @@ static int store_run(struct bh_history *h, const struct history_content *c, size
     return rc;
 }
 
+/* A restore and a switch give page 1 counters that no client has seen: that alone is no change. */
+static int is_counters_only(struct bh_history *h, const struct history_content *c, bool *only,
+                            const struct bh_call *call, struct bh_error *err)
+{
+    enum { HEADER = 100 };
+    static const struct {
+        unsigned at, len;
+    } exempt[] = {{18, 2}, {24, 4}, {40, 4}, {92, 8}}; /* SQLite file format: "database header" */
+    BH_FREE unsigned char *now = malloc(h->block_size), *was = malloc(h->block_size);
+    *only = false;
+    if (c->count != 1 || c->blocks[0] != 0 || c->size != c->base.size || c->size < HEADER)
+        return 0;
+    int rc = now && was ? 0 : bh_fail(err, ENOMEM, "out of memory while storing the changes");
+    size_t len = c->size < h->block_size ? (size_t)c->size : h->block_size;
+    if (rc == 0)
+        rc = read_block(c, h->block_size, 0, now, err);
+    if (rc == 0)
+        rc = bh_tree_read(h->trees, &c->base, 0, was, len, "the base of " BH_DB_NAME, call, err);
+    for (size_t i = 0; rc == 0 && i < sizeof exempt / sizeof *exempt; i++)
+        memcpy(now + exempt[i].at, was + exempt[i].at, exempt[i].len);
+    *only = rc == 0 && !memcmp(now, was, len);
+    return rc;
+}
+
 static uint32_t page_size_of(const unsigned char header[18])
 {
     uint32_t size = (uint32_t)header[16] << 8 | header[17]; /* SQLite file format: "page size" */
@@ -78,8 +102,12 @@ int history_store(struct bh_history *h, const struct history_content *c, struct 
     if (rc == 0 && c->size >= sizeof header &&
         (rc = c->read(c->arg, header, sizeof header, 0)) != 0)
         rc = content_error(rc, err);
-    for (size_t from = 0, to; rc == 0 && from < c->count; from = to) {
-        for (to = from + 1; to < c->count && c->blocks[to] - c->blocks[from] < LOOKUP;)
+    bool only_counters = false;
+    if (rc == 0)
+        rc = is_counters_only(h, c, &only_counters, call, err);
+    size_t count = only_counters ? 0 : c->count;
+    for (size_t from = 0, to; rc == 0 && from < count; from = to) {
+        for (to = from + 1; to < count && c->blocks[to] - c->blocks[from] < LOOKUP;)
             to++;
         rc = store_run(h, c, from, to, buf, changes, &changed, w, call, err);
     }
