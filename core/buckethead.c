@@ -482,8 +482,12 @@ static void let_go(struct bh *b, int64_t deadline)
 {
     struct bh_error err;
     struct bh_call call = {.deadline_ms = deadline};
-    if (b->history && bh_history_release(b->history, &call, &err) != 0)
+    if (!b->history)
+        return;
+    if (bh_history_release(b->history, &call, &err) != 0)
         bh_log(BH_LOG_WARNING, "the branch stays taken until the lease ends: %s", err.text);
+    if (bh_history_rest(b->history, &err) != 0)
+        bh_log(BH_LOG_WARNING, "%s", err.text);
 }
 
 int bh_stop(struct bh *b, struct bh_error *err)

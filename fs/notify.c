@@ -106,12 +106,13 @@ static void inval(struct notify *n, fuse_ino_t ino, off_t offset, off_t len)
 static void tell_growth(struct notify *n, struct bh_file *f, fuse_ino_t ino)
 {
     uint64_t size = bh_file_size(f);
-    char last;
+    char last = 0; /* of a page that is forgotten right after this, if it is not at hand */
     pthread_mutex_lock(&n->mutex);
     bool grew = size > f->told_size;
     f->told_size = size;
     pthread_mutex_unlock(&n->mutex);
-    if (!grew || bh_file_read(f, &last, 1, size - 1, NULL) != 0)
+    if (!grew ||
+        (!bh_file_is_absent(f, size - 1, 1) && bh_file_read(f, &last, 1, size - 1, NULL) != 0))
         return;
     struct fuse_bufvec buf = FUSE_BUFVEC_INIT(1);
     buf.buf[0].mem = &last;

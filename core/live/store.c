@@ -312,6 +312,8 @@ int bh_store_mark_all(struct bh_store *s, enum bh_block_state state)
 {
     BH_LOCK_SCOPE(&s->mutex);
     uint64_t blocks = (bh_file_size(s->db) + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
+    if (s->map.absent > 0) /* the file has holes there */
+        return EBUSY;
     return bh_map_set(&s->map, 0, blocks, state);
 }
 

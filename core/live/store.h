@@ -125,7 +125,8 @@ int bh_store_shm(struct bh_store *s, struct bh_file **out);
 /* --- changes since the base (what is committed in -wal counts) --- */
 uint64_t bh_store_dirty_bytes(struct bh_store *s);
 bool bh_store_is_dirty(struct bh_store *s);
-/* All blocks of the database, such as BH_BLOCK_DIRTY when the base is gone. */
+/* All blocks of the database, such as BH_BLOCK_DIRTY when the base is gone. EBUSY: some are absent.
+ */
 int bh_store_mark_all(struct bh_store *s, enum bh_block_state state);
 /* What is dirty is as in the base after all. */
 int bh_store_make_clean(struct bh_store *s);

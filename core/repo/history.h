@@ -42,6 +42,9 @@ int bh_history_flush(struct bh_history *h, bool keep_previous, bool last,
 /* Renews the lease if a third of its life is over; lets go of it. */
 int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
 int bh_history_release(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
+/* An orderly end: what was fetched is on the disk, so the next start believes the block map also if
+ * the machine goes down in between. */
+int bh_history_rest(struct bh_history *h, struct bh_error *err);
 
 /* --- verbs --- */
 

@@ -103,8 +103,12 @@ int bh_history_fork(struct bh_history *h, const char *name, const struct bh_call
                                   : bh_fail(err, EEXIST, "branch main exists already");
     if (rc)
         return rc;
-    if (h->fenced) /* this is how changes that cannot be flushed any more are saved */
-        return history_save_as(h, name, &h->head, call, err);
+    if (h->fenced) { /* this is how changes that cannot be flushed any more are saved */
+        struct bh_head now;
+        char etag[BH_ETAG_MAX];
+        rc = bh_head_get(h->bucket, h->prefix, h->head.branch, &now, etag, call, err);
+        return rc && rc != ENOENT ? rc : history_save_as(h, name, rc ? &h->head : &now, call, err);
+    }
     rc = bh_history_flush(h, false, false, &flushed, call, err);
     if (rc == 0 && !h->head.newest.id[0])
         rc = bh_fail(
@@ -170,6 +174,9 @@ static int switch_to(struct bh_history *h, const char *name, char adopted[BH_ETA
         h->have_head = true;
         return rc;
     }
+    pthread_mutex_lock(&h->mutex);
+    h->fenced = false; /* that was the other one */
+    pthread_mutex_unlock(&h->mutex);
     before.sequence++;
     before.lease.writer[0] = '\0';
     memcpy(etag, old_etag, sizeof etag);

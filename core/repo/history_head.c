@@ -95,7 +95,7 @@ bool history_is_ours(const struct bh_state *st, const struct bh_head *head)
 
 /* Whether the lease is one of an earlier life of this state directory. A copy of the directory has
  * the same name for itself, but another epoch, or another machine or process that lives. */
-static bool is_own_lease(struct bh_history *h, const struct bh_head *head)
+bool history_is_own_lease(struct bh_history *h, const struct bh_head *head)
 {
     char host[BH_HOST_MAX];
     const struct bh_lease *l = &head->lease;
@@ -114,7 +114,7 @@ int history_may_take(struct bh_history *h, const struct bh_head *head, bool stea
 {
     int64_t now;
     int rc = history_now(h, &now, call, err);
-    const char *name = is_own_lease(h, head) ? head->lease.writer : "";
+    const char *name = history_is_own_lease(h, head) ? head->lease.writer : "";
     return rc ? rc : bh_lease_check(head, name, now, steal, err);
 }
 
@@ -125,7 +125,7 @@ void history_let_go(struct bh_history *h, const char *branch, const struct bh_ca
     char etag[BH_ETAG_MAX];
     if (h->read_only || !branch[0] ||
         bh_head_get(h->bucket, h->prefix, branch, &head, etag, call, &err) != 0 ||
-        !head.lease.writer[0] || !is_own_lease(h, &head))
+        !head.lease.writer[0] || !history_is_own_lease(h, &head))
         return;
     head.sequence++;
     head.lease.writer[0] = '\0';

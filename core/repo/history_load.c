@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "repo/gc.h"
 #include "repo/history_private.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
@@ -14,6 +15,8 @@
 
 /* Takes of the lease that others raced with. */
 #define LEASE_TRIES 5
+/* How long what a writer was working on is kept after its lease was taken. */
+#define PIN_MS (30 * INT64_C(86400000))
 
 static void go_on(struct bh_history *h, struct bh_load_report *report)
 {
@@ -56,6 +59,18 @@ static int distrust_clean(struct bh_history *h, struct bh_error *err)
     return bh_statedir_save(&h->live->dir, err);
 }
 
+int bh_history_rest(struct bh_history *h, struct bh_error *err)
+{
+    struct bh_state *st = &h->live->dir.state;
+    if (!st->boot[0])
+        return 0;
+    int rc = bh_store_sync(h->live->store);
+    if (rc)
+        return bh_fail(err, rc, "%s cannot be synced: %s", h->live->dir.path, strerror(rc));
+    st->boot[0] = '\0';
+    return bh_statedir_save(&h->live->dir, err);
+}
+
 /* What is absent can be read from now on, without a request. */
 static int attach_origin(struct bh_history *h, struct bh_error *err)
 {
@@ -76,12 +91,27 @@ static int attach_origin(struct bh_history *h, struct bh_error *err)
 
 /* --- the decision --- */
 
+/* Who is pushed out may come back with changes on top of what this head names: gc leaves that alone
+ * for a while. */
+static int pin_for_old_writer(struct bh_history *h, const struct bh_call *call,
+                              struct bh_error *err)
+{
+    struct bh_head kept = h->head;
+    if (!kept.lease.writer[0] || !kept.newest.id[0] || history_is_own_lease(h, &kept))
+        return 0;
+    kept.index = (struct bh_root){0};
+    kept.lease.expires_ms = bh_mono_ms() + h->clock_offset_ms + PIN_MS;
+    return bh_pin_put(h->bucket, h->prefix, kept.lease.writer, &kept, call, err);
+}
+
 static int take_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
 {
     for (int i = 0;; i++) {
         struct bh_head head = h->head;
         head.lease.writer[0] = '\0'; /* a new life is a new epoch: pids repeat */
         int rc = history_check_lease(h, call, err);
+        if (rc == 0)
+            rc = pin_for_old_writer(h, call, err);
         if (rc == 0)
             rc = history_put_head(h, &head, call, err);
         if (rc != ESTALE || i == LEASE_TRIES)

@@ -68,6 +68,8 @@ bool history_is_ours(const struct bh_state *st, const struct bh_head *head);
 int history_lost_head(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
 int history_fenced(struct bh_history *h, const struct bh_head *now, struct bh_error *err);
 
+/* Whether the lease is one of an earlier life of this state directory. */
+bool history_is_own_lease(struct bh_history *h, const struct bh_head *head);
 /* Whether the lease in h->head may be taken. EBUSY: another writer has it. */
 int history_check_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
 

@@ -292,8 +292,13 @@ static int lost(struct bh_plain *p, struct bh_load_report *report, struct bh_err
              "%s is gone from the bucket; the copy in the state directory is used and uploaded "
              "with the next flush",
              p->key);
+    int rc = bh_store_hydrate(p->live->store, NULL, err);
+    if (rc)
+        return bh_fail_prefix(
+            err, rc, "%s is gone from the bucket, and so is a part of what was not local yet",
+            p->key);
     st->base_etag[0] = st->base_snapshot[0] = st->base_sha256[0] = '\0';
-    int rc = bh_store_mark_all(p->live->store, BH_BLOCK_DIRTY);
+    rc = bh_store_mark_all(p->live->store, BH_BLOCK_DIRTY);
     if (rc)
         return bh_fail(err, rc, "the block map cannot be written: %s", strerror(rc));
     return bh_statedir_save(&p->live->dir, err);

@@ -6,11 +6,12 @@
 # level: full
 # time: 900
 # buckets: file ceph swift
+# level@swift: long
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 rules=$T/rules
 : >"$rules"
-tries=${BH_TRIES:-25}
+tries=${BH_TRIES:-12}
 value=0
 say_seed
 

@@ -2,6 +2,6 @@
 # fault-flush.sh without a history: KEY and KEY.prev are all there is.
 # level: full
 # time: 900
-# buckets: file ceph
+# buckets: file
 export BUCKETHEAD_SNAPSHOT__HISTORY=false BH_TRIES="${BH_TRIES:-6}"
 . "$(dirname "${BASH_SOURCE[0]}")/fault-flush.sh"
