@@ -85,6 +85,8 @@ int history_open(struct bh_history *h, bool may_make, const struct bh_call *call
 {
     struct bh_state *st = &h->live->dir.state;
     uint32_t block_size = (uint32_t)h->cfg->snapshot.block_size;
+    if (h->settled)
+        return 0;
     int rc =
         bh_format_settle(h->bucket, h->prefix, &block_size, may_make && !h->read_only, call, err);
     if (rc)
@@ -95,7 +97,9 @@ int history_open(struct bh_history *h, bool may_make, const struct bh_call *call
                        "blocks of %" PRIu32 ": it is of another bucket; use another live.dir",
                        h->prefix, block_size, h->live->dir.path, st->block_size);
     st->block_size = block_size;
-    return h->trees ? 0 : open_with(h, block_size, err);
+    rc = h->trees ? 0 : open_with(h, block_size, err);
+    h->settled = rc == 0;
+    return rc;
 }
 
 int history_open_offline(struct bh_history *h, struct bh_error *err)

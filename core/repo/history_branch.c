@@ -29,24 +29,29 @@ int history_new_branch(struct bh_history *h, const char *name, const struct bh_h
                        const struct bh_index_entry *e, const struct bh_root *index,
                        const struct bh_call *call, struct bh_error *err)
 {
-    struct bh_head head = {0}, there = {0};
+    struct bh_head head = {0}, there;
     char etag[BH_ETAG_MAX] = "";
-    int rc = bh_head_get(h->bucket, h->prefix, name, &there, etag, call, err);
-    if (rc == 0)
-        return bh_fail(err, EEXIST, "branch %s exists already", name);
-    if (rc != ENOENT)
-        return rc;
     snprintf(head.branch, sizeof head.branch, "%s", name);
-    head.sequence = there.sequence + 1; /* a tombstone's goes on */
+    head.sequence = 1;
     head.newest = *e;
     head.index = *index;
-    head.lease.epoch = there.lease.epoch + 1;
+    head.lease.epoch = 1;
     memcpy(head.previous, on->newest.id, sizeof head.previous);
     if (strcmp(e->id, on->newest.id) == 0)
         memcpy(head.previous, on->previous, sizeof head.previous);
     snprintf(head.forked_from, sizeof head.forked_from, "%s", on->branch);
     memcpy(head.fork_snapshot, on->newest.id, sizeof head.fork_snapshot);
-    rc = bh_head_put(h->bucket, h->prefix, &head, etag, NULL, NULL, call, err);
+    int rc = bh_head_put(h->bucket, h->prefix, &head, etag, NULL, NULL, call, err);
+    if (rc != ESTALE)
+        return rc;
+    rc = bh_head_get(h->bucket, h->prefix, name, &there, etag, call, err);
+    if (rc == ENOENT) { /* a tombstone: what it counts goes on */
+        head.sequence = there.sequence + 1;
+        head.lease.epoch = there.lease.epoch + 1;
+        rc = bh_head_put(h->bucket, h->prefix, &head, etag, NULL, NULL, call, err);
+    } else if (rc == 0) {
+        rc = ESTALE;
+    }
     return rc == ESTALE ? bh_fail(err, EEXIST, "branch %s exists already", name) : rc;
 }
 

@@ -16,6 +16,7 @@ struct bh_history {
     bool read_only;
     char *prefix; /* "KEY.bhfs/" */
     atomic_bool stopping;
+    bool settled;             /* the format object was seen */
     int64_t plain_written_ms; /* monotonic: when KEY was written last */
 
     pthread_mutex_t mutex;  /* what follows */

@@ -416,6 +416,20 @@ static int salvage(struct verify *v, const struct bh_record *r, struct bh_error 
     return add_snapshot(v, &r->entry, FROM_SALVAGE, -1, err);
 }
 
+/* main cannot be deleted. */
+static int look_for_main(struct verify *v, struct bh_error *err)
+{
+    char proof[64 + BH_SNAPSHOT_ID_MAX];
+    for (size_t i = 0; i < v->snapshot_count && !verify_branch_of(v, "main"); i++) {
+        const struct verify_snapshot *s = &v->snapshots[i];
+        if (strcmp(s->e.branch, "main") != 0)
+            continue;
+        snprintf(proof, sizeof proof, "snapshot %s was made on it", s->e.id);
+        return verify_lost_head(v, "main", proof, err);
+    }
+    return 0;
+}
+
 int verify_orphans(struct verify *v, struct bh_error *err)
 {
     int rc = gc_list_read(v->bucket, v->prefix, &v->condemned, v->call, err);
@@ -425,5 +439,7 @@ int verify_orphans(struct verify *v, struct bh_error *err)
         bh_strbuf_addf(&v->notes, "gc: %zu objects are condemned\n", v->condemned.items.count);
     if (!rc)
         rc = each_orphan(v, look_for_head, err);
+    if (!rc)
+        rc = look_for_main(v, err);
     return rc || !v->lost ? rc : each_orphan(v, salvage, err);
 }

@@ -288,7 +288,8 @@ static void remove_each(void)
         packs += spare[i] && is_of(keys[i], "packs/");
         records += spare[i] && is_of(keys[i], "snapshots/");
         if (spare[i] && !is_of(keys[i], "packs/") && !is_of(keys[i], "snapshots/")) {
-            assert_true(is_unnamed(keys[i]));
+            if (!is_unnamed(keys[i]))
+                fail_msg("%s removed: nothing is missed", keys[i]);
             spare[i] = false;
         }
         memory_give(memory, keys[i], &was);
