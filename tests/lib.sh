@@ -36,6 +36,8 @@ DB=$MNT/live.db CTL=$MNT/.ctl
 SNAP=bucketsqlite/snap.db
 ON=${BHFS_ON:-file}
 mkdir -p "$MNT" "$T/home"
+# Tests look at KEY, whatever the size of the database.
+export BUCKETHEAD_SNAPSHOT__PLAIN=always
 # No configuration of the machine, and no state in the user's home.
 export HOME=$T/home XDG_STATE_HOME=$T/home/.local/state XDG_CONFIG_HOME=$T/home/.config XDG_DATA_HOME=$T/home/.local/share
 export BUCKETHEAD_CONFIG=$T/buckethead.ini LC_ALL=C.UTF-8 TZ=UTC
