@@ -19,7 +19,7 @@ done
 sql "ATTACH '$T/other.db' AS other; BEGIN; INSERT INTO t(v) VALUES(3); INSERT INTO o(v) VALUES(3); ROLLBACK"
 assert_eq "$(sql 'SELECT count(*), sum(v) FROM t')" "6|9" "the mounted one"
 assert_eq "$(sql 'SELECT count(*), sum(v) FROM o' "$T/other.db")" "6|9" "the other one"
-assert_eq "$(ls -A "$MNT" | grep -vxE 'live\.db|\.ctl|live\.db-journal' || true)" "" "what such transactions left in the root"
+assert_eq "$(ls -A "$MNT" | grep -vxE 'live\.db|branches|snapshots|\.ctl|live\.db-journal' || true)" "" "what such transactions left in the root"
 sql 'PRAGMA journal_mode=DELETE' >/dev/null
 integrity
 
@@ -59,7 +59,7 @@ os.fsync(fd)
 os.kill(os.getpid(), signal.SIGKILL)
 END
 
-# case_of WHO SUPER EXISTS WANTED: who opens next (client, daemon, next: the next daemon after a kill -9), the name of the
+# case_of WHO SUPER EXISTS WANTED: who looks next, after the daemon has rolled back what it could (client, daemon, next: the next daemon after a kill -9), the name of the
 # super-journal, whether it exists, and what becomes of the transaction.
 case_of() {
     local who=$1 super=$2 exists=$3 wanted=$4 changed what="$*"
@@ -68,7 +68,6 @@ case_of() {
     [ "$exists" = no ] || printf '%s\0' "$DB-journal" >"$super"
     attempt python3 "$T/die.py" "$DB" "$super"
     assert_eq "$STATUS" 137 "the status of the dying client ($OUT)"
-    [ -s "$DB-journal" ] || fail "$what: the dead client left no journal"
     case "$who" in
     client) changed=$(sql 'SELECT sum(v) FROM t') ;;
     daemon)
@@ -93,7 +92,7 @@ case_of() {
     integrity
     [ ! -s "$DB-journal" ] || fail "$what: the journal is still there"
     case "$who:$super" in
-    client:* | *:"$MNT"/*) [ ! -e "$super" ] || fail "$what: the super-journal is still there" ;;
+    *:"$MNT"/*) [ ! -e "$super" ] || fail "$what: the super-journal is still there" ;;
     *) rm -f "$super" ;; # outside the mount it is not the daemon's to remove
     esac
 }
