@@ -20,15 +20,6 @@ size_t label_count;
 struct thing things[THINGS];
 size_t thing_count;
 
-uint64_t seed;
-uint64_t rnd(uint64_t below)
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return seed % below;
-}
-
 const void *block_of(uint64_t n, uint32_t version)
 {
     static uint64_t data[BLOCK / 8];
@@ -67,6 +58,7 @@ int gc_teardown(void **state)
     int rc = tree_teardown(state);
     bh_bucket_close(bucket);
     bucket = NULL;
+    bh_strbuf_free(&report);
     return rc;
 }
 

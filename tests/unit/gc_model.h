@@ -59,8 +59,6 @@ struct thing {
 extern struct thing things[THINGS];
 extern size_t thing_count;
 
-extern uint64_t seed;
-uint64_t rnd(uint64_t below);
 int gc_setup(void **state);
 int gc_teardown(void **state);
 

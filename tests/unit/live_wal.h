@@ -1,5 +1,5 @@
 /* Logs as stock SQLite writes them, for tests of what is found in them: SCRATCH/w.db with its log,
- * and what SQLite itself reads from copies of the two. */
+ * what SQLite itself reads from copies of the two, and the live database in write-ahead mode. */
 #ifndef LIVE_WAL_H
 #define LIVE_WAL_H
 
@@ -30,6 +30,32 @@ static inline void add_rows(sqlite3 *c, int rows)
              rows, any(1000), 10 + any(1500));
     must_sql(c, text);
 }
+
+/* A connection to the live database that leaves the log as it is when it is the last to close. */
+static inline sqlite3 *connect_wal(void)
+{
+    sqlite3 *c = connect_live();
+    must_sql(c, "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=5; PRAGMA synchronous=OFF");
+    sqlite3_db_config(c, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    return c;
+}
+
+/* Opens the live database in write-ahead mode, with the empty table t. */
+static inline sqlite3 *begin_wal(int page_size)
+{
+    char text[160];
+    open_live(NULL);
+    sqlite3 *c = connect_wal();
+    snprintf(text, sizeof text, "PRAGMA page_size=%d; PRAGMA journal_mode=WAL", page_size);
+    must_sql(c, text);
+    must_sql(c, "CREATE TABLE t(n INTEGER PRIMARY KEY, v INT, fill BLOB)");
+    assert_true(bh_store_is_wal(live->store));
+    return c;
+}
+
+static const char *const checkpoints[] = {
+    "PRAGMA wal_checkpoint(PASSIVE)", "PRAGMA wal_checkpoint(FULL)",
+    "PRAGMA wal_checkpoint(RESTART)", "PRAGMA wal_checkpoint(TRUNCATE)"};
 
 /* One transaction of any kind. */
 static inline void random_transaction(sqlite3 *c)

@@ -14,6 +14,7 @@
 
 #include "bucket/transfer.h"
 #include "bucket_fixture.h"
+#include "interrupted.h"
 #include "transfer_spy.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
@@ -86,14 +87,6 @@ static bool was_logged(uint64_t since, const char *text)
     static char log[4096];
     log[bh_log_read(since, log, sizeof log - 1)] = '\0';
     return strstr(log, text) != NULL;
-}
-
-/* Sets a flag after 100 ms. */
-static void *raise_flag(void *arg)
-{
-    usleep(100000);
-    atomic_store((atomic_bool *)arg, true);
-    return NULL;
 }
 
 /* --- both --- */
@@ -281,26 +274,13 @@ static void test_cancelled_upload(void **state)
 {
     BH_FREE char *data = calloc(6, PART);
     struct bh_source src = {.size = 6 * PART, .data = data};
-    for (int which = 0; which < 4; which++) {
-        atomic_bool cancel = false, stop = false;
-        pthread_t thread;
-        struct bh_call call = {.cancel = which != 1 ? &cancel : NULL,
-                               .stop = which != 0 ? &stop : NULL};
-        bh_bucket_close(b);
-        must(bh_bucket_dir_open(&b, dir, ERR));
+    for (int how = 0; how < 4; how++) {
+        struct interrupted i;
+        reopen();
         with_rules("multipart:delay=20s:after=1:first=4"); /* the parts */
-        if (which == 3) {                                  /* both there, the deadline it is */
-            call.deadline_ms = bh_mono_ms() + 100;
-        } else {
-            assert_int_equal(pthread_create(&thread, NULL, raise_flag, call.stop ? &stop : &cancel),
-                             0);
-        }
-        int64_t start = bh_mono_ms();
-        must_fail(bh_bucket_upload(b, "x", &src, NULL, NULL, &four, NULL, &call, ERR),
-                  which == 3 ? ETIMEDOUT : ECANCELED);
-        assert_in_range(bh_mono_ms() - start, 90, 3000);
-        if (which != 3)
-            pthread_join(thread, NULL);
+        interrupt_soon(&i, how, true);
+        must_fail(bh_bucket_upload(b, "x", &src, NULL, NULL, &four, NULL, &i.call, ERR), i.code);
+        interrupt_over(&i);
         assert_int_equal(uploads(), 0);
     }
 }
@@ -466,26 +446,15 @@ static void test_failing_range_ends_the_first(void **state)
 static void test_cancelled_download(void **state)
 {
     must(upload(12 * PART, NULL));
-    for (int which = 0; which < 4; which++) {
-        atomic_bool cancel = false, stop = false;
-        pthread_t thread;
+    for (int how = 0; how < 4; how++) {
+        struct interrupted i;
         uint64_t at = 0;
-        struct bh_call call = {.cancel = which != 1 ? &cancel : NULL,
-                               .stop = which != 0 ? &stop : NULL};
-        bh_bucket_close(b);
-        must(bh_bucket_dir_open(&b, dir, ERR));
+        reopen();
         with_rules("get:delay=20s:after=2");
-        if (which == 3)
-            call.deadline_ms = bh_mono_ms() + 100;
-        else
-            assert_int_equal(
-                pthread_create(&thread, NULL, raise_flag, call.cancel ? &cancel : &stop), 0);
-        int64_t start = bh_mono_ms();
-        must_fail(bh_bucket_download(b, "x", &four, pattern_check, &at, NULL, &call, ERR),
-                  which == 3 ? ETIMEDOUT : ECANCELED);
-        assert_in_range(bh_mono_ms() - start, 90, 3000);
-        if (which != 3)
-            pthread_join(thread, NULL);
+        interrupt_soon(&i, how, false);
+        must_fail(bh_bucket_download(b, "x", &four, pattern_check, &at, NULL, &i.call, ERR),
+                  i.code);
+        interrupt_over(&i);
     }
 }
 

@@ -17,27 +17,6 @@ static int freeze_teardown(void **state)
     return db_teardown(state);
 }
 
-/* A connection that leaves the log as it is when it is the last to close. */
-static sqlite3 *connect_wal(void)
-{
-    sqlite3 *c = connect_live();
-    must_sql(c, "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=5; PRAGMA synchronous=OFF");
-    sqlite3_db_config(c, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
-    return c;
-}
-
-static sqlite3 *begin(int page_size)
-{
-    char text[160];
-    open_live(NULL);
-    sqlite3 *c = connect_wal();
-    snprintf(text, sizeof text, "PRAGMA page_size=%d; PRAGMA journal_mode=WAL", page_size);
-    must_sql(c, text);
-    must_sql(c, "CREATE TABLE t(n INTEGER PRIMARY KEY, v INT, fill BLOB)");
-    assert_true(bh_store_is_wal(live->store));
-    return c;
-}
-
 static void remember(sqlite3 *c)
 {
     sqlite3_free(image);
@@ -83,10 +62,6 @@ static void must_be_image(void)
     must_be_range(image_size, 0);
 }
 
-static const char *const checkpoints[] = {
-    "PRAGMA wal_checkpoint(PASSIVE)", "PRAGMA wal_checkpoint(FULL)",
-    "PRAGMA wal_checkpoint(RESTART)", "PRAGMA wal_checkpoint(TRUNCATE)"};
-
 /* --- one moment --- */
 
 static void go_on(sqlite3 *c)
@@ -110,7 +85,7 @@ static void test_nothing_that_follows_shows(void **state)
     static const int sizes[] = {512, 1024, 4096, 16384, 65536};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         char command[100];
-        sqlite3 *c = begin(sizes[i]);
+        sqlite3 *c = begin_wal(sizes[i]);
         for (int with = 0; with < 4; with++) { /* nothing checkpointed; in part; all; no log */
             if (with > 0)
                 must_sql(c, checkpoints[with]);
@@ -129,7 +104,7 @@ static void test_nothing_that_follows_shows(void **state)
 
 static void test_a_transaction_that_is_under_way_is_not_in_it(void **state)
 {
-    sqlite3 *c = begin(1024), *reader = connect_wal();
+    sqlite3 *c = begin_wal(1024), *reader = connect_wal();
     add_rows(c, 60);
     must_sql(c, "BEGIN; UPDATE t SET fill=randomblob(3000)"); /* spilled into the log */
     assert_true(bh_store_wal_size(live->store) > 60 * 1024);
@@ -144,7 +119,7 @@ static void test_a_transaction_that_is_under_way_is_not_in_it(void **state)
 
 static void test_it_is_a_whole_database_in_rollback_format(void **state)
 {
-    sqlite3 *c = begin(4096);
+    sqlite3 *c = begin_wal(4096);
     add_rows(c, 100);
     freeze(c, true);
     must_sql(c, "DELETE FROM t");
@@ -165,7 +140,7 @@ static void test_it_is_a_whole_database_in_rollback_format(void **state)
 
 static void test_the_last_close_removes_the_log_under_it(void **state)
 {
-    sqlite3 *c = begin(1024);
+    sqlite3 *c = begin_wal(1024);
     add_rows(c, 100);
     freeze(c, false);
     sqlite3_db_config(c, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
@@ -183,7 +158,7 @@ static void test_the_last_close_removes_the_log_under_it(void **state)
 static void test_a_large_truncation_breaks_an_impatient_freeze(void **state)
 {
     for (int patient = 0; patient < 2; patient++) {
-        sqlite3 *c = patient ? connect_wal() : begin(4096);
+        sqlite3 *c = patient ? connect_wal() : begin_wal(4096);
         must_sql(c, "INSERT INTO t(fill) VALUES(randomblob(5000000))");
         freeze(c, patient);
         must_be_image();
@@ -204,7 +179,7 @@ static void test_a_large_truncation_breaks_an_impatient_freeze(void **state)
 
 static void test_a_small_truncation_does_not(void **state)
 {
-    sqlite3 *c = begin(4096);
+    sqlite3 *c = begin_wal(4096);
     must_sql(c, "INSERT INTO t(fill) VALUES(randomblob(3000000))");
     freeze(c, false);
     must_sql(c, "PRAGMA wal_checkpoint(TRUNCATE); UPDATE t SET fill=randomblob(3000000)");
@@ -216,7 +191,7 @@ static void test_a_small_truncation_does_not(void **state)
 static void test_a_swap_leaves_it(void **state)
 {
     static const struct bh_base a_change = {.is_base = false};
-    sqlite3 *c = begin(4096);
+    sqlite3 *c = begin_wal(4096);
     add_rows(c, 50);
     freeze(c, true);
     sqlite3_close(c);
@@ -269,7 +244,7 @@ static int64_t check_frozen(void)
 static void test_every_freeze_beside_a_writer_is_between_two_transactions(void **state)
 {
     pthread_t thread;
-    sqlite3 *c = begin(1024);
+    sqlite3 *c = begin_wal(1024);
     must_sql(c, "CREATE TABLE pair(a, b, rows); INSERT INTO pair VALUES(0, 0, 0)");
     enough = false;
     writer_failed = 0;
@@ -307,7 +282,7 @@ static bool is_dirty(void)
 
 static void test_what_is_in_the_log_is_dirty_until_it_is_flushed(void **state)
 {
-    sqlite3 *c = begin(4096);
+    sqlite3 *c = begin_wal(4096);
     add_rows(c, 10);
     assert_true(is_dirty());
     freeze(c, true);
@@ -343,7 +318,7 @@ static sqlite3 *begin_again(sqlite3 *c)
 
 static void test_the_tag_says_after_a_restart_what_is_flushed(void **state)
 {
-    sqlite3 *c = begin(4096);
+    sqlite3 *c = begin_wal(4096);
     add_rows(c, 10);
     flush_to_image(c);
     assert_string_not_equal(flushed_tag, "");
@@ -413,7 +388,7 @@ static sqlite3 *random_step(sqlite3 *c, const char **what)
 
 static void test_what_is_clean_is_as_it_was_flushed(void **state)
 {
-    sqlite3 *c = begin(1024);
+    sqlite3 *c = begin_wal(1024);
     unsigned clean = 0;
     add_rows(c, 20);
     flush_to_image(c);

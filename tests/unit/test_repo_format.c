@@ -10,39 +10,14 @@
 #include <cmocka.h>
 
 #include "bucket_helpers.h"
+#include "golden_pack.h"
 #include "repo/format.h"
 #include "util/cleanup.h"
 #include "util/sha256.h"
 
-#define ID   0x0123456789abcdefULL
-#define END  (16 + 4096 + 39) /* of the records of the pack below */
+#define END  (16 + 4096 + 39) /* of the records of the golden pack */
 #define TAIL (2 * BH_PACK_ENTRY_SIZE + BH_PACK_FOOTER_SIZE)
 #define SIZE (END + TAIL)
-
-/* Made by a program that shares no code with bhfs: a block of 4096 bytes, i * 7 + i / 256 each, and
- * a node's worth of "all work and no play\n", compressed to 39 bytes. */
-static const char ref_hex[2][65] = {
-    "efcdab89674523011000000000100000d24ac44c83cce842b67a82d2f77bcbe5",
-    "efcdab89674523011010000027000010aa06fc1da0ca0a7ee9bb45dcf21b5bb7"};
-static const char header_hex[] = "62687061636b310aefcdab8967452301";
-static const char trailer_hex[] = "01010000001000000500000000000000"
-                                  "efcdab89674523011000000000100000d24ac44c83cce842b67a82d2f77bcbe5"
-                                  "02020100002000000001000000000000"
-                                  "efcdab89674523011010000027000010aa06fc1da0ca0a7ee9bb45dcf21b5bb7"
-                                  "3710000002000000"
-                                  "b57f6955e1a8ad5f2a0c3c0c363b1d894d3a5b2a1d4a5ba772377470de9797b5"
-                                  "62687461696c310a";
-
-static size_t from_hex(const char *hex, uint8_t *out)
-{
-    size_t n = strlen(hex) / 2;
-    for (size_t i = 0; i < n; i++) {
-        unsigned byte;
-        assert_int_equal(sscanf(hex + 2 * i, "%2x", &byte), 1);
-        out[i] = (uint8_t)byte;
-    }
-    return n;
-}
 
 static void flip(uint8_t *bytes, size_t bit)
 {

@@ -376,7 +376,5 @@ int main(void)
         TEST(shared_trees_are_read_once),
         TEST(random_histories),
     };
-    int rc = cmocka_run_group_tests(tests, NULL, NULL);
-    bh_strbuf_free(&report);
-    return rc;
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -261,7 +261,5 @@ int main(void)
         TEST(checks),
         TEST(crash_at_every_request),
     };
-    int rc = cmocka_run_group_tests(tests, NULL, NULL);
-    bh_strbuf_free(&report);
-    return rc;
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,6 +29,19 @@
     "037766554433221113000000a30f0010"                                                             \
     "303132333435363738393a3b3c3d3e3f"
 
+/* The lines of example_entry. */
+#define ENTRY                                                                                      \
+    "snapshot: " ID2 "\n"                                                                          \
+    "created: 2026-11-27T07:21:50.000Z\n"                                                          \
+    "made_on: main\n"                                                                              \
+    "flags: 1\n"                                                                                   \
+    "page_size: 4096\n"                                                                            \
+    "db: " REF1 " 1 1048576\n"                                                                     \
+    "names: " REF2 " 0 8192\n"                                                                     \
+    "uploaded: 123456\n"                                                                           \
+    "changed: 7\n"                                                                                 \
+    "blobs: 3\n"
+
 /* --- examples --- */
 
 static struct bh_root example_root(unsigned n, unsigned depth, uint64_t size)
@@ -118,18 +131,7 @@ static void test_golden_head(void **state)
                                 "branch: work\n"
                                 "deleted: yes\n"
                                 "sequence: 42\n"
-                                "previous: " ID1 "\n"
-                                "snapshot: " ID2 "\n"
-                                "created: 2026-11-27T07:21:50.000Z\n"
-                                "made_on: main\n"
-                                "flags: 1\n"
-                                "page_size: 4096\n"
-                                "db: " REF1 " 1 1048576\n"
-                                "names: " REF2 " 0 8192\n"
-                                "uploaded: 123456\n"
-                                "changed: 7\n"
-                                "blobs: 3\n"
-                                "index: " REF3 " 1 512\n"
+                                "previous: " ID1 "\n" ENTRY "index: " REF3 " 1 512\n"
                                 "forked_from: main\n"
                                 "fork_snapshot: " ID1 "\n"
                                 "lease_host: büro-1\n"
@@ -172,18 +174,7 @@ static void test_golden_record(void **state)
     BH_STRBUF out = {0};
     BH_STRBUF again = {0};
     struct bh_record r = example_record(), got;
-    BH_FREE char *text = sealed("bhfs: snapshot\n"
-                                "snapshot: " ID2 "\n"
-                                "created: 2026-11-27T07:21:50.000Z\n"
-                                "made_on: main\n"
-                                "flags: 1\n"
-                                "page_size: 4096\n"
-                                "db: " REF1 " 1 1048576\n"
-                                "names: " REF2 " 0 8192\n"
-                                "uploaded: 123456\n"
-                                "changed: 7\n"
-                                "blobs: 3\n"
-                                "parent: " ID1 "\n"
+    BH_FREE char *text = sealed("bhfs: snapshot\n" ENTRY "parent: " ID1 "\n"
                                 "host: büro-1\n"
                                 "index: " REF3 " 1 256\n");
     must(bh_record_encode(&r, &out));

@@ -1,5 +1,5 @@
-/* Heads, labels and the format object in a bucket: races, lost answers, stores without conditional
- * writes; and the rules of the lease. */
+/* Heads in a bucket: races, lost answers, stores without conditional writes; and the rules of the
+ * lease. */
 #include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -12,295 +12,7 @@
 
 #include <cmocka.h>
 
-#include "bucket_fixture.h"
-#include "repo/head_private.h"
-#include "util/cleanup.h"
-
-#define P   "k.bhfs/"
-#define ID1 "20261127T072149.123Z-0123abcd"
-#define ID2 "20261127T072150.000Z-89ef4567"
-
-#define WRITER1 "11111111111111111111111111111111"
-#define WRITER2 "22222222222222222222222222222222"
-
-#define RACERS 8
-
-static char etag[BH_ETAG_MAX]; /* of what the test wrote or read last */
-static struct bh_head now;
-
-static int setup(void **state)
-{
-    etag[0] = '\0';
-    return dir_setup(state);
-}
-
-static void rules_are(const char *rules)
-{
-    struct bh_bucket *faulty;
-    must(bh_bucket_fault_wrap(&faulty, b, rules, 11, ERR));
-    b = faulty;
-}
-
-static struct bh_head head_of(const char *writer, uint64_t sequence)
-{
-    struct bh_head h = {.branch = "main", .sequence = sequence};
-    snprintf(h.lease.writer, sizeof h.lease.writer, "%s", writer);
-    snprintf(h.lease.host, sizeof h.lease.host, "host-of-%c", writer[0]);
-    h.lease.pid = 4711;
-    h.lease.epoch = 1;
-    return h;
-}
-
-static int put(const struct bh_head *h)
-{
-    return bh_head_put(b, P, h, etag, &now, NULL, NULL, ERR);
-}
-
-static int get(struct bh_head *h)
-{
-    return bh_head_get(b, P, "main", h, etag, NULL, ERR);
-}
-
-/* Behind the back of b, and of etag. */
-static void write_directly(struct bh_bucket *bucket, const struct bh_head *h)
-{
-    BH_STRBUF text = {0};
-    must(bh_head_encode(h, &text));
-    must_put(bucket, P "branches/main", text.data);
-}
-
-static void must_be_there(const struct bh_head *h)
-{
-    BH_STRBUF text = {0};
-    must(bh_head_encode(h, &text));
-    must_have(b, P "branches/main", text.data);
-}
-
-static char said[BH_ERROR_TEXT_MAX]; /* by the last failure */
-
-static void fails(int expected, int rc, const char *what, int line)
-{
-    memcpy(said, test_error.text, sizeof said);
-    must_be_(expected, rc, what, __FILE__, line);
-}
-
-#undef must_fail
-#define must_fail(expression, code) fails((code), (expression), #expression, __LINE__)
-
-static void must_say(const char *part)
-{
-    if (!strstr(said, part))
-        fail_msg("%s is not in: %s", part, said);
-}
-
-/* --- a bucket for mishaps --- */
-
-static struct odd {
-    struct bh_bucket base;
-    struct bh_bucket *inner;
-    bool unconditional; /* has no conditional writes */
-    int puts;
-    int lose;             /* so many puts are held back, answered by a time-out */
-    void (*before)(void); /* the next put */
-    void (*after)(void);  /* the next put, whose answer is then lost */
-    char *held;           /* the first put that was held back */
-    size_t held_len;
-    char held_etag[BH_ETAG_MAX];
-} odd;
-
-static unsigned odd_caps(struct bh_bucket *x)
-{
-    unsigned caps = bh_bucket_caps(odd.inner);
-    return odd.unconditional ? caps & ~(unsigned)(BH_CAP_IF_MATCH | BH_CAP_IF_NONE_MATCH) : caps;
-}
-
-static int odd_get(struct bh_bucket *x, const char *key, uint64_t offset, uint64_t length,
-                   bh_sink_fn *sink, void *arg, struct bh_object_info *info,
-                   const struct bh_call *call, struct bh_error *err)
-{
-    return bh_bucket_get(odd.inner, key, offset, length, sink, arg, info, call, err);
-}
-
-static int deliver(void)
-{
-    struct bh_source src = {.size = odd.held_len, .data = odd.held};
-    struct bh_cond cond = {.if_match = odd.held_etag[0] ? odd.held_etag : NULL,
-                           .if_none_match = !odd.held_etag[0]};
-    return bh_bucket_put(odd.inner, P "branches/main", &src, NULL, &cond, NULL, NULL, ERR);
-}
-
-static void hold(const struct bh_source *src, const struct bh_cond *cond)
-{
-    if (odd.held)
-        return;
-    odd.held = malloc(src->size);
-    memcpy(odd.held, src->data, src->size);
-    odd.held_len = src->size;
-    snprintf(odd.held_etag, sizeof odd.held_etag, "%s", cond->if_match ? cond->if_match : "");
-}
-
-static int odd_put(struct bh_bucket *x, const char *key, const struct bh_source *src,
-                   const struct bh_meta *meta, const struct bh_cond *cond,
-                   struct bh_object_info *info, const struct bh_call *call, struct bh_error *err)
-{
-    void (*before)(void) = odd.before, (*after)(void) = odd.after;
-    odd.puts++;
-    assert_true(!odd.unconditional || !cond);
-    odd.before = odd.after = NULL;
-    if (before)
-        before();
-    if (odd.lose > 0) {
-        odd.lose--;
-        hold(src, cond);
-        return bh_fail(err, ETIMEDOUT, "no answer");
-    }
-    int rc = bh_bucket_put(odd.inner, key, src, meta, cond, info, call, err);
-    if (rc || !after)
-        return rc;
-    after();
-    return odd.unconditional ? 0 : bh_fail(err, ETIMEDOUT, "no answer");
-}
-
-static int odd_head(struct bh_bucket *x, const char *key, struct bh_object_info *info,
-                    const struct bh_call *call, struct bh_error *err)
-{
-    return bh_bucket_head(odd.inner, key, info, call, err);
-}
-
-static int odd_del(struct bh_bucket *x, const char *key, const struct bh_call *call,
-                   struct bh_error *err)
-{
-    return bh_bucket_delete(odd.inner, key, call, err);
-}
-
-static int odd_list(struct bh_bucket *x, const struct bh_list_request *req, bh_list_fn *fn,
-                    void *arg, const struct bh_call *call, struct bh_error *err)
-{
-    return bh_bucket_list(odd.inner, req, fn, arg, call, err);
-}
-
-static int odd_learn(struct bh_bucket *x, const struct bh_call *call, struct bh_error *err)
-{
-    return bh_bucket_learn(odd.inner, call, err);
-}
-
-static void odd_close(struct bh_bucket *x)
-{
-    bh_bucket_close(odd.inner);
-    free(odd.held);
-    odd.held = NULL;
-}
-
-static const struct bh_bucket_ops odd_ops = {.name = "odd",
-                                             .close = odd_close,
-                                             .caps = odd_caps,
-                                             .get = odd_get,
-                                             .put = odd_put,
-                                             .head = odd_head,
-                                             .del = odd_del,
-                                             .list = odd_list,
-                                             .learn = odd_learn};
-
-static void be_odd(bool unconditional)
-{
-    odd = (struct odd){.base.ops = &odd_ops, .inner = b, .unconditional = unconditional};
-    b = &odd.base;
-}
-
-/* --- the format object --- */
-
-static int settle(uint32_t *block_size, bool may_write)
-{
-    return bh_format_settle(b, P, block_size, may_write, NULL, ERR);
-}
-
-static void test_format(void **state)
-{
-    uint32_t size = 8192;
-    must_fail(settle(&size, false), ENOENT);
-    must(settle(&size, true));
-    assert_int_equal(size, 8192);
-    size = 65536;
-    must(settle(&size, true));
-    assert_int_equal(size, 8192);
-    size = 1;
-    must(settle(&size, false));
-    assert_int_equal(size, 8192);
-    must_put(b, P "format", "version: 1\n");
-    must_fail(settle(&size, true), EIO);
-    must_say(P "format");
-    must(bh_bucket_delete(b, P "format", NULL, ERR));
-    size = 1000;
-    must_fail(settle(&size, true), EINVAL);
-    must_lack(b, P "format");
-}
-
-static void test_a_lost_format_is_not_guessed(void **state)
-{
-    uint32_t size = 8192;
-    struct bh_head h = head_of(WRITER1, 1);
-    must(put(&h));
-    must_fail(settle(&size, true), EIO);
-    must_say("main");
-    must_lack(b, P "format");
-    must_put(b, P "format", "large");
-    BH_FREE char *large = calloc(1, 20000);
-    memset(large, 'x', 19999);
-    must_put(b, P "format", large);
-    must_fail(settle(&size, true), EIO);
-}
-
-struct settler {
-    pthread_t thread;
-    const char *prefix;
-    uint32_t size;
-    int rc;
-    char text[BH_ERROR_TEXT_MAX];
-};
-
-static void *settle_it(void *arg)
-{
-    struct settler *s = arg;
-    struct bh_error err = {0};
-    do
-        s->rc = bh_format_settle(b, s->prefix, &s->size, true, NULL, &err);
-    while (s->rc == EIO || s->rc == ETIMEDOUT); /* injected */
-    strcpy(s->text, err.text);
-    return NULL;
-}
-
-static void race_to_settle(int rounds)
-{
-    for (int round = 0; round < rounds; round++) {
-        struct settler all[RACERS];
-        char prefix[32];
-        uint32_t last = 0;
-        snprintf(prefix, sizeof prefix, "k%d.bhfs/", round);
-        for (int i = 0; i < RACERS; i++) {
-            all[i] = (struct settler){.prefix = prefix, .size = 4096u << i};
-            assert_int_equal(pthread_create(&all[i].thread, NULL, settle_it, &all[i]), 0);
-        }
-        for (int i = 0; i < RACERS; i++)
-            pthread_join(all[i].thread, NULL);
-        must(bh_format_settle(b, prefix, &last, false, NULL, ERR));
-        for (int i = 0; i < RACERS; i++) {
-            if (all[i].rc)
-                fail_msg("%d: %s", all[i].rc, all[i].text);
-            assert_int_equal(all[i].size, last);
-        }
-    }
-}
-
-static void test_format_races(void **state)
-{
-    race_to_settle(10);
-}
-
-static void test_format_races_with_lost_answers(void **state)
-{
-    rules_are("put:done-but-failed:30%;put:eio:20%");
-    race_to_settle(10);
-}
+#include "head_fixture.h"
 
 /* --- heads --- */
 
@@ -710,102 +422,6 @@ static void test_unconditional_and_not_read_back(void **state)
     assert_int_equal(odd.puts, 1);
 }
 
-static void test_unconditional_labels_and_format(void **state)
-{
-    uint32_t size = 8192;
-    char id[BH_SNAPSHOT_ID_MAX];
-    be_odd(true);
-    must(settle(&size, true));
-    size = 4096;
-    must(settle(&size, true));
-    assert_int_equal(size, 8192);
-    must(bh_label_put(b, P, "v1", ID1, NULL, ERR));
-    must_fail(bh_label_put(b, P, "v1", ID2, NULL, ERR), EEXIST);
-    must(bh_label_get(b, P, "v1", id, NULL, ERR));
-    assert_string_equal(id, ID1);
-}
-
-/* --- labels --- */
-
-static void test_labels(void **state)
-{
-    char id[BH_SNAPSHOT_ID_MAX];
-    must_fail(bh_label_get(b, P, "v1", id, NULL, ERR), ENOENT);
-    must_fail(bh_label_delete(b, P, "v1", NULL, ERR), ENOENT);
-    must(bh_label_put(b, P, "v1", ID1, NULL, ERR));
-    must_fail(bh_label_put(b, P, "v1", ID2, NULL, ERR), EEXIST);
-    must_fail(bh_label_put(b, P, "v1", ID1, NULL, ERR), EEXIST);
-    must(bh_label_get(b, P, "v1", id, NULL, ERR));
-    assert_string_equal(id, ID1);
-    must(bh_label_delete(b, P, "v1", NULL, ERR));
-    must(bh_label_put(b, P, "v1", ID2, NULL, ERR));
-    must(bh_label_get(b, P, "v1", id, NULL, ERR));
-    assert_string_equal(id, ID2);
-    must_fail(bh_label_put(b, P, ID1, ID1, NULL, ERR), EINVAL);
-    must_fail(bh_label_put(b, P, "v2", "v1", NULL, ERR), EINVAL);
-    must_fail(bh_label_get(b, P, "a/b", id, NULL, ERR), EINVAL);
-    must_put(b, P "labels/v3", ID1 "\n");
-    must_fail(bh_label_get(b, P, "v3", id, NULL, ERR), EIO);
-    must_say(P "labels/v3");
-}
-
-static void test_labels_and_lost_answers(void **state)
-{
-    char id[BH_SNAPSHOT_ID_MAX];
-    rules_are("put:done-but-failed:first=1;put:eio:after=1:first=2");
-    must(bh_label_put(b, P, "v1", ID1, NULL, ERR));
-    must(bh_label_put(b, P, "v2", ID2, NULL, ERR));
-    must(bh_label_get(b, P, "v2", id, NULL, ERR));
-    assert_string_equal(id, ID2);
-}
-
-static void other_labels(void)
-{
-    BH_STRBUF text = {0};
-    must(bh_label_encode(ID2, &text));
-    must_put(odd.inner, P "labels/v1", text.data);
-}
-
-static void test_two_label_at_once(void **state)
-{
-    be_odd(false);
-    odd.before = other_labels;
-    must_fail(bh_label_put(b, P, "v1", ID1, NULL, ERR), EEXIST);
-}
-
-/* --- listing --- */
-
-static int add_name(void *arg, const char *name, struct bh_error *err)
-{
-    strcat(strcat(arg, name), " ");
-    return 0;
-}
-
-static int refuse(void *arg, const char *name, struct bh_error *err)
-{
-    return bh_fail(err, ENOSPC, "no room for %s", name);
-}
-
-static void test_lists(void **state)
-{
-    char names[256] = "";
-    must(bh_heads_list(b, P, add_name, names, NULL, ERR));
-    must(bh_labels_list(b, P, add_name, names, NULL, ERR));
-    assert_string_equal(names, "");
-    static const char *const keys[] = {P "branches/main",  P "branches/b-2", P "branches/main.txt",
-                                       P "branches/sub/a", P "branchesX",    P "format",
-                                       P "labels/v1",      P "labels/" ID1,  "k.bhfs2/labels/no",
-                                       P "labels/Z",       P "labels/a b"};
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
-        must_put(b, keys[i], "x");
-    must(bh_heads_list(b, P, add_name, names, NULL, ERR));
-    assert_string_equal(names, "b-2 main ");
-    names[0] = '\0';
-    must(bh_labels_list(b, P, add_name, names, NULL, ERR));
-    assert_string_equal(names, "Z v1 ");
-    must_fail(bh_heads_list(b, P, refuse, NULL, NULL, ERR), ENOSPC);
-}
-
 /* --- the lease --- */
 
 static int check(const struct bh_head *h, const char *writer, int64_t now_ms, bool steal)
@@ -847,32 +463,38 @@ static void test_lease_rules(void **state)
     assert_int_equal(h.lease.epoch, 5);
 }
 
+struct taker {
+    pthread_t thread;
+    uint32_t number;
+    int rc;
+};
+
 /* Of many that take the lease at once one gets it. */
 static void *take(void *arg)
 {
-    struct settler *s = arg;
+    struct taker *t = arg;
     struct bh_head h;
     char tag[BH_ETAG_MAX], writer[33];
-    snprintf(writer, sizeof writer, "%032x", s->size);
-    s->rc = bh_head_get(b, P, "main", &h, tag, NULL, NULL);
-    if (s->rc == 0)
-        s->rc = bh_lease_check(&h, writer, 1000, false, NULL);
-    if (s->rc)
+    snprintf(writer, sizeof writer, "%032x", t->number);
+    t->rc = bh_head_get(b, P, "main", &h, tag, NULL, NULL);
+    if (t->rc == 0)
+        t->rc = bh_lease_check(&h, writer, 1000, false, NULL);
+    if (t->rc)
         return NULL;
     bh_lease_take(&h, writer, 1000, 1000);
     h.sequence++;
-    s->rc = bh_head_put(b, P, &h, tag, NULL, NULL, NULL, NULL);
+    t->rc = bh_head_put(b, P, &h, tag, NULL, NULL, NULL, NULL);
     return NULL;
 }
 
 static void test_one_gets_the_lease(void **state)
 {
     struct bh_head h = {.branch = "main", .sequence = 1};
-    struct settler all[RACERS];
+    struct taker all[RACERS];
     int winners = 0;
     must(put(&h));
     for (int i = 0; i < RACERS; i++) {
-        all[i] = (struct settler){.size = (uint32_t)i + 1};
+        all[i] = (struct taker){.number = (uint32_t)i + 1};
         assert_int_equal(pthread_create(&all[i].thread, NULL, take, &all[i]), 0);
     }
     for (int i = 0; i < RACERS; i++) {
@@ -887,10 +509,6 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, dir_teardown)
     const struct CMUnitTest tests[] = {
-        T(test_format),
-        T(test_a_lost_format_is_not_guessed),
-        T(test_format_races),
-        T(test_format_races_with_lost_answers),
         T(test_heads),
         T(test_tombstones),
         T(test_another_was_there),
@@ -913,11 +531,6 @@ int main(void)
         T(test_unconditional),
         T(test_unconditional_with_lost_answers),
         T(test_unconditional_and_not_read_back),
-        T(test_unconditional_labels_and_format),
-        T(test_labels),
-        T(test_labels_and_lost_answers),
-        T(test_two_label_at_once),
-        T(test_lists),
         T(test_lease_rules),
         T(test_one_gets_the_lease),
     };

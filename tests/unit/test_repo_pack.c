@@ -12,10 +12,9 @@
 
 #include <cmocka.h>
 
+#include "golden_pack.h"
 #include "pack_fixture.h"
 #include "repo/pack_private.h"
-
-#define ID 0x0123456789abcdefULL
 
 static void must_read(const struct bh_ref *ref, uint64_t n, size_t len)
 {
@@ -141,37 +140,15 @@ static void test_large_trailer(void **state)
     assert_int_equal(gets() - before, 2);
 }
 
-/* --- fixed bytes: the pack of test_repo_format.c --- */
-
-static const char golden_node[] =
-    "28b52ffd60001fed0000a8616c6c20776f726b20616e64206e6f20706c61790a0100d11ffbc904";
-static const char golden_trailer[] =
-    "01010000001000000500000000000000"
-    "efcdab89674523011000000000100000d24ac44c83cce842b67a82d2f77bcbe5"
-    "02020100002000000001000000000000"
-    "efcdab89674523011010000027000010aa06fc1da0ca0a7ee9bb45dcf21b5bb7"
-    "3710000002000000"
-    "b57f6955e1a8ad5f2a0c3c0c363b1d894d3a5b2a1d4a5ba772377470de9797b5"
-    "62687461696c310a";
-
-static size_t add_hex(uint8_t *out, const char *hex)
-{
-    size_t n = strlen(hex) / 2;
-    for (size_t i = 0; i < n; i++) {
-        unsigned byte;
-        assert_int_equal(sscanf(hex + 2 * i, "%2x", &byte), 1);
-        out[i] = (uint8_t)byte;
-    }
-    return n;
-}
+/* --- fixed bytes --- */
 
 static size_t golden_pack(uint8_t *out)
 {
-    size_t n = add_hex(out, "62687061636b310aefcdab8967452301");
+    size_t n = from_hex(header_hex, out);
     for (unsigned i = 0; i < 4096; i++)
         out[n++] = (uint8_t)(i * 7 + i / 256);
-    n += add_hex(out + n, golden_node);
-    return n + add_hex(out + n, golden_trailer);
+    n += from_hex(node_hex, out + n);
+    return n + from_hex(trailer_hex, out + n);
 }
 
 static void put_pack(uint64_t id, const void *data, size_t len)
@@ -274,7 +251,7 @@ static void test_odd_frames(void **state)
     in[n] = 0; /* a byte behind it */
     ref.stored++;
     must_fail(bh_pack_record_decode(context, &ref, in, sizeof block, out, "x", ERR), EIO);
-    add_hex(in + n, "502a4d1800000000"); /* a frame to be skipped behind it */
+    from_hex("502a4d1800000000", in + n); /* a frame to be skipped behind it */
     ref.stored = (uint32_t)n + 8;
     must_fail(bh_pack_record_decode(context, &ref, in, sizeof block, out, "x", ERR), EIO);
     n = ZSTD_compress(in, sizeof in, block, 2048, 3); /* two frames */

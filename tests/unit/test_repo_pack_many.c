@@ -1,6 +1,5 @@
 /* Many records at once: how many requests that takes, and what happens when some fail. */
 #include <errno.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "interrupted.h"
 #include "pack_fixture.h"
 #include "transfer_spy.h"
 #include "util/clock.h"
@@ -168,8 +168,7 @@ static void test_failing_requests(void **state)
         char rules[64];
         struct bh_pack_want *wants = wants_of(refs, 120, 6, &n);
         snprintf(rules, sizeof rules, "get:%s:after=%u:first=1;get:delay=2ms", kinds[i % 5], i);
-        bh_bucket_close(b);
-        must(bh_bucket_dir_open(&b, dir, ERR));
+        reopen();
         with_spy(rules);
         open_packs(BH_PACK_MAX, 0);
         int rc = bh_packs_read_many(packs, wants, n, "blocks", i % 2 ? &both : NULL, ERR);
@@ -182,38 +181,20 @@ static void test_failing_requests(void **state)
     }
 }
 
-static void *raise_flag(void *arg)
-{
-    usleep(100000);
-    atomic_store((atomic_bool *)arg, true);
-    return NULL;
-}
-
 static void test_cancelled(void **state)
 {
     open_packs(BH_PACK_MAX, 0);
     BH_FREE struct bh_ref *refs = store(120, BLOCK);
-    for (int which = 0; which < 4; which++) { /* cancel, stop, both there, the deadline */
+    for (int how = 0; how < 4; how++) { /* cancel, stop, both there, the deadline */
         size_t n;
         struct bh_pack_want *wants = wants_of(refs, 120, 6, &n);
-        atomic_bool cancel = false, stop = false;
-        pthread_t thread;
-        struct bh_call call = {.cancel = which != 1 ? &cancel : NULL,
-                               .stop = which != 0 ? &stop : NULL};
-        bh_bucket_close(b);
-        must(bh_bucket_dir_open(&b, dir, ERR));
+        struct interrupted i;
+        reopen();
         with_spy("get:delay=20s:after=3");
         open_packs(BH_PACK_MAX, 0);
-        if (which == 3)
-            call.deadline_ms = bh_mono_ms() + 100;
-        else
-            assert_int_equal(pthread_create(&thread, NULL, raise_flag, which ? &stop : &cancel), 0);
-        int64_t start = bh_mono_ms();
-        must_fail(bh_packs_read_many(packs, wants, n, "x", &call, ERR),
-                  which == 3 ? ETIMEDOUT : ECANCELED);
-        assert_in_range(bh_mono_ms() - start, 90, 3000);
-        if (which != 3)
-            pthread_join(thread, NULL);
+        interrupt_soon(&i, how, true);
+        must_fail(bh_packs_read_many(packs, wants, n, "x", &i.call, ERR), i.code);
+        interrupt_over(&i);
         free_wants(wants, n);
     }
 }

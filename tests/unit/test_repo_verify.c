@@ -353,7 +353,8 @@ static void test_swapped(void **state)
 }
 
 /* Whether the byte is one of a compressed record that still gives the same content: there are such
- * bits (offsets of matches in what repeats itself). Nothing is lost, then. */
+ * bits (offsets of matches in what repeats itself, reserved bits of a frame's header). Nothing is
+ * lost, then; a decoder may refuse it nevertheless, if it names the object. */
 static bool is_harmless(const struct memory_object *o, size_t at, unsigned bit)
 {
     static unsigned char before[BH_BLOCK_MAX], after[BH_BLOCK_MAX];
@@ -387,7 +388,7 @@ static void flip(size_t i, size_t at, unsigned bit, bool full)
     bool harmless = spare[i] || is_harmless(o, at, bit);
     o->data[at] ^= (char)(1u << bit);
     if (harmless) {
-        if (verify(full))
+        if (verify(full) && (spare[i] || !names_only(keys[i], NULL)))
             fail_msg("%s, flipped where it means nothing: %s", keys[i], test_error.text);
     } else {
         must_name(full, keys[i], NULL, "flipped", at);

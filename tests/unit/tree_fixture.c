@@ -11,6 +11,16 @@
 struct bh_packs *packs;
 struct bh_trees *trees;
 
+uint64_t seed = 1;
+
+uint64_t rnd(uint64_t below)
+{
+    seed ^= seed << 13;
+    seed ^= seed >> 7;
+    seed ^= seed << 17;
+    return seed % below;
+}
+
 static struct {
     struct bh_pack_writer *w;
     struct bh_tree_change *changes;

@@ -20,6 +20,10 @@ uint64_t get_requests(void);            /* requests to the bucket so far */
 uint64_t put_requests(void);
 const char *pack_file(uint64_t id); /* its path; in a static buffer */
 
+/* Random numbers, the same in every run. */
+extern uint64_t seed;
+uint64_t rnd(uint64_t below);
+
 /* As must_fail, and the sentence has these words. */
 #define must_say(expression, rc_, words)                                                           \
     do {                                                                                           \

@@ -1,0 +1,149 @@
+/* What a flush reads and what it is told has changed, in write-ahead mode: the frozen content is
+ * the database as SQLite reads it, in rollback format. */
+#include "live_wal.h"
+/* after it: both know a journal's magic */
+#include "live_changed.h"
+
+static int wal_teardown(void **state)
+{
+    end_freeze();
+    return db_teardown(state);
+}
+
+/* With nothing in the bucket. */
+static sqlite3 *begin_empty(int page_size)
+{
+    memset(base, 0, sizeof base);
+    base_size = 0;
+    return begin_wal(page_size);
+}
+
+static void freeze_wal(sqlite3 *c)
+{
+    size_t size;
+    unsigned char *data = sqlite_reads(c, &size);
+    assert_true(size <= MODEL_MAX);
+    memset(image, 0, sizeof image);
+    memcpy(image, data, size);
+    sqlite3_free(data);
+    image[18] = image[19] = 1;
+    image_size = size;
+    must(bh_live_freeze(live, true, &frozen, ERR));
+    assert_int_equal(bh_frozen_size(frozen), image_size);
+    take_lists();
+}
+
+static void must_list_frames(void)
+{
+    const struct bh_wal_map *m = &frozen->frames;
+    for (size_t i = 0; i < m->count; i++)
+        for (int k = 0; k < 3; k++) {
+            uint64_t begin = (uint64_t)(m->pages[i].page - 1) * m->page_size;
+            for (uint64_t byte = begin; byte < begin + m->page_size && byte < image_size;
+                 byte += 512)
+                if (!is_listed(&lists[k], byte / sizes[k]))
+                    fail_msg("page %u of the log is not in the list", m->pages[i].page);
+        }
+}
+
+static void flush_wal(sqlite3 *c, int which, bool flushed, bool with_changes)
+{
+    freeze_wal(c);
+    must_list_frames();
+    if (with_changes) {
+        random_transaction(c);
+        must_sql(c, checkpoints[any(4)]);
+        random_transaction(c);
+    }
+    must_list_the_same();
+    must_be_image(0, image_size);
+    if (flushed) {
+        upload(&lists[which], sizes[which], image_size);
+        must(bh_frozen_fetch_old(frozen, ERR)); /* as the history layer does it */
+        set_remote(live->store, base, base_size, 16384);
+    }
+    thaw(flushed);
+}
+
+static void run_wal(int page_size, int which)
+{
+    sqlite3 *c = begin_empty(page_size);
+    add_rows(c, 40);
+    flush_wal(c, which, true, false);
+    for (int round = 0; round < 80; round++) {
+        for (unsigned i = 0, n = any(5); i < n; i++)
+            random_transaction(c);
+        if (any(3) == 0)
+            must_sql(c, checkpoints[any(4)]);
+        if (any(12) == 0)
+            must_sql(c, "DELETE FROM t WHERE n>20; VACUUM");
+        if (number(c, "SELECT count(*) FROM t") > 150)
+            must_sql(c, "DELETE FROM t WHERE n%3");
+        flush_wal(c, which, any(4), any(2));
+        if (any(4) == 0) /* only clean blocks, whose content the base has */
+            forget_clean(live->store);
+    }
+    must_be_whole(c);
+    sqlite3_close(c);
+    close_live();
+}
+
+static void test_logs_of_small_pages(void **state)
+{
+    seed_random(11);
+    run_wal(1024, 2);
+}
+
+static void test_logs_of_middle_pages(void **state)
+{
+    seed_random(12);
+    run_wal(4096, 0);
+}
+
+static void test_logs_of_large_pages(void **state)
+{
+    seed_random(13);
+    run_wal(16384, 1);
+}
+
+/* SQLite frees and reuses the last page of a long value without reading it, so it may be absent
+ * while a newer one of it is in the log, and then in the bucket. Who reads as of before must not
+ * get the newer one, though the flush makes the new snapshot the origin, as history_flush.c does.
+ */
+static void test_a_reader_older_than_the_flush(void **state)
+{
+    sqlite3 *c = begin_empty(4096);
+    must_sql(c, "PRAGMA secure_delete=OFF"); /* as everywhere but in Debian */
+    must_sql(c, "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM i WHERE n<60) INSERT "
+                "INTO t SELECT n, 1, replace(hex(zeroblob(3000)), '0', 'a') FROM i");
+    must_sql(c, "PRAGMA wal_checkpoint(TRUNCATE)");
+    flush_wal(c, 0, true, false);
+    set_remote(live->store, base, base_size, 4096);
+    forget_clean(live->store);
+    sqlite3 *old = connect_wal();
+    must_sql(old, "BEGIN");
+    assert_int_equal(number(old, "SELECT sum(v) FROM t"), 60);
+    must_sql(c, "DELETE FROM t");
+    must_sql(c, "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM i WHERE n<60) INSERT "
+                "INTO t SELECT n, 2, replace(hex(zeroblob(3000)), '0', 'b') FROM i");
+    assert_true(bh_store_absent_bytes(live->store) > 20 * BLOCK);
+    flush_wal(c, 0, true, false);
+    int64_t right = number(old, "SELECT count(*) FROM t WHERE substr(fill, -1)='a'");
+    sqlite3_close(old);
+    sqlite3_close(c);
+    if (right != 60)
+        fail_msg("%d of 60 values end as they did for who began before", (int)right);
+}
+
+#define TEST_WAL(name) cmocka_unit_test_setup_teardown(name, db_setup, wal_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST_WAL(test_logs_of_small_pages),
+        TEST_WAL(test_logs_of_middle_pages),
+        TEST_WAL(test_logs_of_large_pages),
+        TEST_WAL(test_a_reader_older_than_the_flush),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
