@@ -267,38 +267,40 @@ static void renew_lease(struct bh *b)
         bh_log(BH_LOG_ERROR, "the lease could not be renewed: %s", err.text);
 }
 
-/* Sleeps `wait` (0: for ever), renewing the lease meanwhile. False: the loop ends. *over: the time
- * is, rather than that something happened. */
-static bool loop_wait(struct bh *b, int64_t wait, bool *over)
+/* Sleeps `wait` (0: for ever), renewing the lease in between, for which *renewed remembers the last
+ * time. False: the loop ends. *over: the time is, rather than that something happened. */
+static bool loop_wait(struct bh *b, int64_t wait, int64_t *renewed, bool *over)
 {
-    int64_t begin = bh_mono_ms(), renew = b->history ? b->cfg->snapshot.lease_ms / 3 : 0;
+    int64_t end = bh_mono_ms() + wait, every = b->history ? b->cfg->snapshot.lease_ms / 3 : 0;
     for (;;) {
-        int64_t gone = bh_mono_ms() - begin, left = wait ? wait - gone : 0;
-        *over = wait && left <= 0;
+        int64_t now = bh_mono_ms(), until = wait ? end : INT64_MAX;
+        if (every && now >= *renewed + every) {
+            renew_lease(b);
+            *renewed = now = bh_mono_ms();
+        }
+        *over = now >= until;
         if (*over)
             return true;
-        int64_t ms = renew && (!left || renew < left) ? renew : left, before = bh_mono_ms();
-        if (!loop_sleep(b, ms))
+        if (every && *renewed + every < until)
+            until = *renewed + every;
+        if (!loop_sleep(b, until == INT64_MAX ? 0 : until - now))
             return false;
-        bool woken = !ms || bh_mono_ms() - before < ms;
-        if (woken)
+        if (bh_mono_ms() < until) /* woken */
             return true;
-        if (ms != left)
-            renew_lease(b);
     }
 }
 
 static void *loop_main(void *arg)
 {
     struct bh *b = arg;
-    int64_t retry = 0;
+    int64_t retry = 0, renewed = bh_mono_ms();
     pthread_setname_np(pthread_self(), "bhfs-flush");
     for (;;) {
         int64_t interval = interval_of(b), wait = interval;
         bool over;
         if (retry && (!interval || retry < interval))
             wait = jitter(retry);
-        if (!loop_wait(b, wait, &over))
+        if (!loop_wait(b, wait, &renewed, &over))
             return NULL;
         if (!over || b->read_only || !is_dirty(b))
             continue;
@@ -373,12 +375,22 @@ static int start_bucket(struct bh *b, struct bh_call *call, struct bh_error *err
     return rc;
 }
 
+/* A flush on the way of something else, which has the turn. */
+static int flush_within(void *arg, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_flush_result result;
+    return flush_now(arg, false, &result, call, err);
+}
+
 static int load(struct bh *b, struct bh_load_report *report, const struct bh_call *call,
                 struct bh_error *err)
 {
-    if (!b->history)
+    if (!b->history) {
+        bh_live_recover(b->live);
         return bh_plain_load(b->plain, report, call, err);
+    }
     bh_history_set_live(b->history, b->live);
+    bh_history_set_flush(b->history, flush_within, b);
     return bh_history_load(b->history, report, call, err);
 }
 
@@ -591,101 +603,4 @@ int bh_import_call(struct bh *b, const char *path, const struct bh_call *call, s
 int bh_import(struct bh *b, const char *path, struct bh_error *err)
 {
     return bh_import_call(b, path, NULL, err);
-}
-
-/* --- state --- */
-
-void bh_get_info(struct bh *b, struct bh_info *out)
-{
-    memset(out, 0, sizeof *out);
-    pthread_mutex_lock(&b->life);
-    out->started = b->started;
-    out->stopped = b->stopped;
-    snprintf(out->branch, sizeof out->branch, "%s", b->cfg->snapshot.branch);
-    if (b->history) {
-        struct bh_history_status st;
-        bh_history_status(b->history, &st);
-        if (st.branch[0])
-            memcpy(out->branch, st.branch, sizeof out->branch);
-    }
-    if (b->live) {
-        out->live_bytes = bh_file_size(bh_store_db(b->live->store));
-        out->dirty_bytes = bh_store_dirty_bytes(b->live->store);
-    }
-    pthread_mutex_unlock(&b->life);
-    BH_LOCK_SCOPE(&b->mutex);
-    memcpy(out->snapshot, b->snapshot, sizeof out->snapshot);
-    memcpy(out->sha256, b->sha256, sizeof out->sha256);
-    out->flush_index = b->flush_index;
-    out->last_flush_ms = b->last_flush_ms;
-    out->last_flush_seconds = b->last_flush_seconds;
-    out->last_flush_bytes = b->last_flush_bytes;
-    out->debounced = b->debounced;
-    memcpy(out->last_error, b->last_error, sizeof out->last_error);
-    snprintf(out->recovered, sizeof out->recovered, "%s", b->recovered.text);
-}
-
-struct bh_live *bh_live_of(struct bh *b)
-{
-    return b->live;
-}
-
-const struct bh_config *bh_config_of(struct bh *b)
-{
-    return b->cfg;
-}
-
-const char *bh_snapshot_key(struct bh *b)
-{
-    return bh_plain_key(b->plain);
-}
-
-void bh_bucket_stats_of(struct bh *b, struct bh_bucket_stats *out)
-{
-    bh_bucket_stats(b->bucket, out);
-}
-
-void bh_bucket_describe_of(struct bh *b, struct bh_strbuf *out)
-{
-    bh_bucket_describe(b->bucket, out);
-}
-
-struct bh_progress *bh_progress_of(struct bh *b)
-{
-    return bh_plain_progress(b->plain);
-}
-
-uint64_t bh_rescues_of(struct bh *b)
-{
-    return bh_plain_rescues(b->plain);
-}
-
-void bh_flush_counts(struct bh *b, uint64_t counts[4])
-{
-    BH_LOCK_SCOPE(&b->mutex);
-    memcpy(counts, b->outcomes, sizeof b->outcomes);
-}
-
-char *bh_config_string(struct bh *b, char *const *field)
-{
-    BH_LOCK_SCOPE(&b->mutex);
-    return strdup(*field ? *field : "");
-}
-
-void bh_config_text(struct bh *b, struct bh_strbuf *out)
-{
-    BH_LOCK_SCOPE(&b->mutex);
-    bh_config_dump(b->cfg, out);
-}
-
-int bh_reload(struct bh *b, struct bh_config *fresh, struct bh_strbuf *changes,
-              struct bh_error *err)
-{
-    pthread_mutex_lock(&b->mutex);
-    int rc = bh_config_apply_reload(b->cfg, fresh, changes, err);
-    b->kick = true;
-    pthread_cond_broadcast(&b->changed);
-    pthread_mutex_unlock(&b->mutex);
-    bh_config_free(fresh);
-    return rc;
 }

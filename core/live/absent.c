@@ -57,14 +57,21 @@ bool bh_file_write_needs_fetch(struct bh_file *f, enum bh_door door, uint64_t of
            (end % BH_SUBBLOCK && bh_file_is_absent(f, end - 1, 1));
 }
 
+uint64_t truncation_fetch(struct bh_file *f, enum bh_door door, uint64_t size)
+{
+    uint64_t old = bh_file_size(f), len;
+    if (f->kind != BH_FILE_DB || size >= old || atomic_load(&f->store->map.absent) == 0)
+        return 0;
+    if (has_undo(f->store, door)) /* which saves all that is cut off */
+        len = old - size;
+    else
+        len = size % BH_SUBBLOCK ? 1 : 0;
+    return len > 0 && bh_file_is_absent(f, size, len) ? len : 0;
+}
+
 bool bh_file_truncate_needs_fetch(struct bh_file *f, enum bh_door door, uint64_t size)
 {
-    uint64_t old = bh_file_size(f);
-    if (f->kind != BH_FILE_DB || size >= old || atomic_load(&f->store->map.absent) == 0)
-        return false;
-    if (has_undo(f->store, door))
-        return bh_file_is_absent(f, size, old - size);
-    return size % BH_SUBBLOCK && bh_file_is_absent(f, size, 1);
+    return truncation_fetch(f, door, size) > 0;
 }
 
 uint64_t bh_store_absent_bytes(struct bh_store *s)

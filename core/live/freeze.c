@@ -175,6 +175,7 @@ static int freeze_locked(struct bh_frozen *z)
         return rc;
     z->wal_changes = s->wal_changes;
     z->origin = bh_origin_ref(s->origin);
+    z->had_absent = s->map.absent > 0;
     s->frozen = z;
     return 0;
 }
@@ -208,15 +209,22 @@ static struct bh_map *map_of(struct bh_frozen *z)
     return z->detached ? &z->old_map : &z->store->map;
 }
 
-/* Whether that sub-block was absent at the freeze, as far as can be told before it is read: what is
- * absent now was then, and what is not will not be again. */
-static bool is_absent(struct bh_frozen *z, const struct frozen_part *p, uint64_t block)
+/* Where the run of sub-blocks ends that are like the one at `at`: absent at the freeze, or not.
+ * What is absent now was then, and what is not will not be again, so that what the file has of it
+ * can be read after this. */
+static uint64_t run_end(struct bh_frozen *z, const struct frozen_part *p, uint64_t at,
+                        uint64_t limit, bool *absent)
 {
-    if (!p->was)
-        return false;
+    uint64_t block = at / BH_SUBBLOCK;
     BH_LOCK_SCOPE(&z->store->mutex);
-    return block < p->blocks &&
-           (is_touched(p, block) ? was(p, block) : bh_map_get(map_of(z), block)) == BH_BLOCK_ABSENT;
+    for (uint64_t b = block; b * BH_SUBBLOCK < limit; b++) {
+        bool is = b < p->blocks &&
+                  (is_touched(p, b) ? was(p, b) : bh_map_get(map_of(z), b)) == BH_BLOCK_ABSENT;
+        if (b > block && is != *absent)
+            return b * BH_SUBBLOCK;
+        *absent = is;
+    }
+    return limit;
 }
 
 static int read_origin(struct bh_frozen *z, void *buf, size_t len, uint64_t offset)
@@ -228,29 +236,6 @@ static int read_origin(struct bh_frozen *z, void *buf, size_t len, uint64_t offs
     if (rc)
         bh_log(BH_LOG_ERROR, "%s", err.text);
     return rc;
-}
-
-/* Of one sub-block, or of several that are absent. */
-static uint64_t piece_end(struct bh_frozen *z, const struct frozen_part *p, uint64_t at,
-                          uint64_t limit)
-{
-    uint64_t block = at / BH_SUBBLOCK + 1;
-    if (is_absent(z, p, block - 1))
-        while (block * BH_SUBBLOCK < limit && is_absent(z, p, block))
-            block++;
-    return block * BH_SUBBLOCK < limit ? block * BH_SUBBLOCK : limit;
-}
-
-static int read_piece(struct bh_frozen *z, struct frozen_part *p, void *buf, size_t len,
-                      uint64_t offset)
-{
-    uint64_t block = offset / BH_SUBBLOCK;
-    bool absent = is_absent(z, p, block);
-    int rc =
-        absent ? read_origin(z, buf, len, offset) : bh_pread_full(p->fd, buf, len, offset, NULL);
-    if (rc || absent || !is_touched(p, block))
-        return rc;
-    return bh_pread_full(p->save, buf, len, offset, NULL);
 }
 
 static int read_range(struct bh_frozen *z, struct frozen_part *p, void *buf, size_t len,
@@ -273,15 +258,16 @@ static int part_read(struct bh_frozen *z, struct frozen_part *p, void *buf, size
                      uint64_t offset)
 {
     int rc = 0;
-    if (!p->was || (!z->origin && atomic_load(&map_of(z)->absent) == 0)) {
+    if (!z->had_absent || !p->was)
         rc = read_range(z, p, buf, len, offset);
-    } else {
-        for (uint64_t at = offset; rc == 0 && at < offset + len;) {
-            uint64_t end = piece_end(z, p, at, offset + len);
-            rc = read_piece(z, p, (char *)buf + (at - offset), (size_t)(end - at), at);
-            at = end;
+    else
+        for (uint64_t at = offset, end; rc == 0 && at < offset + len; at = end) {
+            bool absent = false;
+            char *to = (char *)buf + (at - offset);
+            end = run_end(z, p, at, offset + len, &absent);
+            rc = absent ? read_origin(z, to, (size_t)(end - at), at)
+                        : read_range(z, p, to, (size_t)(end - at), at);
         }
-    }
     if (rc)
         return rc;
     if (offset + len > p->size) { /* it may have grown since */

@@ -53,7 +53,7 @@ static int nothing(sqlite3 *db, void *arg, struct bh_error *err)
     return 0;
 }
 
-static void recover(struct bh_live *l)
+void bh_live_recover(struct bh_live *l)
 {
     struct bh_file *journal;
     struct bh_error err;
@@ -62,6 +62,8 @@ static void recover(struct bh_live *l)
         hot = journal->has_magic;
         bh_file_unref(journal);
     }
+    if (!hot && bh_store_absent_bytes(l->store) > 0)
+        return; /* a look may have to wait for the bucket, for nothing */
     /* A reader's way in rolls a hot journal back. */
     int rc = bh_sql_run(l->sql, BH_SQL_READ, nothing, NULL, &err);
     if (rc)
@@ -159,7 +161,8 @@ int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *
         bh_live_close(l);
         return rc;
     }
-    recover(l);
+    if (!l->dir.state.base_root[0])
+        bh_live_recover(l);
     *out = l;
     return 0;
 }

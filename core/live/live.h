@@ -30,6 +30,9 @@ struct bh_live {
  * nowhere. */
 int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *mountpoint,
                  struct bh_error *err);
+/* The rollback of a hot journal, put off by bh_live_open where content may be in the bucket only:
+ * once the origin is set. */
+void bh_live_recover(struct bh_live *l);
 /* No connection of bh_vfs_connect may be open. */
 void bh_live_close(struct bh_live *l);
 

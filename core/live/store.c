@@ -23,15 +23,6 @@ static void generation_names(uint64_t generation, char db[32], char map[32])
 
 /* --- reading and writing --- */
 
-static int fetch_first(struct bh_store *s, uint64_t offset, uint64_t len)
-{
-    struct bh_error err;
-    int rc = bh_store_fetch(s, offset, len, &err);
-    if (rc)
-        bh_log(BH_LOG_ERROR, "%s", err.text);
-    return rc;
-}
-
 /* A swap puts another file under the descriptor, and another map beside it: what was read meanwhile
  * may be holes of the one by the word of the other. */
 static uint_fast64_t read_begin(struct bh_store *s)
@@ -44,17 +35,41 @@ static uint_fast64_t read_begin(struct bh_store *s)
     return swaps;
 }
 
-int bh_file_read(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got)
+int bh_file_read_why(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got,
+                     struct bh_error *err)
 {
     struct bh_store *s = f->store;
     for (;;) {
         uint_fast64_t swaps = read_begin(s);
-        int rc = bh_file_is_absent(f, offset, len) ? fetch_first(s, offset, len) : 0;
-        if (rc == 0)
-            rc = bh_pread_full(f->disk.fd, buf, len, offset, got);
-        if (rc || f->kind != BH_FILE_DB || atomic_load(&s->swaps) == swaps)
+        int rc = bh_file_is_absent(f, offset, len) ? bh_store_fetch(s, offset, len, err) : 0;
+        if (rc)
             return rc;
+        rc = bh_pread_full(f->disk.fd, buf, len, offset, got);
+        if (rc)
+            return bh_fail(err, rc, "%s/%s cannot be read: %s", bh_disk_path(s->disk), f->name,
+                           strerror(rc));
+        if (f->kind != BH_FILE_DB || atomic_load(&s->swaps) == swaps)
+            return 0;
     }
+}
+
+int bh_file_read(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got)
+{
+    struct bh_error err;
+    int rc = bh_file_read_why(f, buf, len, offset, got, &err);
+    if (rc)
+        bh_log(BH_LOG_ERROR, "%s", err.text);
+    return rc;
+}
+
+/* Before a write or a truncation, which have no place for a sentence. */
+static int fetch_first(struct bh_store *s, uint64_t offset, uint64_t len)
+{
+    struct bh_error err;
+    int rc = bh_store_fetch(s, offset, len, &err);
+    if (rc)
+        bh_log(BH_LOG_ERROR, "%s", err.text);
+    return rc;
 }
 
 int bh_file_read_at_once(struct bh_file *f, void *buf, size_t len, uint64_t offset, bool memory,
@@ -199,12 +214,9 @@ int bh_file_truncate(struct bh_file *f, enum bh_door door, uint64_t size)
         return rc;
     }
     struct bh_store *s = f->store;
-    if (bh_file_truncate_needs_fetch(f, door, size)) {
-        uint64_t old = bh_file_size(f);
-        pthread_mutex_lock(&s->mutex);
-        bool undo = store_needs_undo(s, door);
-        pthread_mutex_unlock(&s->mutex);
-        int rc = size < old ? fetch_first(s, size, undo ? old - size : 1) : 0;
+    uint64_t fetch = truncation_fetch(f, door, size);
+    if (fetch > 0) {
+        int rc = fetch_first(s, size, fetch);
         if (rc)
             return rc;
     }

@@ -90,7 +90,11 @@ int bh_store_unlink_durably(struct bh_store *s, const char *name);
 /* Calls fn for each file of the tree, the database first; a non-zero result ends it. */
 int bh_store_each(struct bh_store *s, int (*fn)(void *arg, struct bh_file *f), void *arg);
 
-/* What is absent is fetched first: see bh_file_is_absent. */
+/* got (may be NULL): less than len at the end. What is absent is fetched first: see
+ * bh_file_is_absent. */
+int bh_file_read_why(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got,
+                     struct bh_error *err);
+/* The same where nobody hears a sentence: it is logged. */
 int bh_file_read(struct bh_file *f, void *buf, size_t len, uint64_t offset, size_t *got);
 /* What can be read without waiting for a disk or the bucket (memory: for a disk will do). EAGAIN.
  */

@@ -28,8 +28,9 @@ struct bh_frozen {
     struct bh_wal_map frames;
     uint64_t wal_changes;     /* the store's at the time */
     struct bh_origin *origin; /* of what was absent */
-    struct bh_map old_map;    /* if detached: the map of the frozen content */
-    atomic_int broken;        /* errno; 0 while whole */
+    bool had_absent;
+    struct bh_map old_map; /* if detached: the map of the frozen content */
+    atomic_int broken;     /* errno; 0 while whole */
     bool patient;
     bool detached; /* the content was swapped since */
 };
@@ -107,6 +108,9 @@ void store_link_side(struct bh_store *s, struct bh_file *f);
 bool is_wal_locked(struct bh_store *s);
 /* Whether a client's write is one without a journal. */
 bool store_needs_undo(const struct bh_store *s, enum bh_door door);
+
+/* Bytes from `size` on that a truncation to it must have here first; 0: none. */
+uint64_t truncation_fetch(struct bh_file *f, enum bh_door door, uint64_t size);
 
 /* The write itself: block map first, then data. */
 int db_write_locked(struct bh_store *s, const void *buf, size_t len, uint64_t offset);

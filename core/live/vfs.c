@@ -152,17 +152,12 @@ static int x_read(sqlite3_file *base, void *buf, int len, sqlite3_int64 offset)
     struct bh_vfs *v = f->vfs;
     struct bh_error err;
     size_t got;
-    int rc = bh_file_is_absent(f->file, (uint64_t)offset, (uint64_t)len)
-                 ? bh_store_fetch(v->store, (uint64_t)offset, (uint64_t)len, &err)
-                 : 0;
+    int rc = bh_file_read_why(f->file, buf, (size_t)len, (uint64_t)offset, &got, &err);
     if (rc) {
         BH_LOCK_SCOPE(&v->reason_mutex);
         memcpy(v->reason, err.text, sizeof v->reason);
         return vfs_io_error(rc, SQLITE_IOERR_READ);
     }
-    rc = bh_file_read(f->file, buf, (size_t)len, (uint64_t)offset, &got);
-    if (rc)
-        return vfs_io_error(rc, SQLITE_IOERR_READ);
     return got < (size_t)len ? SQLITE_IOERR_SHORT_READ : SQLITE_OK;
 }
 

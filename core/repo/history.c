@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "repo/history_private.h"
@@ -189,6 +188,18 @@ struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *roo
     return &o->base;
 }
 
+int history_set_origin(struct bh_history *h, const struct bh_root *root, struct bh_error *err)
+{
+    struct bh_origin *o = history_origin(h, root);
+    if (!o)
+        return bh_fail(err, ENOMEM, "out of memory");
+    bh_store_set_origin(h->live->store, o);
+    bh_origin_unref(o);
+    return 0;
+}
+
+/* --- the base --- */
+
 int history_base_root(struct bh_history *h, struct bh_root *root, struct bh_error *err)
 {
     const struct bh_state *st = &h->live->dir.state;
@@ -198,6 +209,29 @@ int history_base_root(struct bh_history *h, struct bh_root *root, struct bh_erro
     root->depth = st->base_depth;
     root->size = st->base_size;
     return bh_ref_from_hex(&root->ref, st->base_root, "the state directory", err);
+}
+
+void history_set_base(struct bh_state *st, const struct bh_index_entry *e)
+{
+    memcpy(st->base_snapshot, e->id, sizeof st->base_snapshot);
+    bh_ref_hex(&e->db.ref, st->base_root);
+    st->base_depth = e->db.depth;
+    st->base_size = e->db.size;
+    st->base_time_ms = e->time_ms;
+    st->base_sha256[0] = st->restored[0] = '\0';
+}
+
+void history_no_pending(struct bh_state *st)
+{
+    st->pending_snapshot[0] = st->pending_sha256[0] = st->older_pending[0] = '\0';
+}
+
+/* --- flushes --- */
+
+void bh_history_set_flush(struct bh_history *h, bh_history_flush_fn *fn, void *arg)
+{
+    h->flush = fn;
+    h->flush_arg = arg;
 }
 
 bool bh_history_is_dirty(struct bh_history *h)

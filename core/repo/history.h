@@ -19,6 +19,10 @@ int bh_history_new(struct bh_history **out, const struct bh_config *cfg, struct 
 void bh_history_free(struct bh_history *h);
 /* Before anything else. */
 void bh_history_set_live(struct bh_history *h, struct bh_live *live);
+/* How the verbs below flush: what a flush is besides bh_history_flush (counts, hooks) is its
+ * owner's. Before the first of them. */
+typedef int bh_history_flush_fn(void *arg, const struct bh_call *call, struct bh_error *err);
+void bh_history_set_flush(struct bh_history *h, bh_history_flush_fn *fn, void *arg);
 /* Ends reads of the live database that wait for the bucket, and all to come until it is taken back.
  * Any thread. */
 void bh_history_stop_reads(struct bh_history *h, bool stop);
@@ -107,7 +111,6 @@ struct bh_history_status {
     uint64_t snapshots; /* in its index */
     bool have_lease, fenced, advisory;
     int64_t lease_left_ms;
-    char plain[BH_SNAPSHOT_ID_MAX];      /* what KEY has */
     char plain_error[BH_ERROR_TEXT_MAX]; /* why it could not be written last; "" */
     uint64_t absent_bytes;
     uint32_t block_size;

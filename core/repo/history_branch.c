@@ -8,14 +8,6 @@
 #include "util/cleanup.h"
 #include "util/log.h"
 
-void history_image_free(struct history_image *img, bool flushed)
-{
-    free(img->blocks);
-    if (img->frozen)
-        bh_store_thaw(img->frozen, flushed);
-    *img = (struct history_image){0};
-}
-
 static int check_name(const char *name, struct bh_error *err)
 {
     if (bh_is_branch_name(name))
@@ -62,10 +54,11 @@ int history_save_as(struct bh_history *h, const char *name, const struct bh_head
         struct history_image img;
         struct bh_index_entry e;
         struct bh_root index;
+        uint64_t sent;
         int rc = history_freeze(h, &img, &tries, call, err);
         if (rc)
             return rc;
-        rc = history_snapshot(h, &img, on, name, "saved", &e, &index, NULL, call, err);
+        rc = history_store_image(h, &img, on, name, &e, &index, &sent, NULL, call, err);
         bool again = rc && img.broken == EAGAIN;
         history_image_free(&img, false);
         plain_phase(h->plain, PHASE_NONE, 0);
@@ -97,7 +90,6 @@ static int may_write(struct bh_history *h, struct bh_error *err)
 int bh_history_fork(struct bh_history *h, const char *name, const struct bh_call *call,
                     struct bh_error *err)
 {
-    struct bh_flush_result flushed;
     int rc = check_name(name, err);
     if (rc == 0)
         rc = may_write(h, err);
@@ -114,7 +106,7 @@ int bh_history_fork(struct bh_history *h, const char *name, const struct bh_call
         rc = bh_head_get(h->bucket, h->prefix, h->head.branch, &now, etag, call, err);
         return rc && rc != ENOENT ? rc : history_save_as(h, name, rc ? &h->head : &now, call, err);
     }
-    rc = bh_history_flush(h, false, false, &flushed, call, err);
+    rc = h->flush(h->flush_arg, call, err);
     if (rc == 0 && !h->head.newest.id[0])
         rc = bh_fail(
             err, ENOENT,
@@ -149,7 +141,7 @@ static int switch_to(struct bh_history *h, const char *name, char adopted[BH_ETA
                      const struct bh_call *call, struct bh_error *err)
 {
     struct bh_head before = h->head;
-    char etag[BH_ETAG_MAX], old_etag[BH_ETAG_MAX];
+    char old_etag[BH_ETAG_MAX];
     memcpy(old_etag, h->etag, sizeof old_etag);
     int rc = history_read_head(h, name, call, err);
     if (rc == ENOENT && (rc = history_adopt_branch(h, name, adopted, call, err)) == 0)
@@ -168,9 +160,7 @@ static int switch_to(struct bh_history *h, const char *name, char adopted[BH_ETA
         struct bh_head back = h->head;
         char now[BH_ETAG_MAX];
         memcpy(now, h->etag, sizeof now);
-        back.sequence++;
-        back.lease.writer[0] = '\0';
-        bh_head_put(h->bucket, h->prefix, &back, now, NULL, NULL, call, NULL);
+        history_release_head(h, &back, now, call, NULL);
     }
     if (rc) { /* as it was; a lease that was taken runs out */
         BH_LOCK_SCOPE(&h->mutex);
@@ -182,11 +172,8 @@ static int switch_to(struct bh_history *h, const char *name, char adopted[BH_ETA
     pthread_mutex_lock(&h->mutex);
     h->fenced = false; /* that was the other one */
     pthread_mutex_unlock(&h->mutex);
-    before.sequence++;
-    before.lease.writer[0] = '\0';
-    memcpy(etag, old_etag, sizeof etag);
     struct bh_error why;
-    if (bh_head_put(h->bucket, h->prefix, &before, etag, NULL, NULL, call, &why) != 0)
+    if (history_release_head(h, &before, old_etag, call, &why) != 0)
         bh_log(BH_LOG_WARNING, "branch %s is kept until its lease ends: %s", before.branch,
                why.text);
     return 0;
@@ -196,13 +183,12 @@ int bh_history_switch(struct bh_history *h, const char *name, const struct bh_ca
                       struct bh_error *err)
 {
     struct bh_state *st = &h->live->dir.state;
-    struct bh_flush_result flushed;
     char adopted[BH_ETAG_MAX] = "";
     int rc = check_name(name, err);
     if (rc == 0)
         rc = may_write(h, err);
     if (rc == 0)
-        rc = bh_history_flush(h, false, false, &flushed, call, err);
+        rc = h->flush(h->flush_arg, call, err);
     if (rc || !strcmp(name, h->head.branch))
         return rc;
     rc = history_open(h, true, call, err);
@@ -250,9 +236,7 @@ static int bury(struct bh_history *h, struct bh_head *head, char etag[BH_ETAG_MA
     if (!key)
         return bh_fail(err, ENOMEM, "out of memory");
     head->deleted = true;
-    head->sequence++;
-    head->lease.writer[0] = '\0';
-    int rc = bh_head_put(h->bucket, h->prefix, head, etag, NULL, NULL, call, err);
+    int rc = history_release_head(h, head, etag, call, err);
     if (rc == ESTALE)
         return bh_fail(err, EBUSY, "branch %s has just been taken by another writer", head->branch);
     return rc ? rc : bh_bucket_delete(h->bucket, key, call, err); /* or upstream would find it */

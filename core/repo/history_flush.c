@@ -22,15 +22,8 @@ static void advance_origin(struct bh_history *h, const struct bh_index_entry *e,
                            struct bh_frozen *frozen)
 {
     struct bh_error err;
-    if (bh_frozen_fetch_old(frozen, &err) != 0) {
+    if (bh_frozen_fetch_old(frozen, &err) != 0 || history_set_origin(h, &e->db, &err) != 0)
         bh_log(BH_LOG_WARNING, "%s", err.text);
-        return;
-    }
-    struct bh_origin *o = history_origin(h, &e->db);
-    if (!o)
-        return;
-    bh_store_set_origin(h->live->store, o);
-    bh_origin_unref(o);
 }
 
 /* The base of the live content is that snapshot now. Durable before it counts. */
@@ -38,16 +31,10 @@ static int settle(struct bh_history *h, const struct bh_index_entry *e, struct b
                   struct bh_error *err)
 {
     struct bh_state *st = &h->live->dir.state;
-    memcpy(st->base_snapshot, e->id, sizeof st->base_snapshot);
-    bh_ref_hex(&e->db.ref, st->base_root);
-    st->base_depth = e->db.depth;
-    st->base_size = e->db.size;
-    st->base_time_ms = e->time_ms;
-    st->base_sha256[0] = '\0';
+    history_set_base(st, e);
+    history_no_pending(st);
     if (frozen)
         snprintf(st->base_wal, sizeof st->base_wal, "%s", bh_frozen_wal_tag(frozen));
-    st->restored[0] = '\0';
-    st->pending_snapshot[0] = st->pending_sha256[0] = st->older_pending[0] = '\0';
     int rc = bh_statedir_save(&h->live->dir, err);
     if (rc == 0 && frozen)
         advance_origin(h, e, frozen);
@@ -155,8 +142,10 @@ static int flush_image(struct bh_history *h, struct history_image *img, bool las
     struct bh_head head = h->head;
     struct bh_index_entry e;
     bool unchanged = false;
-    int rc = history_snapshot(h, img, &h->head, h->head.branch, st->restored, &e, &head.index,
-                              &unchanged, call, err);
+    uint64_t sent;
+    /* What was put back is a new snapshot, although its content is that of an older one. */
+    int rc = history_store_image(h, img, &h->head, h->head.branch, &e, &head.index, &sent,
+                                 st->restored[0] ? NULL : &unchanged, call, err);
     if (rc)
         return rc;
     if (unchanged) {
@@ -173,7 +162,7 @@ static int flush_image(struct bh_history *h, struct history_image *img, bool las
         if (rc == 0)
             rc = settle(h, &e, img->frozen, err);
         result->outcome = BH_FLUSH_UPLOADED;
-        result->bytes = e.uploaded;
+        result->bytes = sent;
     }
     uint64_t size = bh_frozen_size(img->frozen);
     bool behind = strcmp(st->plain_snapshot, st->base_snapshot) != 0;
@@ -192,10 +181,7 @@ static int flush(struct bh_history *h, bool last, struct bh_flush_result *result
             return rc;
         rc = flush_image(h, &img, last, result, call, err);
         bool again = rc && img.broken == EAGAIN;
-        free(img.blocks);
-        int thawed = bh_store_thaw(img.frozen, rc == 0);
-        if (thawed) /* harmless: what stays marked is compared by hash next time */
-            bh_log(BH_LOG_WARNING, "the block map cannot be written: %s", strerror(thawed));
+        history_image_free(&img, rc == 0);
         if (!again)
             return rc;
     }

@@ -32,13 +32,15 @@ int history_fenced(struct bh_history *h, const struct bh_head *now, struct bh_er
 {
     pthread_mutex_lock(&h->mutex);
     h->fenced = true;
+    if (now)
+        h->taker = now->lease;
     pthread_mutex_unlock(&h->mutex);
     return bh_fail(err, ESTALE,
                    "branch %s was taken over by another writer (%s, process %lld): nothing more is "
                    "flushed to it. Your changes are kept in %s; save them as a branch of their own "
                    "with mkdir branches/NAME, or unmount and mount again",
-                   h->head.branch, now && now->lease.host[0] ? now->lease.host : "unknown",
-                   now ? (long long)now->lease.pid : 0LL, h->live->dir.path);
+                   h->head.branch, h->taker.host[0] ? h->taker.host : "unknown",
+                   (long long)h->taker.pid, h->live->dir.path);
 }
 
 int history_put_head(struct bh_history *h, struct bh_head *head, const struct bh_call *call,
@@ -118,6 +120,14 @@ int history_may_take(struct bh_history *h, const struct bh_head *head, bool stea
     return rc ? rc : bh_lease_check(head, name, now, steal, err);
 }
 
+int history_release_head(struct bh_history *h, struct bh_head *head, char etag[BH_ETAG_MAX],
+                         const struct bh_call *call, struct bh_error *err)
+{
+    head->sequence++;
+    head->lease.writer[0] = '\0';
+    return bh_head_put(h->bucket, h->prefix, head, etag, NULL, NULL, call, err);
+}
+
 void history_let_go(struct bh_history *h, const char *branch, const struct bh_call *call)
 {
     struct bh_head head;
@@ -127,9 +137,7 @@ void history_let_go(struct bh_history *h, const char *branch, const struct bh_ca
         bh_head_get(h->bucket, h->prefix, branch, &head, etag, call, &err) != 0 ||
         !head.lease.writer[0] || !history_is_own_lease(h, &head))
         return;
-    head.sequence++;
-    head.lease.writer[0] = '\0';
-    if (bh_head_put(h->bucket, h->prefix, &head, etag, NULL, NULL, call, &err) != 0)
+    if (history_release_head(h, &head, etag, call, &err) != 0)
         bh_log(BH_LOG_WARNING, "branch %s is kept until its lease ends: %s", branch, err.text);
 }
 
@@ -163,9 +171,7 @@ int bh_history_release(struct bh_history *h, const struct bh_call *call, struct 
     struct bh_head head = h->head;
     char etag[BH_ETAG_MAX];
     memcpy(etag, h->etag, sizeof etag);
-    head.sequence++;
-    head.lease.writer[0] = '\0';
-    int rc = bh_head_put(h->bucket, h->prefix, &head, etag, NULL, NULL, call, err);
+    int rc = history_release_head(h, &head, etag, call, err);
     if (rc)
         return rc;
     BH_LOCK_SCOPE(&h->mutex);

@@ -18,17 +18,6 @@
 /* How long what a writer was working on is kept after its lease was taken. */
 #define PIN_MS (30 * INT64_C(86400000))
 
-static void go_on(struct bh_history *h, struct bh_load_report *report)
-{
-    uint64_t dirty = bh_store_dirty_bytes(h->live->store);
-    size_t len = strlen(report->text);
-    if (dirty > 0)
-        snprintf(
-            report->text + len, sizeof report->text - len,
-            "%sunflushed changes of the last mount (%llu bytes) are in %s and go on from there",
-            len ? "; " : "", (unsigned long long)dirty, h->live->dir.path);
-}
-
 /* --- after a power cut --- */
 
 static void read_boot(struct bh_history *h, char boot[48])
@@ -71,22 +60,20 @@ int bh_history_rest(struct bh_history *h, struct bh_error *err)
     return bh_statedir_save(&h->live->dir, err);
 }
 
-/* What is absent can be read from now on, without a request. */
+/* What the state directory has can be read from now on, without a request. */
 static int attach_origin(struct bh_history *h, struct bh_error *err)
 {
     struct bh_root base;
     int rc = history_open_offline(h, err);
-    if (rc || !h->trees)
-        return rc;
-    rc = history_base_root(h, &base, err);
-    if (rc || !h->live->dir.state.base_root[0])
-        return rc;
-    struct bh_origin *o = history_origin(h, &base);
-    if (!o)
-        return bh_fail(err, ENOMEM, "out of memory");
-    bh_store_set_origin(h->live->store, o);
-    bh_origin_unref(o);
-    return distrust_clean(h, err);
+    if (rc == 0)
+        rc = history_base_root(h, &base, err);
+    if (rc == 0 && h->trees && h->live->dir.state.base_root[0])
+        rc = history_set_origin(h, &base, err);
+    if (rc == 0)
+        rc = distrust_clean(h, err);
+    if (rc == 0)
+        bh_live_recover(h->live);
+    return rc;
 }
 
 /* --- the decision --- */
@@ -135,15 +122,6 @@ static int take_lease_if_it_answers(struct bh_history *h, const struct bh_call *
     return 0;
 }
 
-static void rescue_report(struct bh_load_report *report, const char *name)
-{
-    size_t len = strlen(report->text);
-    snprintf(report->text + len, sizeof report->text - len,
-             "%sunflushed changes were saved as branch %s, as another writer has gone on with this "
-             "one",
-             len ? "; " : "", name);
-}
-
 /* The branch went on without this state directory. */
 static int load_newest(struct bh_history *h, struct bh_load_report *report,
                        const struct bh_call *call, struct bh_error *err)
@@ -164,7 +142,10 @@ static int load_newest(struct bh_history *h, struct bh_load_report *report,
                                   "unflushed changes in %s cannot be saved as a branch",
                                   h->head.branch, h->live->dir.path);
         h->plain->rescues++;
-        rescue_report(report, name);
+        plain_say(report,
+                  "unflushed changes were saved as branch %s, as another writer has gone on with "
+                  "this one",
+                  name);
     }
     int rc = history_swap_to(h, &h->head, &h->head.newest, "", err);
     if (rc == 0)
@@ -178,21 +159,11 @@ static int adopt(struct bh_history *h, struct bh_load_report *report, struct bh_
 {
     struct bh_state *st = &h->live->dir.state;
     const struct bh_index_entry *e = &h->head.newest;
-    if (e->id[0] && strcmp(e->id, st->base_snapshot)) { /* the answer to its flush was lost */
-        memcpy(st->base_snapshot, e->id, sizeof st->base_snapshot);
-        bh_ref_hex(&e->db.ref, st->base_root);
-        st->base_depth = e->db.depth;
-        st->base_size = e->db.size;
-        st->base_time_ms = e->time_ms;
-        st->restored[0] = '\0';
-    }
-    st->pending_snapshot[0] = st->pending_sha256[0] = st->older_pending[0] = '\0';
-    int rc = bh_statedir_save(&h->live->dir, err);
-    if (rc == 0)
-        rc = attach_origin(h, err);
-    if (rc == 0)
-        go_on(h, report);
-    return rc;
+    if (e->id[0] && strcmp(e->id, st->base_snapshot)) /* the answer to its flush was lost */
+        history_set_base(st, e);
+    history_no_pending(st);
+    plain_say_unflushed(h->live, report);
+    return bh_statedir_save(&h->live->dir, err);
 }
 
 static int load_with_head(struct bh_history *h, struct bh_load_report *report,
@@ -204,8 +175,7 @@ static int load_with_head(struct bh_history *h, struct bh_load_report *report,
         return rc;
     bool same_branch = !st->branch[0] || !strcmp(st->branch, h->head.branch);
     bool in_history = st->base_root[0] || !h->head.newest.db.size;
-    if (same_branch && in_history && history_is_ours(st, &h->head) &&
-        !(bh_live_is_fresh(h->live) && h->head.newest.id[0] && !st->base_snapshot[0]))
+    if (same_branch && in_history && history_is_ours(st, &h->head))
         rc = adopt(h, report, err);
     else
         rc = load_newest(h, report, call, err);
@@ -214,39 +184,15 @@ static int load_with_head(struct bh_history *h, struct bh_load_report *report,
     return rc;
 }
 
-/* No history of this branch yet. */
-static int load_plain(struct bh_history *h, struct bh_load_report *report,
-                      const struct bh_call *call, struct bh_error *err)
-{
-    int rc = attach_origin(h, err); /* the branch may be gone, what it is made of is not */
-    return rc ? rc : bh_plain_load(h->plain, report, call, err);
-}
-
-static int offline(struct bh_history *h, struct bh_load_report *report, const struct bh_error *why,
-                   struct bh_error *err)
-{
-    bh_log(BH_LOG_WARNING, "the bucket cannot be reached (%s); going on with what is in %s",
-           why->text, h->live->dir.path);
-    int rc = attach_origin(h, err);
-    if (rc)
-        return rc;
-    go_on(h, report);
-    if (!report->text[0])
-        snprintf(report->text, sizeof report->text,
-                 "the bucket could not be reached; this is the state of the last mount (%.300s)",
-                 why->text);
-    return 0;
-}
-
 static const char *start_branch(struct bh_history *h, struct bh_load_report *report)
 {
     const struct bh_state *st = &h->live->dir.state;
     const char *wanted = h->cfg->snapshot.branch;
     if (!st->branch[0] || !strcmp(st->branch, wanted) || !bh_history_is_dirty(h))
         return wanted;
-    snprintf(report->text, sizeof report->text,
-             "this is branch %s, which the last mount was on with changes that are not flushed",
-             st->branch);
+    plain_say(report,
+              "this is branch %s, which the last mount was on with changes that are not flushed",
+              st->branch);
     return st->branch;
 }
 
@@ -261,19 +207,23 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
     snprintf(branch, sizeof branch, "%s", start_branch(h, report));
     snprintf(h->head.branch, sizeof h->head.branch, "%s", branch);
     int rc = bh_plain_set_branch(h->plain, branch, err);
+    if (rc == 0)
+        rc = attach_origin(h, err);
     if (rc)
         return rc;
     struct bh_error why;
     rc = history_open(h, false, call, &why); /* the first flush begins one */
     if (rc == 0)
         rc = history_read_head(h, branch, call, &why);
-    if (rc && plain_is_passing(rc) && !bh_live_is_fresh(h->live))
-        return offline(h, report, &why, err);
+    if (rc && plain_is_passing(rc) && !bh_live_is_fresh(h->live)) {
+        plain_say_away(h->live, &why, report);
+        return 0;
+    }
     if (rc && rc != ENOENT)
         return bh_fail(err, rc, "%s", why.text);
     bool found = rc == 0;
     rc = found && h->head.newest.id[0] ? load_with_head(h, report, call, err)
-                                       : load_plain(h, report, call, err);
+                                       : bh_plain_load(h->plain, report, call, err);
     if (rc == 0 && found && !h->read_only)
         rc = take_lease_if_it_answers(h, call, err);
     if (rc == 0 && strcmp(before, branch))
@@ -282,5 +232,5 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
         snprintf(st->branch, sizeof st->branch, "%s", branch);
         rc = bh_statedir_save(&h->live->dir, err);
     }
-    return rc ? rc : distrust_clean(h, err);
+    return rc;
 }

@@ -5,12 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "repo/history_private.h"
 #include "util/cleanup.h"
-#include "util/clock.h"
 #include "util/io.h"
 #include "util/log.h"
 
@@ -28,76 +26,55 @@ static int store_file(struct bh_history *h, int fd, uint64_t size, const char *n
     uint64_t count = (size + h->block_size - 1) / h->block_size;
     BH_FREE uint64_t *blocks = calloc(count + 1, sizeof *blocks);
     struct bh_head none = {0};
-    struct bh_index_entry e = {0};
-    struct bh_root index = {0};
-    struct bh_pack_writer *w;
-    struct history_stored stored = {0};
+    struct bh_index_entry e;
+    struct bh_root index;
+    uint64_t sent;
     if (!blocks)
         return bh_fail(err, ENOMEM, "out of memory while storing a branch");
     for (uint64_t i = 0; i < count; i++)
         blocks[i] = i;
     struct history_content c = {
         .read = read_file, .arg = &fd, .size = size, .blocks = blocks, .count = count};
-    int rc = bh_pack_writer_new(&w, h->packs, BH_TREE_DB, call, err);
-    if (rc)
-        return rc;
-    rc = history_store(h, &c, w, &stored, call, err);
-    e.db = stored.root;
-    e.page_size = stored.page_size;
-    e.changed = stored.changed;
-    memcpy(e.branch, name, strnlen(name, sizeof e.branch - 1));
-    history_new_id(h, 0, e.id, &e.time_ms);
-    bh_pack_writer_set_tree(w, BH_TREE_INDEX);
-    if (rc == 0)
-        rc = bh_index_append(h->trees, &none.index, &e, w, &index, call, err);
-    if (rc == 0)
-        rc = bh_pack_writer_finish(w, err);
-    bh_pack_writer_free(w);
-    if (rc == 0)
-        rc = history_put_record(h, &e, "", &index, call, err);
+    int rc = history_store(h, &c, &none, name, &e, &index, &sent, NULL, call, err);
     return rc ? rc : history_new_branch(h, name, &none, &e, &index, call, err);
 }
 
-static void upstream_name(char *name, size_t len)
+/* What plain_fetch has brought. */
+static int open_incoming(struct bh_history *h, int *fd, struct bh_error *err)
 {
-    int64_t now = bh_real_ms();
-    time_t s = (time_t)(now / 1000);
-    struct tm tm;
-    char when[32];
-    gmtime_r(&s, &tm);
-    strftime(when, sizeof when, "%Y%m%dT%H%M%S", &tm);
-    snprintf(name, len, "upstream-%s-%03dZ", when, (int)(now % 1000));
+    *fd = openat(bh_disk_dirfd(h->live->dir.disk), PLAIN_INCOMING, O_RDONLY | O_CLOEXEC);
+    return *fd >= 0 ? 0
+                    : bh_fail(err, errno, "%s/" PLAIN_INCOMING " cannot be opened: %s",
+                              h->live->dir.path, strerror(errno));
 }
 
-static void say(struct bh_load_report *report, const char *text)
+static int store_incoming(struct bh_history *h, uint64_t size, const char *name,
+                          const struct bh_call *call, struct bh_error *err)
 {
-    bh_log(BH_LOG_WARNING, "%s", text);
-    if (!report)
-        return;
-    size_t len = strlen(report->text);
-    snprintf(report->text + len, sizeof report->text - len, "%s%s", len ? "; " : "", text);
+    BH_FD int fd;
+    int rc = open_incoming(h, &fd, err);
+    if (rc == 0)
+        rc = store_file(h, fd, size, name, call, err);
+    unlinkat(bh_disk_dirfd(h->live->dir.disk), PLAIN_INCOMING, 0);
+    return rc;
 }
 
-static int import_foreign(struct bh_history *h, const struct bh_base *base, const char *incoming,
-                          struct bh_load_report *report, const struct bh_call *call,
-                          struct bh_error *err)
+static int import_foreign(struct bh_history *h, uint64_t size, struct bh_load_report *report,
+                          const struct bh_call *call, struct bh_error *err)
 {
-    char name[64], text[400];
-    BH_FD int fd = openat(bh_disk_dirfd(h->live->dir.disk), incoming, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return bh_fail(err, errno, "%s/%s cannot be opened: %s", h->live->dir.path, incoming,
-                       strerror(errno));
-    upstream_name(name, sizeof name);
-    int rc = store_file(h, fd, base->size, name, call, err);
-    unlinkat(bh_disk_dirfd(h->live->dir.disk), incoming, 0);
+    char name[64];
+    plain_time_name("upstream", name, sizeof name);
+    int rc = store_incoming(h, size, name, call, err);
     if (rc)
         return bh_fail_prefix(err, rc,
                               "%s was written by another program and cannot be saved as "
                               "a branch",
                               bh_plain_key(h->plain));
-    snprintf(text, sizeof text, "%.200s was written by another program: its content is branch %s",
-             bh_plain_key(h->plain), name);
-    say(report, text);
+    bh_log(BH_LOG_WARNING, "%s was written by another program: its content is branch %s",
+           bh_plain_key(h->plain), name);
+    if (report)
+        plain_say(report, "%.200s was written by another program: its content is branch %s",
+                  bh_plain_key(h->plain), name);
     return 0;
 }
 
@@ -110,13 +87,7 @@ int history_adopt_branch(struct bh_history *h, const char *name, char etag[BH_ET
         key ? plain_fetch(h->plain, key, &base, call, err) : bh_fail(err, ENOMEM, "out of memory");
     if (rc)
         return rc;
-    int dir = bh_disk_dirfd(h->live->dir.disk);
-    BH_FD int fd = openat(dir, PLAIN_INCOMING, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return bh_fail(err, errno, "%s/" PLAIN_INCOMING " cannot be opened: %s", h->live->dir.path,
-                       strerror(errno));
-    rc = store_file(h, fd, base.size, name, call, err);
-    unlinkat(dir, PLAIN_INCOMING, 0);
+    rc = store_incoming(h, base.size, name, call, err);
     snprintf(etag, BH_ETAG_MAX, "%s", base.etag);
     return rc;
 }
@@ -184,8 +155,8 @@ static bool continues_ours(struct bh_history *h, const struct bh_call *call)
         return !strcmp(id, h->head.newest.id);
     if (prev.size != h->head.newest.db.size || plain_fetch(h->plain, key, &base, call, NULL) != 0)
         return false;
-    BH_FD int fd = openat(bh_disk_dirfd(h->live->dir.disk), PLAIN_INCOMING, O_RDONLY | O_CLOEXEC);
-    return fd >= 0 && is_newest(h, fd, base.size, call);
+    BH_FD int fd;
+    return open_incoming(h, &fd, NULL) == 0 && is_newest(h, fd, base.size, call);
 }
 
 /* It cannot be read, so it cannot be saved: it stays as it is, beside the history. */
@@ -236,7 +207,7 @@ int history_meet_plain(struct bh_history *h, struct bh_load_report *report,
         bh_log(BH_LOG_INFO,
                "another program has gone on from our newest snapshot: so does this mount");
     } else {
-        rc = import_foreign(h, &base, PLAIN_INCOMING, report, call, err);
+        rc = import_foreign(h, base.size, report, call, err);
     }
     memcpy(info.etag, base.etag, sizeof info.etag); /* of what was fetched */
     return rc ? rc : note_plain(h, &info, NULL, err);

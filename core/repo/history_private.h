@@ -16,6 +16,8 @@ struct bh_history {
     bool read_only;
     char *prefix; /* "KEY.bhfs/" */
     atomic_bool stopping;
+    bh_history_flush_fn *flush; /* what the verbs flush with */
+    void *flush_arg;
     bool settled;             /* the format object was seen */
     int64_t plain_written_ms; /* monotonic: when KEY was written last */
 
@@ -27,6 +29,7 @@ struct bh_history {
     struct bh_head head;
     char etag[BH_ETAG_MAX];
     bool fenced, advisory;
+    struct bh_lease taker;   /* if fenced: who has the branch now, as far as known */
     bool doubt;              /* the head may be another: it is read again before it is written */
     int64_t clock_offset_ms; /* the store's clock minus the monotonic one */
     bool have_clock;
@@ -46,8 +49,13 @@ void history_new_id(struct bh_history *h, int64_t after_ms, char id[BH_SNAPSHOT_
                     int64_t *time_ms);
 /* A new reference; NULL: no memory. */
 struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *root);
+/* Absent content comes from there from now on. */
+int history_set_origin(struct bh_history *h, const struct bh_root *root, struct bh_error *err);
 /* The root that the live content is based on; zero root: nothing. */
 int history_base_root(struct bh_history *h, struct bh_root *root, struct bh_error *err);
+/* The live content is based on that snapshot, and no upload is under way: to be saved. */
+void history_set_base(struct bh_state *st, const struct bh_index_entry *e);
+void history_no_pending(struct bh_state *st);
 void history_host(char host[BH_HOST_MAX]);
 const char *history_writer(struct bh_history *h);
 
@@ -71,14 +79,15 @@ int history_fenced(struct bh_history *h, const struct bh_head *now, struct bh_er
 
 /* Whether the lease is one of an earlier life of this state directory. */
 bool history_is_own_lease(struct bh_history *h, const struct bh_head *head);
-/* Whether the lease in h->head may be taken. EBUSY: another writer has it. */
+/* Whether the lease in h->head, or in any head, may be taken. EBUSY: another writer has it. */
 int history_check_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
-
-/* A branch that an earlier life of this state directory was on is free at once. */
-void history_let_go(struct bh_history *h, const char *branch, const struct bh_call *call);
-/* The same of any head. */
 int history_may_take(struct bh_history *h, const struct bh_head *head, bool steal,
                      const struct bh_call *call, struct bh_error *err);
+/* Puts *head without a lease; etag is the new one then. */
+int history_release_head(struct bh_history *h, struct bh_head *head, char etag[BH_ETAG_MAX],
+                         const struct bh_call *call, struct bh_error *err);
+/* A branch that an earlier life of this state directory was on is free at once. */
+void history_let_go(struct bh_history *h, const char *branch, const struct bh_call *call);
 
 /* --- history_plain.c: the plain object, where it is not what we wrote last --- */
 /* Looks at KEY: one of ours is the one that is overwritten next; one by somebody else is saved as
@@ -100,19 +109,14 @@ struct history_content {
     size_t count;
     struct bh_root base;
 };
-struct history_stored {
-    struct bh_root root;
-    uint32_t page_size;
-    uint64_t changed; /* blocks stored */
-};
-/* Adds changed blocks and nodes to w. */
-int history_store(struct bh_history *h, const struct history_content *c, struct bh_pack_writer *w,
-                  struct history_stored *out, const struct bh_call *call, struct bh_error *err);
-/* Puts the record of e. */
-int history_put_record(struct bh_history *h, const struct bh_index_entry *e, const char *parent,
-                       const struct bh_root *index, const struct bh_call *call,
-                       struct bh_error *err);
-/* The frozen live content. Ended with bh_store_thaw. */
+/* Stores content as the snapshot after those that `on` has, made on `branch`: packs and record, all
+ * but the head. *e is the entry, *index the history with it, *sent the bytes of the packs.
+ * unchanged (may be NULL): set, and nothing stored, if it is what on->newest has. */
+int history_store(struct bh_history *h, const struct history_content *c, const struct bh_head *on,
+                  const char *branch, struct bh_index_entry *e, struct bh_root *index,
+                  uint64_t *sent, bool *unchanged, const struct bh_call *call,
+                  struct bh_error *err);
+/* The frozen live content. Ended with history_image_free. */
 struct history_image {
     struct bh_frozen *frozen;
     uint64_t *blocks;
@@ -123,20 +127,18 @@ struct history_image {
 int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tries,
                    const struct bh_call *call, struct bh_error *err);
 
+/* The same of that image. */
+int history_store_image(struct bh_history *h, struct history_image *img, const struct bh_head *on,
+                        const char *branch, struct bh_index_entry *e, struct bh_root *index,
+                        uint64_t *sent, bool *unchanged, const struct bh_call *call,
+                        struct bh_error *err);
+/* Ends the freeze; flushed: see bh_store_thaw. */
 void history_image_free(struct history_image *img, bool flushed);
 
-/* Stores content as a new branch `name` with one snapshot more than `on` has. EEXIST. */
+/* Makes a branch `name` whose newest snapshot is e, forked from `on`. EEXIST. */
 int history_new_branch(struct bh_history *h, const char *name, const struct bh_head *on,
                        const struct bh_index_entry *e, const struct bh_root *index,
                        const struct bh_call *call, struct bh_error *err);
-
-/* Stores the frozen content as a snapshot on top of `index` (of `parent`), for branch `branch`: all
- * but the head. *e is the entry, *index_out the index with it. unchanged (may be NULL): set, and
- * nothing stored, if it equals same_as. */
-int history_snapshot(struct bh_history *h, struct history_image *img, const struct bh_head *on,
-                     const char *branch, const char *restored, struct bh_index_entry *e,
-                     struct bh_root *index_out, bool *unchanged, const struct bh_call *call,
-                     struct bh_error *err);
 
 /* --- history_branch.c --- */
 /* Saves the live content, unflushed changes included, as a new branch beside `on`. */

@@ -124,11 +124,10 @@ static int resolve(struct bh_history *h, const char *what, struct bh_index_entry
 
 static int prepare(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
 {
-    struct bh_flush_result flushed;
     if (h->read_only)
         return bh_fail(err, EROFS, "this is a read-only mount: its history is not changed");
     int rc = history_open(h, true, call, err);
-    return rc ? rc : bh_history_flush(h, false, false, &flushed, call, err);
+    return rc ? rc : h->flush(h->flush_arg, call, err);
 }
 
 /* --- restore --- */
@@ -137,7 +136,6 @@ int bh_history_restore(struct bh_history *h, const char *what, char id[BH_SNAPSH
                        const struct bh_call *call, struct bh_error *err)
 {
     struct bh_index_entry e;
-    struct bh_flush_result flushed;
     int rc =
         h->read_only ? bh_fail(err, EROFS, "this is a read-only mount: nothing is restored") : 0;
     if (rc == 0)
@@ -146,17 +144,17 @@ int bh_history_restore(struct bh_history *h, const char *what, char id[BH_SNAPSH
         strcmp(what, "prev")) /* a wrong name changes nothing; prev means before the flush */
         rc = resolve(h, what, &e, call, err);
     if (rc == 0)
-        rc = bh_history_flush(h, false, false, &flushed, call, err);
+        rc = h->flush(h->flush_arg, call, err);
     if (rc == 0 && !strcmp(what, "prev"))
         rc = resolve(h, what, &e, call, err);
     if (rc)
         return rc;
     rc = history_swap_to(h, &h->head, &e, e.id, err);
     if (rc == 0)
-        rc = bh_history_flush(h, false, false, &flushed, call, err);
+        rc = h->flush(h->flush_arg, call, err);
     memcpy(id, e.id, BH_SNAPSHOT_ID_MAX);
     if (rc == 0)
-        bh_log(BH_LOG_INFO, "restored %s: it is snapshot %s now", e.id, flushed.snapshot);
+        bh_log(BH_LOG_INFO, "restored %s: it is snapshot %s now", e.id, h->head.newest.id);
     return rc;
 }
 

@@ -8,6 +8,7 @@
 #include "repo/history_private.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
+#include "util/log.h"
 
 /* References of the base that are looked up at once. */
 #define LOOKUP 256u
@@ -91,8 +92,10 @@ static uint32_t page_size_of(const unsigned char header[18])
     return size == 1 ? 65536 : size;
 }
 
-int history_store(struct bh_history *h, const struct history_content *c, struct bh_pack_writer *w,
-                  struct history_stored *out, const struct bh_call *call, struct bh_error *err)
+/* The changed blocks and the tree over them. */
+static int store_tree(struct bh_history *h, const struct history_content *c,
+                      struct bh_pack_writer *w, struct bh_index_entry *e,
+                      const struct bh_call *call, struct bh_error *err)
 {
     BH_FREE unsigned char *buf = malloc(h->block_size);
     BH_FREE struct bh_tree_change *changes = calloc(c->count + 1, sizeof *changes);
@@ -113,15 +116,14 @@ int history_store(struct bh_history *h, const struct history_content *c, struct 
     }
     if (rc)
         return rc;
-    out->page_size = c->size ? page_size_of(header) : 0;
-    out->changed = changed;
-    return bh_tree_update(h->trees, &c->base, c->size, changes, changed, w, &out->root,
+    e->page_size = c->size ? page_size_of(header) : 0;
+    e->changed = changed;
+    return bh_tree_update(h->trees, &c->base, c->size, changes, changed, w, &e->db,
                           "the base of " BH_DB_NAME, call, err);
 }
 
-int history_put_record(struct bh_history *h, const struct bh_index_entry *e, const char *parent,
-                       const struct bh_root *index, const struct bh_call *call,
-                       struct bh_error *err)
+static int put_record(struct bh_history *h, const struct bh_index_entry *e, const char *parent,
+                      const struct bh_root *index, const struct bh_call *call, struct bh_error *err)
 {
     struct bh_record r = {.entry = *e, .index = *index};
     BH_STRBUF text = {0};
@@ -138,6 +140,56 @@ int history_put_record(struct bh_history *h, const struct bh_index_entry *e, con
                        strerror(rc));
     struct bh_source src = {.size = text.len, .data = text.data};
     return bh_bucket_put(h->bucket, key, &src, NULL, NULL, NULL, call, err);
+}
+
+static bool same_root(const struct bh_root *a, const struct bh_root *b)
+{
+    return a->size == b->size && a->depth == b->depth && a->ref.pack == b->ref.pack &&
+           a->ref.offset == b->ref.offset;
+}
+
+/* Packs that nothing refers to are gc's after the grace: what was uploaded long ago is looked at
+ * again before the head names it. */
+static int check_slow(struct bh_history *h, struct bh_pack_writer *w, int64_t begin,
+                      const struct bh_call *call, struct bh_error *err)
+{
+    size_t count;
+    const uint64_t *ids = bh_pack_writer_ids(w, &count);
+    if (bh_mono_ms() - begin < h->cfg->retention.grace_ms / 4)
+        return 0;
+    return bh_gc_check_packs(h->bucket, h->prefix, ids, count, call, err);
+}
+
+int history_store(struct bh_history *h, const struct history_content *c, const struct bh_head *on,
+                  const char *branch, struct bh_index_entry *e, struct bh_root *index,
+                  uint64_t *sent, bool *unchanged, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_pack_writer *w;
+    int64_t begin = bh_mono_ms();
+    *e = (struct bh_index_entry){0};
+    plain_phase(h->plain, PHASE_UPLOAD, c->count * h->block_size);
+    int rc = bh_pack_writer_new(&w, h->packs, BH_TREE_DB, call, err);
+    if (rc)
+        return rc;
+    rc = store_tree(h, c, w, e, call, err);
+    if (rc == 0 && unchanged && on->newest.id[0] && same_root(&e->db, &on->newest.db)) {
+        *unchanged = true;
+        bh_pack_writer_free(w);
+        return 0;
+    }
+    e->uploaded = bh_pack_writer_bytes(w);
+    memcpy(e->branch, branch, strnlen(branch, sizeof e->branch - 1));
+    history_new_id(h, on->newest.time_ms, e->id, &e->time_ms);
+    bh_pack_writer_set_tree(w, BH_TREE_INDEX);
+    if (rc == 0)
+        rc = bh_index_append(h->trees, &on->index, e, w, index, call, err);
+    if (rc == 0)
+        rc = bh_pack_writer_finish(w, err);
+    if (rc == 0)
+        rc = check_slow(h, w, begin, call, err);
+    *sent = bh_pack_writer_bytes(w);
+    bh_pack_writer_free(w);
+    return rc ? rc : put_record(h, e, on->newest.id, index, call, err);
 }
 
 /* --- the frozen live content --- */
@@ -174,28 +226,10 @@ int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tr
     return bh_fail(err, rc, "the changes cannot be listed: %s", strerror(rc));
 }
 
-static bool same_root(const struct bh_root *a, const struct bh_root *b)
-{
-    return a->size == b->size && a->depth == b->depth && a->ref.pack == b->ref.pack &&
-           a->ref.offset == b->ref.offset;
-}
-
-/* Packs that nothing refers to are gc's after the grace: what was uploaded long ago is looked at
- * again before the head names it. */
-static int check_slow(struct bh_history *h, struct bh_pack_writer *w, int64_t begin,
-                      const struct bh_call *call, struct bh_error *err)
-{
-    size_t count;
-    const uint64_t *ids = bh_pack_writer_ids(w, &count);
-    if (bh_mono_ms() - begin < h->cfg->retention.grace_ms / 4)
-        return 0;
-    return bh_gc_check_packs(h->bucket, h->prefix, ids, count, call, err);
-}
-
-int history_snapshot(struct bh_history *h, struct history_image *img, const struct bh_head *on,
-                     const char *branch, const char *restored, struct bh_index_entry *e,
-                     struct bh_root *index_out, bool *unchanged, const struct bh_call *call,
-                     struct bh_error *err)
+int history_store_image(struct bh_history *h, struct history_image *img, const struct bh_head *on,
+                        const char *branch, struct bh_index_entry *e, struct bh_root *index,
+                        uint64_t *sent, bool *unchanged, const struct bh_call *call,
+                        struct bh_error *err)
 {
     struct history_content c = {.read = read_frozen,
                                 .arg = img,
@@ -203,37 +237,13 @@ int history_snapshot(struct bh_history *h, struct history_image *img, const stru
                                 .blocks = img->blocks,
                                 .count = img->count,
                                 .base = img->base};
-    struct history_stored stored = {0};
-    struct bh_pack_writer *w;
-    int64_t begin = bh_mono_ms();
-    plain_phase(h->plain, PHASE_UPLOAD, img->count * h->block_size);
-    int rc = bh_pack_writer_new(&w, h->packs, BH_TREE_DB, call, err);
-    if (rc)
-        return rc;
-    rc = history_store(h, &c, w, &stored, call, err);
-    bool same = rc == 0 && same_root(&stored.root, &on->newest.db) && on->newest.id[0];
-    if (unchanged)
-        *unchanged = same && !restored[0];
-    if (rc == 0 && unchanged && *unchanged) {
-        bh_pack_writer_free(w);
-        return 0;
-    }
-    *e = (struct bh_index_entry){.db = stored.root,
-                                 .page_size = stored.page_size,
-                                 .changed = stored.changed,
-                                 .uploaded = bh_pack_writer_bytes(w)};
-    memcpy(e->branch, branch, strnlen(branch, sizeof e->branch - 1));
-    if (rc == 0) {
-        history_new_id(h, on->newest.time_ms, e->id, &e->time_ms);
-        bh_pack_writer_set_tree(w, BH_TREE_INDEX);
-        rc = bh_index_append(h->trees, &on->index, e, w, index_out, call, err);
-    }
-    if (rc == 0)
-        rc = bh_pack_writer_finish(w, err);
-    if (rc == 0)
-        rc = check_slow(h, w, begin, call, err);
-    bh_pack_writer_free(w);
-    if (rc == 0)
-        rc = history_put_record(h, e, on->newest.id, index_out, call, err);
-    return rc;
+    return history_store(h, &c, on, branch, e, index, sent, unchanged, call, err);
+}
+
+void history_image_free(struct history_image *img, bool flushed)
+{
+    int rc = bh_store_thaw(img->frozen, flushed);
+    if (rc) /* harmless: what stays marked is compared by hash next time */
+        bh_log(BH_LOG_WARNING, "the block map cannot be written: %s", strerror(rc));
+    free(img->blocks);
 }

@@ -4,10 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "repo/history_private.h"
 #include "util/cleanup.h"
+#include "util/clock.h"
 
 int bh_history_head(struct bh_history *h, const char *branch, struct bh_head *out,
                     const struct bh_call *call, struct bh_error *err)
@@ -192,14 +192,10 @@ int bh_history_read(struct bh_history *h, const struct bh_index_entry *e, uint64
 int bh_history_info_text(struct bh_history *h, const struct bh_index_entry *e,
                          struct bh_strbuf *out)
 {
-    char when[40], root[2 * BH_REF_SIZE + 1];
-    time_t s = (time_t)(e->time_ms / 1000);
-    struct tm tm;
-    gmtime_r(&s, &tm);
-    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &tm);
+    char when[32], root[2 * BH_REF_SIZE + 1];
     bh_ref_hex(&e->db.ref, root);
-    bh_strbuf_addf(out, "id: %s\nbranch: %s\ncreated: %s.%03dZ\nsize: %" PRIu64 "\n", e->id,
-                   e->branch, when, (int)(e->time_ms % 1000), e->db.size);
+    bh_strbuf_addf(out, "id: %s\nbranch: %s\ncreated: %s\nsize: %" PRIu64 "\n", e->id, e->branch,
+                   bh_format_time(e->time_ms, when, sizeof when), e->db.size);
     bh_strbuf_addf(out, "pages: %" PRIu64 "\nroot: %s\nchanged blocks: %" PRIu64 "\n",
                    e->page_size ? e->db.size / e->page_size : 0, root, e->changed);
     bh_strbuf_addf(out, "block size: %" PRIu32 "\nuploaded: %" PRIu64 "\n", h->block_size,

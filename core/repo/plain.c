@@ -82,12 +82,9 @@ void plain_format_id(int64_t time_ms, char id[BH_SNAPSHOT_ID_MAX])
     uint32_t random = 0;
     if (getrandom(&random, sizeof random, 0) != sizeof random)
         random = (uint32_t)bh_mono_ns();
-    time_t s = (time_t)(time_ms / 1000);
-    struct tm tm;
-    char day[20], text[64];
-    gmtime_r(&s, &tm);
-    strftime(day, sizeof day, "%Y%m%dT%H%M%S", &tm);
-    snprintf(text, sizeof text, "%s.%03dZ-%08x", day, (int)(time_ms % 1000), random);
+    char when[20], text[64];
+    snprintf(text, sizeof text, "%s.%03dZ-%08x", bh_format_stamp(time_ms, when, sizeof when),
+             (int)(time_ms % 1000), random);
     memcpy(id, text, BH_SNAPSHOT_ID_MAX);
     id[BH_SNAPSHOT_ID_MAX - 1] = '\0';
 }

@@ -1,10 +1,10 @@
 /* What happens with the plain snapshot when a mount starts. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "repo/plain_private.h"
@@ -14,6 +14,39 @@
 #include "util/log.h"
 
 #define INCOMING PLAIN_INCOMING
+
+void plain_say(struct bh_load_report *report, const char *fmt, ...)
+{
+    size_t len = strlen(report->text);
+    va_list ap;
+    if (len > 0 && len + 2 < sizeof report->text) {
+        memcpy(report->text + len, "; ", 3);
+        len += 2;
+    }
+    va_start(ap, fmt);
+    vsnprintf(report->text + len, sizeof report->text - len, fmt, ap);
+    va_end(ap);
+}
+
+void plain_say_unflushed(struct bh_live *live, struct bh_load_report *report)
+{
+    uint64_t dirty = bh_store_dirty_bytes(live->store);
+    if (dirty > 0)
+        plain_say(report,
+                  "unflushed changes of the last mount (%llu bytes) are in %s and go on from there",
+                  (unsigned long long)dirty, live->dir.path);
+}
+
+void plain_say_away(struct bh_live *live, const struct bh_error *why, struct bh_load_report *report)
+{
+    bh_log(BH_LOG_WARNING, "the bucket cannot be reached (%s); going on with what is in %s",
+           why->text, live->dir.path);
+    plain_say_unflushed(live, report);
+    if (!report->text[0])
+        plain_say(report,
+                  "the bucket could not be reached; this is the state of the last mount (%.300s)",
+                  why->text);
+}
 
 /* --- download --- */
 
@@ -120,28 +153,31 @@ static int load_previous(struct bh_plain *p, const struct bh_object_info *curren
     memcpy(st->base_etag, current->etag, sizeof st->base_etag);
     memcpy(st->damaged_etag, current->etag, sizeof st->damaged_etag);
     st->base_snapshot[0] = st->base_sha256[0] = st->pending_snapshot[0] = '\0';
-    size_t len = strlen(report->text); /* a rescue may have something to say, too */
-    snprintf(report->text + len, sizeof report->text - len, "%srecovered from %s (%s)",
-             len ? "; " : "", p->key_prev, base.snapshot[0] ? base.snapshot : "of another program");
+    plain_say(report, "recovered from %s (%s)", p->key_prev,
+              base.snapshot[0] ? base.snapshot : "of another program");
     return bh_statedir_save(&p->live->dir, err);
 }
 
 /* --- rescue --- */
 
+void plain_time_name(const char *prefix, char *name, size_t len)
+{
+    char when[20];
+    int64_t now = bh_real_ms();
+    snprintf(name, len, "%s-%s-%03dZ", prefix, bh_format_stamp(now, when, sizeof when),
+             (int)(now % 1000));
+}
+
 void plain_rescue_name(char *name, size_t len)
 {
-    char host[64] = "host", when[32];
-    int64_t now = bh_real_ms();
-    time_t s = (time_t)(now / 1000);
-    struct tm tm;
+    char host[64] = "host", prefix[80];
     if (gethostname(host, sizeof host) == 0)
         host[sizeof host - 1] = '\0';
     for (char *c = host; *c; c++)
         if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-", *c))
             *c = '-';
-    gmtime_r(&s, &tm);
-    strftime(when, sizeof when, "%Y%m%dT%H%M%S", &tm);
-    snprintf(name, len, "rescue-%s-%s-%03dZ", host, when, (int)(now % 1000));
+    snprintf(prefix, sizeof prefix, "rescue-%s", host);
+    plain_time_name(prefix, name, len);
 }
 
 /* Puts the image under a branch name that is not taken: two clones may be rescued at the same time.
@@ -275,11 +311,7 @@ static int adopt(struct bh_plain *p, const struct bh_object_info *info, struct b
 
 static int go_on(struct bh_plain *p, struct bh_load_report *report)
 {
-    uint64_t dirty = bh_store_dirty_bytes(p->live->store);
-    if (dirty > 0)
-        snprintf(report->text, sizeof report->text,
-                 "unflushed changes of the last mount (%llu bytes) are in %s and go on from there",
-                 (unsigned long long)dirty, p->live->dir.path);
+    plain_say_unflushed(p->live, report);
     return 0;
 }
 
@@ -314,14 +346,7 @@ int bh_plain_load(struct bh_plain *p, struct bh_load_report *report, const struc
     if (rc == ENOENT)
         return st->base_etag[0] ? lost(p, report, err) : go_on(p, report);
     if (rc && plain_is_passing(rc) && !bh_live_is_fresh(p->live)) {
-        bh_log(BH_LOG_WARNING, "the bucket cannot be reached (%s); going on with what is in %s",
-               err->text, p->live->dir.path);
-        go_on(p, report);
-        if (!report->text[0])
-            snprintf(
-                report->text, sizeof report->text,
-                "the bucket could not be reached; this is the state of the last mount (%.300s)",
-                err->text);
+        plain_say_away(p->live, err, report);
         return 0;
     }
     if (rc)

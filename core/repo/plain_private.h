@@ -50,7 +50,16 @@ void plain_remember_pending(struct bh_state *st);
 int plain_fetch(struct bh_plain *p, const char *key, struct bh_base *base,
                 const struct bh_call *call, struct bh_error *err);
 #define PLAIN_INCOMING "incoming.db"
+/* "rescue-HOST-TIME", and "PREFIX-TIME": names of branches. */
 void plain_rescue_name(char *name, size_t len);
+void plain_time_name(const char *prefix, char *name, size_t len);
+/* One thing more that the load found. */
+void plain_say(struct bh_load_report *report, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+void plain_say_unflushed(struct bh_live *live, struct bh_load_report *report);
+/* The bucket does not answer, and the state goes on: logged, too. */
+void plain_say_away(struct bh_live *live, const struct bh_error *why,
+                    struct bh_load_report *report);
 
 /* Whether the id is of an upload of this state directory that seemed to have failed. */
 bool plain_is_older_pending(const struct bh_state *st, const char *id);

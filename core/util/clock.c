@@ -30,13 +30,27 @@ struct timespec bh_mono_after_ms(int64_t ms)
     return (struct timespec){.tv_sec = t / 1000000000, .tv_nsec = t % 1000000000};
 }
 
-const char *bh_format_time(int64_t real_ms, char *buf, size_t len)
+static struct tm utc(int64_t real_ms)
 {
     time_t s = (time_t)(real_ms / 1000);
     struct tm tm;
-    char day[32];
     gmtime_r(&s, &tm);
+    return tm;
+}
+
+const char *bh_format_time(int64_t real_ms, char *buf, size_t len)
+{
+    struct tm tm = utc(real_ms);
+    char day[32];
     strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &tm);
     snprintf(buf, len, "%s.%03dZ", day, (int)(real_ms % 1000));
+    return buf;
+}
+
+const char *bh_format_stamp(int64_t real_ms, char *buf, size_t len)
+{
+    struct tm tm = utc(real_ms);
+    if (!strftime(buf, len, "%Y%m%dT%H%M%S", &tm))
+        buf[0] = '\0';
     return buf;
 }

@@ -16,4 +16,7 @@ struct timespec bh_mono_after_ms(int64_t ms);
 /* "2026-11-23T03:11:00.123Z". 32 bytes suffice. Returns buf. */
 const char *bh_format_time(int64_t real_ms, char *buf, size_t len);
 
+/* "20261123T031100", as in names. 16 bytes suffice. Returns buf. */
+const char *bh_format_stamp(int64_t real_ms, char *buf, size_t len);
+
 #endif

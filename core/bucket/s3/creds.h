@@ -34,7 +34,7 @@ void bh_credentials_wipe(struct bh_credentials *c);
  * another thread did already. False: there is nothing that could be renewed. */
 bool bh_creds_rejected(struct bh_creds *c, const char *access_key_id);
 
-/* For people, without any secret: "the configuration", "profile backup of /root/.aws/credentials",
+/* For people, without any secret: "the configuration", "profile backup of ~/.aws/credentials",
  * "the instance's metadata service", "none (anonymous)"; "not looked up yet". Copied into buf. */
 void bh_creds_origin(struct bh_creds *c, char *buf, size_t len);
 
