@@ -1,9 +1,11 @@
 /* The control files: one write is one command, it has happened when the call returns 0, and when it
  * fails the reason is in last_status, in the log, and in what the same open file reads.
  *
- * Shells open with O_TRUNC, duplicate, close (a FLUSH) and only then write. So for flush and
- * force_flush the open with O_TRUNC runs the command, the first write on that handle repeats its
- * result, and FLUSH and RELEASE run nothing. */
+ * Shells open with O_TRUNC, duplicate, close (a FLUSH) and only then write. So where truncation
+ * runs the command (flush and the like) the open with O_TRUNC does, the first write on that handle
+ * repeats its result, and FLUSH and RELEASE run nothing. */
+#include "ctl.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -11,7 +13,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "daemon.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
@@ -19,213 +20,8 @@
 #define COMMAND_MAX 4096 /* bytes of one write */
 #define INO_FIRST   16   /* st_ino of the first control file */
 
-static void text_last_status(struct daemon *d, struct bh_strbuf *out)
-{
-    BH_LOCK_SCOPE(&d->status_mutex);
-    bh_strbuf_addf(out, "%s\n", d->last_status);
-}
-
-static void text_config(struct daemon *d, struct bh_strbuf *out)
-{
-    bh_config_text(d->bh, out);
-}
-
-static void text_import(struct daemon *d, struct bh_strbuf *out);
-static void text_restore(struct daemon *d, struct bh_strbuf *out);
-
-/* --- commands --- */
-
-typedef int run_fn(struct daemon *d, const char *arg, const struct bh_call *call,
-                   struct bh_error *err);
-
-static int run_flush(struct daemon *d, const char *arg, const struct bh_call *call,
-                     struct bh_error *err)
-{
-    (void)arg;
-    return bh_flush_call(d->bh, false, NULL, call, err);
-}
-
-static int run_force_flush(struct daemon *d, const char *arg, const struct bh_call *call,
-                           struct bh_error *err)
-{
-    (void)arg;
-    return bh_flush_call(d->bh, true, NULL, call, err);
-}
-
-static pthread_mutex_t import_mutex = PTHREAD_MUTEX_INITIALIZER;
-static char last_import[COMMAND_MAX + 64] = "never\n";
-
-static int run_import(struct daemon *d, const char *arg, const struct bh_call *call,
-                      struct bh_error *err)
-{
-    char when[32];
-    if (!arg[0])
-        return bh_fail(
-            err, EINVAL,
-            "import needs the absolute path of a database file: echo /PATH > .ctl/import");
-    int rc = bh_import_call(d->bh, arg, call, err);
-    if (rc)
-        return rc;
-    BH_LOCK_SCOPE(&import_mutex);
-    snprintf(last_import, sizeof last_import, "file: %s\ntime: %s\n", arg,
-             bh_format_time(bh_real_ms(), when, sizeof when));
-    return 0;
-}
-
-static void text_import(struct daemon *d, struct bh_strbuf *out)
-{
-    (void)d;
-    BH_LOCK_SCOPE(&import_mutex);
-    bh_strbuf_addf(out, "%s", last_import);
-}
-
-static pthread_mutex_t restore_mutex = PTHREAD_MUTEX_INITIALIZER;
-static char last_restore[512] = "never\n";
-
-static int run_restore(struct daemon *d, const char *arg, const struct bh_call *call,
-                       struct bh_error *err)
-{
-    char when[32], id[BH_SNAPSHOT_ID_MAX];
-    struct bh_info info;
-    if (!arg[0])
-        return bh_fail(err, EINVAL,
-                       "restore needs to be told what: an id or a label (ls snapshots), prev, a "
-                       "time, or \"10m ago\": echo prev > .ctl/restore");
-    int rc = bh_restore_call(d->bh, arg, id, call, err);
-    if (rc)
-        return rc;
-    bh_get_info(d->bh, &info);
-    BH_LOCK_SCOPE(&restore_mutex);
-    snprintf(last_restore, sizeof last_restore,
-             "asked for: %.100s\nrestored: %s\nsnapshot: %s\ntime: %s\n", arg, id, info.snapshot,
-             bh_format_time(bh_real_ms(), when, sizeof when));
-    return 0;
-}
-
-static void text_restore(struct daemon *d, struct bh_strbuf *out)
-{
-    (void)d;
-    BH_LOCK_SCOPE(&restore_mutex);
-    bh_strbuf_addf(out, "%s", last_restore);
-}
-
-static int run_branch(struct daemon *d, const char *arg, const struct bh_call *call,
-                      struct bh_error *err)
-{
-    if (!arg[0])
-        return bh_fail(err, EINVAL,
-                       "branch needs the name of a branch to switch to: echo NAME > .ctl/branch");
-    int rc = bh_switch_call(d->bh, arg, call, err);
-    views_changed();
-    return rc;
-}
-
-static int run_hydrate(struct daemon *d, const char *arg, const struct bh_call *call,
-                       struct bh_error *err)
-{
-    (void)arg;
-    return bh_hydrate_call(d->bh, call, err);
-}
-
-static pthread_mutex_t verify_mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct bh_strbuf last_verify;
-
-static int run_verify(struct daemon *d, const char *arg, const struct bh_call *call,
-                      struct bh_error *err)
-{
-    struct bh_strbuf report = {0};
-    if (arg[0] && strcmp(arg, "full") != 0)
-        return bh_fail(
-            err, EINVAL,
-            "verify takes nothing (touch .ctl/verify) or full (echo full > .ctl/verify)");
-    int rc = bh_verify_call(d->bh, arg[0] != '\0', &report, call, err);
-    BH_LOCK_SCOPE(&verify_mutex);
-    if (report.len) { /* also of one that found damage */
-        bh_strbuf_free(&last_verify);
-        last_verify = report;
-    }
-    return rc;
-}
-
-static void text_verify(struct daemon *d, struct bh_strbuf *out)
-{
-    (void)d;
-    BH_LOCK_SCOPE(&verify_mutex);
-    bh_strbuf_addf(out, "%s", last_verify.len ? last_verify.data : "never\n");
-}
-
-static pthread_mutex_t gc_mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct bh_strbuf last_gc;
-
-static int run_gc(struct daemon *d, const char *arg, const struct bh_call *call,
-                  struct bh_error *err)
-{
-    struct bh_strbuf report = {0};
-    if (arg[0] && strcmp(arg, "dry-run") != 0)
-        return bh_fail(err, EINVAL,
-                       "gc takes nothing (touch .ctl/gc) or dry-run (echo dry-run > .ctl/gc)");
-    int rc = bh_gc_call(d->bh, arg[0] != '\0', &report, call, err);
-    BH_LOCK_SCOPE(&gc_mutex);
-    if (report.len) { /* also of one that failed */
-        bh_strbuf_free(&last_gc);
-        last_gc = report;
-    }
-    return rc;
-}
-
-static void text_gc(struct daemon *d, struct bh_strbuf *out)
-{
-    (void)d;
-    BH_LOCK_SCOPE(&gc_mutex);
-    bh_strbuf_addf(out, "%s", last_gc.len ? last_gc.data : "never\n");
-}
-
-static const struct ctl_file {
-    const char *name;
-    mode_t mode;
-    void (*text)(struct daemon *d, struct bh_strbuf *out); /* NULL: the log */
-    run_fn *run;                                           /* NULL: not a command */
-    bool truncation_runs;                                  /* `: > FILE` is the command, too */
-    bool touch_runs;                                       /* touch is, but not `: > FILE` */
-} ctl_files[] = {
-    {"flush", 0644, text_flush, run_flush, true, false},
-    {"force_flush", 0644, text_flush, run_force_flush, true, false},
-    {"import", 0644, text_import, run_import, false, false},
-    {"restore", 0644, text_restore, run_restore, false, false},
-    {"branch", 0644, text_branch, run_branch, false, false},
-    {"hydrate", 0644, text_hydrate, run_hydrate, true, false},
-    {"verify", 0644, text_verify, run_verify, false, true},
-    {"gc", 0644, text_gc, run_gc, false, true},
-    {"status", 0444, text_status, NULL, false, false},
-    {"status.json", 0444, text_status_json, NULL, false, false},
-    {"last_status", 0444, text_last_status, NULL, false, false},
-    {"metrics", 0444, text_metrics, NULL, false, false},
-    {"config", 0400, text_config, NULL, false, false},
-    {"log", 0444, NULL, NULL, false, false},
-};
-enum { CTL_COUNT = sizeof ctl_files / sizeof *ctl_files };
-
-int ctl_find(const char *name)
-{
-    for (int i = 0; i < CTL_COUNT; i++)
-        if (!strcmp(ctl_files[i].name, name))
-            return i;
-    return -1;
-}
-
-const char *ctl_name(int ctl)
-{
-    return ctl < CTL_COUNT ? ctl_files[ctl].name : NULL;
-}
-
-bool ctl_is_command(int ctl)
-{
-    return ctl_files[ctl].run != NULL;
-}
-
 void ctl_stat(struct daemon *d, int ctl, struct stat *st)
 {
-    int64_t now = bh_real_ms();
     *st = (struct stat){.st_ino = (ino_t)(INO_FIRST + ctl),
                         .st_mode = S_IFREG | ctl_files[ctl].mode,
                         .st_nlink = 1,
@@ -235,8 +31,7 @@ void ctl_stat(struct daemon *d, int ctl, struct stat *st)
     if (!ctl_files[ctl].text)
         st->st_size =
             (off_t)bh_log_size(); /* for tail -f; the others are made when they are read */
-    st->st_mtim.tv_sec = st->st_ctim.tv_sec = st->st_atim.tv_sec = now / 1000;
-    st->st_mtim.tv_nsec = st->st_ctim.tv_nsec = st->st_atim.tv_nsec = now % 1000 * 1000000;
+    stat_set_time(st, bh_real_ms());
 }
 
 /* --- open files --- */
@@ -341,10 +136,7 @@ static void answer(struct command *c, int rc)
 
 static void keep_result(struct command *c, int rc, const struct bh_error *err)
 {
-    struct daemon *d = c->daemon;
-    pthread_mutex_lock(&d->status_mutex);
-    snprintf(d->last_status, sizeof d->last_status, "%s", rc ? err->text : "ok");
-    pthread_mutex_unlock(&d->status_mutex);
+    note_status(c->daemon, rc ? err->text : "ok");
     if (rc)
         bh_log(BH_LOG_ERROR, "%s: %s", ctl_files[c->ctl].name, err->text);
     if (c->handle) {
@@ -352,6 +144,14 @@ static void keep_result(struct command *c, int rc, const struct bh_error *err)
         free(c->handle->reason);
         c->handle->reason = rc ? strdup(err->text) : NULL;
     }
+}
+
+/* With the mutex: it is not under way any more. */
+static void list_out(struct command *c)
+{
+    *c->prev = c->next;
+    if (c->next)
+        c->next->prev = c->prev;
 }
 
 static void *command_main(void *arg)
@@ -370,9 +170,7 @@ static void *command_main(void *arg)
         answer(c, rc);
     }
     BH_LOCK_SCOPE(&mutex);
-    *c->prev = c->next;
-    if (c->next)
-        c->next->prev = c->prev;
+    list_out(c);
     free(c);
     pthread_cond_broadcast(&ended);
     return NULL;
@@ -433,9 +231,7 @@ static void start(fuse_req_t req, enum answer answer_, struct handle *h, int ctl
     if (start_thread(c) != 0) {
         bh_log(BH_LOG_ERROR, "%s: no thread can be started for it", ctl_files[ctl].name);
         pthread_mutex_lock(&mutex);
-        *c->prev = c->next;
-        if (c->next)
-            c->next->prev = c->prev;
+        list_out(c);
         pthread_mutex_unlock(&mutex);
         if (c->req) {
             fuse_req_interrupt_func(c->req, NULL, NULL);
@@ -543,6 +339,17 @@ static void make_text(struct daemon *d, struct handle *h)
         ctl_files[h->ctl].text(d, &h->text);
 }
 
+void reply_text(fuse_req_t req, const struct bh_strbuf *text, size_t size, off_t off)
+{
+    if (text->failed) {
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    size_t at = (uint64_t)off < text->len ? (size_t)off : text->len;
+    size_t len = text->len - at < size ? text->len - at : size;
+    fuse_reply_buf(req, len ? text->data + at : NULL, len);
+}
+
 void ctl_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fuse_file_info *fi)
 {
     struct handle *h = handle_of(fi);
@@ -559,13 +366,7 @@ void ctl_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fus
     }
     if (off == 0)
         make_text(daemon_of(req), h);
-    if (h->text.failed) {
-        fuse_reply_err(req, ENOMEM);
-        return;
-    }
-    size_t at = (uint64_t)off < h->text.len ? (size_t)off : h->text.len;
-    size_t len = h->text.len - at < size ? h->text.len - at : size;
-    fuse_reply_buf(req, len ? h->text.data + at : NULL, len);
+    reply_text(req, &h->text, size, off);
 }
 
 void ctl_release(fuse_req_t req, struct fuse_file_info *fi)

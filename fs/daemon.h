@@ -93,6 +93,8 @@ static inline void count(struct daemon *d, enum op op)
 
 /* Kernel caches of the database's files: everything is invalidated explicitly. */
 #define CACHE_SECONDS 3600.0
+/* The kernel asks for no more at once. */
+#define READ_MAX (1u << 20)
 
 /* --- nodes.c: what the kernel knows by number --- */
 enum node_kind { NODE_ROOT, NODE_CTL_DIR, NODE_FILE, NODE_CTL, NODE_VIEW };
@@ -121,6 +123,19 @@ fuse_ino_t node_known(struct bh_file *f);
 
 /* --- tree.c --- */
 extern const struct fuse_lowlevel_ops tree_ops;
+/* Answers a lookup. n: with the kernel's reference; NULL: no memory. e: all but the number. */
+void reply_entry(fuse_req_t req, struct node *n, struct fuse_entry_param e);
+void reply_absent(fuse_req_t req, double timeout);
+/* Read, changed and made at that moment. */
+void stat_set_time(struct stat *st, int64_t ms);
+/* Entries of a directory, of those from `from` on as many as there is room for. */
+struct listing {
+    fuse_req_t req;
+    char *buf;
+    size_t size, used;
+    off_t from, slot; /* slot: of the next one that is added */
+};
+int listing_add(struct listing *l, const char *name, ino_t ino, mode_t mode); /* ENOBUFS */
 
 /* --- dbfile.c: live.db and its side files --- */
 void dbfile_stat(struct daemon *d, struct bh_file *f, struct stat *st);
@@ -144,23 +159,24 @@ void dbfile_setlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, str
 void dbfile_shm_left(struct daemon *d, struct bh_file *f);
 /* A refusal that people should find explained: in last_status and the log. */
 void explain(struct daemon *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* What last_status shows from now on. False: it showed that before. */
+bool note_status(struct daemon *d, const char *text);
 
 /* --- views*.c: snapshots/ and branches/ --- */
 bool views_exist(struct daemon *d); /* not where snapshot.history is off */
 /* What of them stands in the root; NULL beyond the last. */
 const char *views_root_name(int i);
 ino_t views_root_ino(int i);
-double views_stat(struct daemon *d, const struct node *n, struct stat *st);
 bool views_lookup_in_root(fuse_req_t req, const char *name); /* false: no such name */
 void views_lookup(fuse_req_t req, struct node *n, const char *name);
 void views_getattr(fuse_req_t req, struct node *n);
 void views_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
 void views_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fuse_file_info *fi);
 void views_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
-void views_opendir(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
+void views_opendir(fuse_req_t req, struct fuse_file_info *fi);
 void views_readdir(fuse_req_t req, struct node *n, size_t size, off_t off,
                    struct fuse_file_info *fi);
-void views_releasedir(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
+void views_releasedir(fuse_req_t req, struct fuse_file_info *fi);
 void views_mkdir(fuse_req_t req, struct node *n, const char *name);
 void views_rmdir(fuse_req_t req, struct node *n, const char *name);
 void views_rename(fuse_req_t req, struct node *n, const char *name, struct node *to,
@@ -168,10 +184,12 @@ void views_rename(fuse_req_t req, struct node *n, const char *name, struct node 
 /* This mount has changed branches or labels: what is known of them is asked anew. Any thread. */
 void views_changed(void);
 
-/* --- ctl.c: .ctl/ --- */
+/* --- ctl_files.c: which files there are in .ctl/ --- */
 int ctl_find(const char *name); /* -1: no such file */
 const char *ctl_name(int ctl);  /* NULL beyond the last */
 bool ctl_is_command(int ctl);
+
+/* --- ctl.c: requests to them --- */
 void ctl_stat(struct daemon *d, int ctl, struct stat *st);
 void ctl_setattr(fuse_req_t req, struct node *n, int to_set, struct fuse_file_info *fi);
 void ctl_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
@@ -181,6 +199,8 @@ void ctl_write(fuse_req_t req, struct node *n, const char *buf, size_t size,
 void ctl_release(fuse_req_t req, struct fuse_file_info *fi);
 void ctl_poll(fuse_req_t req, struct node *n, struct fuse_file_info *fi,
               struct fuse_pollhandle *ph);
+/* A part of a text, as a READ asks for it. */
+void reply_text(fuse_req_t req, const struct bh_strbuf *text, size_t size, off_t off);
 /* Wakes who polls status or log. Any thread. */
 void ctl_event(void);
 /* Commands under way end (cancelled) and are waited for. */
@@ -200,6 +220,20 @@ int workers_new(struct workers **out, unsigned threads, struct follower *f);
 void workers_free(struct workers *w); /* runs what is queued first */
 /* 0, or ENOMEM: fn will not be called. */
 int workers_run(struct workers *w, void (*fn)(void *arg), void *arg);
+
+/* What is done for a request to a file, on another thread. */
+struct file_task {
+    void (*run)(const struct file_task *t);
+    struct daemon *daemon;
+    fuse_req_t req;       /* NULL: nobody waits for it */
+    struct bh_file *file; /* NULL: the directory */
+    uint64_t offset;
+    size_t size;
+    const void *data; /* of size bytes, or NULL */
+    uint64_t handle;
+};
+/* Runs a copy of it, data included, which keeps a reference to the file. False: no memory. */
+bool file_task_start(struct workers *w, const struct file_task *t);
 
 /* --- notify.c: the kernel's caches --- */
 int notify_new(struct notify **out, struct daemon *d);
@@ -222,6 +256,7 @@ int walindex_push(struct walindex *w, struct bh_file *f, unsigned regions,
 void walindex_release(struct walindex *w, struct bh_file *f);
 
 /* --- loop.c --- */
+extern char loop_buffer[READ_MAX]; /* of the loop thread, for the answer to a READ */
 /* Serves requests until the mount ends. */
 void loop_run(struct daemon *d);
 

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "daemon.h"
@@ -14,8 +13,15 @@
 #include "util/log.h"
 
 #define INO_DB 3
-/* The kernel asks for no more at once. */
-#define READ_MAX (1u << 20)
+
+bool note_status(struct daemon *d, const char *text)
+{
+    BH_LOCK_SCOPE(&d->status_mutex);
+    if (!strcmp(d->last_status, text))
+        return false;
+    snprintf(d->last_status, sizeof d->last_status, "%s", text);
+    return true;
+}
 
 void explain(struct daemon *d, const char *fmt, ...)
 {
@@ -24,12 +30,7 @@ void explain(struct daemon *d, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    pthread_mutex_lock(&d->status_mutex);
-    bool repeated =
-        !strcmp(d->last_status, text); /* a client that tries for ever must not fill the log */
-    memcpy(d->last_status, text, sizeof d->last_status);
-    pthread_mutex_unlock(&d->status_mutex);
-    if (!repeated)
+    if (note_status(d, text)) /* a client that tries for ever must not fill the log */
         bh_log(BH_LOG_WARNING, "%s", text);
 }
 
@@ -138,60 +139,49 @@ static int change(struct bh_file *f, const struct stat *attr, int to_set)
     return rc;
 }
 
-static void change_and_reply(fuse_req_t req, struct bh_file *f, const struct stat *attr, int to_set)
+/* Here and now, or on a fetcher: where a part of what it changes is in the bucket only. */
+static void run_task(const struct file_task *t, bool needs_fetch)
 {
-    int rc = change(f, attr, to_set);
-    if (rc) {
-        fuse_reply_err(req, rc);
-        return;
-    }
-    struct stat st;
-    dbfile_stat(daemon_of(req), f, &st);
-    fuse_reply_attr(req, &st, dbfile_attr_seconds(f));
+    if (!needs_fetch)
+        t->run(t);
+    else if (!file_task_start(t->daemon->fetchers, t))
+        fuse_reply_err(t->req, ENOMEM);
 }
 
-struct change_task {
-    fuse_req_t req;
-    struct bh_file *file;
+struct new_attr {
     struct stat attr;
     int to_set;
 };
 
-static void run_change(void *arg)
+static void run_change(const struct file_task *t)
 {
-    struct change_task *t = arg;
-    change_and_reply(t->req, t->file, &t->attr, t->to_set);
-    bh_file_unref(t->file);
-    free(t);
-}
-
-/* The sub-block that is cut is in the bucket only. */
-static void change_later(fuse_req_t req, struct bh_file *f, const struct stat *attr, int to_set)
-{
-    struct change_task *t = malloc(sizeof *t);
-    if (t) {
-        *t = (struct change_task){.req = req, .file = f, .attr = *attr, .to_set = to_set};
-        bh_file_ref(f);
-        if (workers_run(daemon_of(req)->fetchers, run_change, t) == 0)
-            return;
-        bh_file_unref(f);
-        free(t);
+    const struct new_attr *wanted = t->data;
+    struct stat st;
+    int rc = change(t->file, &wanted->attr, wanted->to_set);
+    if (rc) {
+        fuse_reply_err(t->req, rc);
+        return;
     }
-    fuse_reply_err(req, ENOMEM);
+    dbfile_stat(t->daemon, t->file, &st);
+    fuse_reply_attr(t->req, &st, dbfile_attr_seconds(t->file));
 }
 
 void dbfile_setattr(fuse_req_t req, struct node *n, struct stat *attr, int to_set)
 {
     struct daemon *d = daemon_of(req);
-    if (to_set & FUSE_SET_ATTR_SIZE && !may_truncate(d, n->file, (uint64_t)attr->st_size)) {
+    struct new_attr wanted = {.attr = *attr, .to_set = to_set};
+    struct file_task t = {.run = run_change,
+                          .daemon = d,
+                          .req = req,
+                          .file = n->file,
+                          .data = &wanted,
+                          .size = sizeof wanted};
+    uint64_t size = (uint64_t)attr->st_size;
+    bool truncates = to_set & FUSE_SET_ATTR_SIZE;
+    if (truncates && !may_truncate(d, n->file, size))
         refuse_unlocked(req, d, n->file, "a truncation");
-        return;
-    }
-    if (to_set & FUSE_SET_ATTR_SIZE &&
-        bh_file_truncate_needs_fetch(n->file, BH_DOOR_CLIENT, (uint64_t)attr->st_size))
-        change_later(req, n->file, attr, to_set);
     else
-        change_and_reply(req, n->file, attr, to_set);
+        run_task(&t, truncates && bh_file_truncate_needs_fetch(n->file, BH_DOOR_CLIENT, size));
 }
 
 /* --- opening --- */
@@ -204,22 +194,33 @@ static void prepare_handle(struct daemon *d, struct bh_file *f, struct fuse_file
     fi->noflush = f->kind == BH_FILE_JOURNAL || f->kind == BH_FILE_WAL;
 }
 
+static void run_open_truncated(const struct file_task *t)
+{
+    int rc = truncate_file(t->file, 0);
+    if (rc)
+        fuse_reply_err(t->req, rc);
+    else
+        fuse_reply_open(t->req, t->data);
+}
+
 void dbfile_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
 {
     struct daemon *d = daemon_of(req);
-    if (fi->flags & O_TRUNC) {
-        if (!may_truncate(d, n->file, 0)) {
-            refuse_unlocked(req, d, n->file, "a truncation");
-            return;
-        }
-        int rc = truncate_file(n->file, 0);
-        if (rc) {
-            fuse_reply_err(req, rc);
-            return;
-        }
-    }
     prepare_handle(d, n->file, fi);
-    fuse_reply_open(req, fi);
+    if (!(fi->flags & O_TRUNC)) {
+        fuse_reply_open(req, fi);
+        return;
+    }
+    struct file_task t = {.run = run_open_truncated,
+                          .daemon = d,
+                          .req = req,
+                          .file = n->file,
+                          .data = fi,
+                          .size = sizeof *fi};
+    if (!may_truncate(d, n->file, 0))
+        refuse_unlocked(req, d, n->file, "a truncation");
+    else
+        run_task(&t, bh_file_truncate_needs_fetch(n->file, BH_DOOR_CLIENT, 0));
 }
 
 /* The owner is who made it; the daemon's user where that cannot be set. */
@@ -267,57 +268,28 @@ void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_fi
         node_forget(e.ino, 1);
 }
 
-struct sync_task {
-    fuse_req_t req;
-    struct bh_file *file; /* NULL: the directory */
-};
-
-static void run_sync(void *arg)
+static void run_sync(const struct file_task *t)
 {
-    struct sync_task *t = arg;
-    struct daemon *d = daemon_of(t->req);
-    int rc = t->file ? bh_file_sync(t->file) : bh_store_sync_names(d->store);
+    struct bh_store *s = t->daemon->store;
+    int rc = t->file ? bh_file_sync(t->file) : bh_store_sync_names(s);
     /* A journal-less commit is complete with the sync: there is nothing to put back any more. */
     if (rc == 0 && t->file && t->file->kind == BH_FILE_DB)
-        rc = bh_store_undo_forget(d->store);
+        rc = bh_store_undo_forget(s);
     fuse_reply_err(t->req, rc);
-    if (t->file)
-        bh_file_unref(t->file);
 }
 
-static void free_sync(void *arg)
-{
-    run_sync(arg);
-    free(arg);
-}
-
-/* Inline where it costs nothing, else on a worker. f may be NULL: the directory. */
+/* Inline where it costs nothing, else on a worker. f NULL: the directory. */
 static void sync_and_reply(fuse_req_t req, struct bh_file *f)
 {
     struct daemon *d = daemon_of(req);
-    struct sync_task inline_task = {.req = req, .file = f};
-    if (f)
-        bh_file_ref(f);
-    struct sync_task *t = d->memory ? NULL : malloc(sizeof *t);
-    if (t) {
-        *t = inline_task;
-        if (workers_run(d->workers, free_sync, t) == 0)
-            return;
-        free(t);
-    }
-    run_sync(&inline_task);
+    struct file_task t = {.run = run_sync, .daemon = d, .req = req, .file = f};
+    if (d->memory || !file_task_start(d->workers, &t))
+        run_sync(&t);
 }
 
-struct unlink_task {
-    fuse_req_t req;
-    char name[32];
-};
-
-static void run_unlink(void *arg)
+static void run_unlink(const struct file_task *t)
 {
-    struct unlink_task *t = arg;
-    fuse_reply_err(t->req, bh_store_unlink_durably(daemon_of(t->req)->store, t->name));
-    free(t);
+    fuse_reply_err(t->req, bh_store_unlink_durably(t->daemon->store, t->data));
 }
 
 /* In DELETE mode this is the commit. If its client syncs at all, the commit it is told of is
@@ -348,26 +320,13 @@ void dbfile_unlink(fuse_req_t req, const char *name)
         fuse_reply_err(req, kind == BH_FILE_OTHER ? EPERM : bh_store_unlink(d->store, name));
         return;
     }
-    struct unlink_task *t = malloc(sizeof *t);
-    if (!t) {
-        fuse_reply_err(req, ENOMEM);
-        return;
-    }
-    t->req = req;
-    strncpy(t->name, name, sizeof t->name - 1); /* names of our kinds are shorter */
-    t->name[sizeof t->name - 1] = '\0';
-    if (workers_run(d->workers, run_unlink, t) != 0)
-        run_unlink(t);
+    struct file_task t = {
+        .run = run_unlink, .daemon = d, .req = req, .data = name, .size = strlen(name) + 1};
+    if (!file_task_start(d->workers, &t))
+        run_unlink(&t);
 }
 
 /* --- data --- */
-
-struct read_task {
-    fuse_req_t req;
-    struct bh_file *file;
-    size_t size;
-    uint64_t offset;
-};
 
 /* Before the bytes are read: a change by the daemon between the reading and the reply (the kernel
  * reads ahead without a lock of its client's) must find them in the map, and its invalidation then
@@ -378,71 +337,42 @@ static void note_held(struct daemon *d, struct bh_file *f, uint64_t offset, uint
         notify_held(d->notify, offset, size);
 }
 
-static void read_and_reply(fuse_req_t req, struct bh_file *f, size_t size, uint64_t offset)
+static void run_read(const struct file_task *t)
 {
-    struct daemon *d = daemon_of(req);
-    BH_FREE char *buf = malloc(size);
+    BH_FREE char *buf = malloc(t->size);
     size_t got;
-    note_held(d, f, offset, size);
-    int rc = buf ? bh_file_read(f, buf, size, offset, &got) : ENOMEM;
-    if (rc) {
-        fuse_reply_err(req, rc);
-        return;
-    }
-    fuse_reply_buf(req, buf, got);
-}
-
-static void run_read(void *arg)
-{
-    struct read_task *t = arg;
-    read_and_reply(t->req, t->file, t->size, t->offset);
-    bh_file_unref(t->file);
-    free(t);
-}
-
-static void read_on(struct workers *w, fuse_req_t req, struct bh_file *f, size_t size,
-                    uint64_t offset)
-{
-    struct read_task *t = malloc(sizeof *t);
-    if (t) {
-        *t = (struct read_task){.req = req, .file = f, .size = size, .offset = offset};
-        bh_file_ref(f);
-        if (workers_run(w, run_read, t) == 0)
-            return;
-        bh_file_unref(f);
-        free(t);
-    }
-    read_and_reply(req, f, size, offset);
+    note_held(t->daemon, t->file, t->offset, t->size);
+    int rc = buf ? bh_file_read(t->file, buf, t->size, t->offset, &got) : ENOMEM;
+    if (rc)
+        fuse_reply_err(t->req, rc);
+    else
+        fuse_reply_buf(t->req, buf, got);
 }
 
 void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
 {
     struct daemon *d = daemon_of(req);
-    static _Thread_local char
-        buf[READ_MAX]; /* of the loop thread; untouched pages cost nothing elsewhere */
-    if (bh_file_is_absent(n->file, (uint64_t)off, size)) {
-        read_on(d->fetchers, req, n->file, size, (uint64_t)off);
-        return;
-    }
-    if (size > sizeof buf) {
-        read_on(d->workers, req, n->file, size, (uint64_t)off);
-        return;
-    }
-    if (n->file->kind == BH_FILE_SHM) {
-        int rc = bh_shm_before_read(n->file->shm);
-        if (rc == 0)
-            read_and_reply(req, n->file, size, (uint64_t)off);
-        else
-            fuse_reply_err(req, rc);
-        return;
-    }
-    note_held(d, n->file, (uint64_t)off, size);
-    /* What is in the page cache is answered here and now. */
+    struct bh_file *f = n->file;
+    struct file_task t = {
+        .run = run_read, .daemon = d, .req = req, .file = f, .offset = (uint64_t)off, .size = size};
     size_t got;
-    if (bh_file_read_at_once(n->file, buf, size, (uint64_t)off, d->memory, &got) == 0)
-        fuse_reply_buf(req, buf, got);
-    else
-        read_on(d->workers, req, n->file, size, (uint64_t)off);
+    if (f->kind == BH_FILE_SHM) {
+        int rc = bh_shm_before_read(f->shm);
+        if (rc)
+            fuse_reply_err(req, rc);
+        else
+            run_read(&t);
+        return;
+    }
+    note_held(d, f, t.offset, size);
+    /* What is in the page cache is answered here and now. */
+    if (size <= sizeof loop_buffer &&
+        bh_file_read_at_once(f, loop_buffer, size, t.offset, d->memory, &got) == 0) {
+        fuse_reply_buf(req, loop_buffer, got);
+        return;
+    }
+    if (!file_task_start(bh_file_is_absent(f, t.offset, size) ? d->fetchers : d->workers, &t))
+        run_read(&t);
 }
 
 /* The reply comes first: the kernel keeps the page locked until then. */
@@ -453,48 +383,14 @@ static void refuse_write(fuse_req_t req, struct daemon *d, struct bh_file *f, si
     notify_refused(d->notify, f, (uint64_t)off, size);
 }
 
-static void write_and_reply(fuse_req_t req, struct bh_file *f, const char *buf, size_t size,
-                            uint64_t off)
+static void run_write(const struct file_task *t)
 {
-    note_held(daemon_of(req), f, off, size);
-    int rc = bh_file_write(f, BH_DOOR_CLIENT, buf, size, off);
+    note_held(t->daemon, t->file, t->offset, t->size);
+    int rc = bh_file_write(t->file, BH_DOOR_CLIENT, t->data, t->size, t->offset);
     if (rc)
-        fuse_reply_err(req, rc);
+        fuse_reply_err(t->req, rc);
     else
-        fuse_reply_write(req, size);
-}
-
-struct write_task {
-    fuse_req_t req;
-    struct bh_file *file;
-    size_t size;
-    uint64_t offset;
-    char data[];
-};
-
-static void run_write(void *arg)
-{
-    struct write_task *t = arg;
-    write_and_reply(t->req, t->file, t->data, t->size, t->offset);
-    bh_file_unref(t->file);
-    free(t);
-}
-
-/* A part of what it overwrites is in the bucket only. */
-static void write_later(fuse_req_t req, struct bh_file *f, const char *buf, size_t size,
-                        uint64_t off)
-{
-    struct write_task *t = malloc(sizeof *t + size);
-    if (t) {
-        *t = (struct write_task){.req = req, .file = f, .size = size, .offset = off};
-        memcpy(t->data, buf, size);
-        bh_file_ref(f);
-        if (workers_run(daemon_of(req)->fetchers, run_write, t) == 0)
-            return;
-        bh_file_unref(f);
-        free(t);
-    }
-    fuse_reply_err(req, ENOMEM);
+        fuse_reply_write(t->req, t->size);
 }
 
 void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, off_t off,
@@ -506,11 +402,14 @@ void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, 
         refuse_write(req, d, f, size, off, fi->writepage);
         return;
     }
-    if (bh_file_write_needs_fetch(f, BH_DOOR_CLIENT, (uint64_t)off, size)) {
-        write_later(req, f, buf, size, (uint64_t)off);
-        return;
-    }
-    write_and_reply(req, f, buf, size, (uint64_t)off);
+    struct file_task t = {.run = run_write,
+                          .daemon = d,
+                          .req = req,
+                          .file = f,
+                          .offset = (uint64_t)off,
+                          .size = size,
+                          .data = buf};
+    run_task(&t, bh_file_write_needs_fetch(f, BH_DOOR_CLIENT, t.offset, size));
     if (f->kind == BH_FILE_WAL)
         bh_live_wal_grew(d->live, (uint64_t)off + size);
 }

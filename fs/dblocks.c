@@ -105,13 +105,6 @@ static void note_end_of_commit(struct daemon *d, struct bh_file *f, const struct
 
 /* --- clients of the wal-index come and go --- */
 
-struct shm_task {
-    struct daemon *daemon;
-    struct bh_file *file;
-    fuse_req_t req; /* that waits for it; NULL: none */
-    uint64_t handle;
-};
-
 /* The client has its DMS lock and waits for the answer. */
 static void joined(struct daemon *d, struct bh_file *f, fuse_req_t req, uint64_t handle, int rc)
 {
@@ -120,55 +113,35 @@ static void joined(struct daemon *d, struct bh_file *f, fuse_req_t req, uint64_t
     fuse_reply_err(req, rc);
 }
 
-static void run_attach(void *arg)
+static void run_attach(const struct file_task *t)
 {
-    struct shm_task *t = arg;
     int rc = EAGAIN;
     for (int i = 0; i < 100 && rc == EAGAIN; i++) { /* somebody may read it again and again */
         bh_shm_forget_pages(t->file->shm, &t->daemon->live->hooks);
         rc = bh_shm_attach(t->file->shm);
     }
     joined(t->daemon, t->file, t->req, t->handle, rc == EAGAIN ? EBUSY : rc);
-    bh_file_unref(t->file);
-    free(t);
 }
 
-static void run_detach(void *arg)
+static void run_detach(const struct file_task *t)
 {
-    struct shm_task *t = arg;
     bh_live_detach(t->daemon->live, t->file);
-    bh_file_unref(t->file);
-    free(t);
-}
-
-/* False: no memory. */
-static bool hand_over(struct daemon *d, struct bh_file *f, fuse_req_t req, uint64_t handle,
-                      void (*run)(void *arg))
-{
-    struct shm_task *t = malloc(sizeof *t);
-    if (!t)
-        return false;
-    *t = (struct shm_task){.daemon = d, .file = f, .req = req, .handle = handle};
-    bh_file_ref(f);
-    if (workers_run(d->workers, run, t) == 0)
-        return true;
-    bh_file_unref(f);
-    free(t);
-    return false;
 }
 
 static void shm_joined(struct daemon *d, struct bh_file *f, fuse_req_t req, uint64_t handle)
 {
+    struct file_task t = {.run = run_attach, .daemon = d, .req = req, .file = f, .handle = handle};
     int rc = bh_shm_attach(f->shm);
-    if (rc == EAGAIN && hand_over(d, f, req, handle, run_attach))
+    if (rc == EAGAIN && file_task_start(d->workers, &t))
         return;
     joined(d, f, req, handle, rc == EAGAIN ? ENOMEM : rc);
 }
 
 void dbfile_shm_left(struct daemon *d, struct bh_file *f)
 {
+    struct file_task t = {.run = run_detach, .daemon = d, .file = f};
     if (f->kind == BH_FILE_SHM && bh_shm_is_remote(f->shm) &&
-        bh_locks_attached(d->locks, &f->locks) == 0 && !hand_over(d, f, NULL, 0, run_detach))
+        bh_locks_attached(d->locks, &f->locks) == 0 && !file_task_start(d->workers, &t))
         bh_log(BH_LOG_WARNING,
                "out of memory: " BH_SHM_NAME " stays in use until its next client closes it");
 }

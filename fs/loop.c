@@ -9,6 +9,8 @@
 #include "daemon.h"
 #include "util/log.h"
 
+char loop_buffer[READ_MAX];
+
 static void note_client(struct daemon *d, const struct fuse_buf *buf)
 {
     struct fuse_in_header head;

@@ -9,8 +9,7 @@ int bhfs_main(int argc, char **argv, const struct bhfs_extension *ext)
         int (*run)(int argc, char **argv);
     } commands[] = {
         {"umount", command_umount}, {"flush", command_flush},   {"status", command_status},
-        {"import", command_import}, {"export", command_export},
-        {"inspect", command_inspect},
+        {"import", command_import}, {"export", command_export}, {"inspect", command_inspect},
     };
     for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof *commands; i++)
         if (!strcmp(argv[1], commands[i].name))

@@ -382,9 +382,6 @@ static void serve(struct daemon *d, struct server *s, int signals, const struct 
 
 /* --- ending --- */
 
-/* Requests that wait for the bucket at once; more wait for one of these. */
-#define FETCHERS 16
-
 static void note_exit(struct daemon *d, int dirfd, int rc, const struct bh_error *err)
 {
     BH_FD int fd = openat(dirfd, "last_exit", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -394,8 +391,9 @@ static void note_exit(struct daemon *d, int dirfd, int rc, const struct bh_error
 
 static void free_daemon(struct daemon *d)
 {
-    bh_destroy(d->bh);
+    d->closing = true;
     workers_free(d->fetchers);
+    bh_destroy(d->bh); /* which may still use what follows */
     workers_free(d->workers);
     follower_free(d->follower);
     if (d->session)
@@ -434,6 +432,9 @@ static int finish(struct daemon *d, const struct bhfs_extension *ext)
 }
 
 /* --- main --- */
+
+/* Requests that wait for the bucket at once; more wait for one of these. */
+#define FETCHERS 16
 
 static int prepare(struct daemon *d, const struct options *o, int signals, struct bh_error *err)
 {

@@ -152,37 +152,25 @@ static void data_changed(void *arg, struct bh_file *f, uint64_t offset, uint64_t
         inval(n, ino, -1, 0);
 }
 
-struct refused {
-    struct notify *notify;
-    struct bh_file *file;
-    uint64_t offset, len;
-};
-
-static void forget_refused(void *arg)
+static void forget_refused(const struct file_task *t)
 {
-    struct refused *r = arg;
-    fuse_ino_t ino = node_known(r->file);
-    if (ino && !r->notify->daemon->closing)
-        inval(r->notify, ino, (off_t)r->offset, (off_t)r->len);
-    bh_file_unref(r->file);
-    free(r);
+    fuse_ino_t ino = node_known(t->file);
+    if (ino && !t->daemon->closing)
+        inval(t->daemon->notify, ino, (off_t)t->offset, (off_t)t->size);
 }
 
 void notify_refused(struct notify *n, struct bh_file *f, uint64_t offset, uint64_t len)
 {
-    struct refused *r = malloc(sizeof *r);
-    if (r) {
-        *r = (struct refused){.notify = n, .file = f, .offset = offset, .len = len};
-        bh_file_ref(f);
-        if (workers_run(n->daemon->workers, forget_refused, r) == 0)
-            return;
-        bh_file_unref(f);
-        free(r);
-    }
-    bh_log(BH_LOG_ERROR,
-           "out of memory: the kernel may show bytes of %s that were refused until it is mounted "
-           "again",
-           f->name);
+    struct file_task t = {.run = forget_refused,
+                          .daemon = n->daemon,
+                          .file = f,
+                          .offset = offset,
+                          .size = (size_t)len};
+    if (!file_task_start(n->daemon->workers, &t))
+        bh_log(BH_LOG_ERROR,
+               "out of memory: the kernel may show bytes of %s that were refused until it is "
+               "mounted again",
+               f->name);
 }
 
 static void name_changed(void *arg, const char *name)

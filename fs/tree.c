@@ -35,6 +35,12 @@ static void tree_init(void *userdata, struct fuse_conn_info *conn)
 
 /* --- attributes --- */
 
+void stat_set_time(struct stat *st, int64_t ms)
+{
+    st->st_mtim.tv_sec = st->st_ctim.tv_sec = st->st_atim.tv_sec = ms / 1000;
+    st->st_mtim.tv_nsec = st->st_ctim.tv_nsec = st->st_atim.tv_nsec = ms % 1000 * 1000000;
+}
+
 static void dir_stat(struct daemon *d, ino_t ino, nlink_t links, struct stat *st)
 {
     *st = (struct stat){.st_ino = ino,
@@ -43,9 +49,7 @@ static void dir_stat(struct daemon *d, ino_t ino, nlink_t links, struct stat *st
                         .st_uid = d->uid,
                         .st_gid = d->gid,
                         .st_blksize = 4096};
-    st->st_mtim.tv_sec = st->st_ctim.tv_sec = st->st_atim.tv_sec = d->started_ms / 1000;
-    st->st_mtim.tv_nsec = st->st_ctim.tv_nsec = st->st_atim.tv_nsec =
-        d->started_ms % 1000 * 1000000;
+    stat_set_time(st, d->started_ms);
 }
 
 static double fill_stat(struct daemon *d, const struct node *n, struct stat *st)
@@ -66,8 +70,8 @@ static double fill_stat(struct daemon *d, const struct node *n, struct stat *st)
     case NODE_CTL:
         ctl_stat(d, n->ctl, st);
         return 0;
-    case NODE_VIEW:
-        return views_stat(d, n, st);
+    case NODE_VIEW: /* views_getattr: it may have to wait */
+        break;
     }
     return 0;
 }
@@ -75,14 +79,15 @@ static double fill_stat(struct daemon *d, const struct node *n, struct stat *st)
 static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct daemon *d = daemon_of(req);
+    struct node *n = node_of(ino);
     struct stat st;
     (void)fi;
     count(d, OP_GETATTR);
-    if (node_of(ino)->kind == NODE_VIEW) {
-        views_getattr(req, node_of(ino));
+    if (n->kind == NODE_VIEW) {
+        views_getattr(req, n);
         return;
     }
-    double timeout = fill_stat(d, node_of(ino), &st);
+    double timeout = fill_stat(d, n, &st);
     fuse_reply_attr(req, &st, timeout);
 }
 
@@ -120,15 +125,27 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 
 /* --- names --- */
 
-static void reply_node(fuse_req_t req, struct node *n, double entry_timeout)
+void reply_entry(fuse_req_t req, struct node *n, struct fuse_entry_param e)
 {
-    struct fuse_entry_param e = {.ino = node_ino(n), .entry_timeout = entry_timeout};
-    e.attr_timeout = fill_stat(daemon_of(req), n, &e.attr);
+    if (!n) {
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    e.ino = node_ino(n);
     if (fuse_reply_entry(req, &e) == -ENOENT)
         node_forget(e.ino, 1);
 }
 
-static void reply_absent(fuse_req_t req, double timeout)
+/* n: as for reply_entry. */
+static void reply_node(fuse_req_t req, struct node *n, double entry_timeout)
+{
+    struct fuse_entry_param e = {.entry_timeout = entry_timeout};
+    if (n)
+        e.attr_timeout = fill_stat(daemon_of(req), n, &e.attr);
+    reply_entry(req, n, e);
+}
+
+void reply_absent(fuse_req_t req, double timeout)
 {
     struct fuse_entry_param e = {.entry_timeout = timeout};
     fuse_reply_entry(req, &e);
@@ -150,10 +167,7 @@ static void lookup_in_root(fuse_req_t req, const char *name)
     }
     struct node *n = node_for_file(f);
     bh_file_unref(f);
-    if (n)
-        reply_node(req, n, CACHE_SECONDS);
-    else
-        fuse_reply_err(req, ENOMEM);
+    reply_node(req, n, CACHE_SECONDS);
 }
 
 static void lookup_in_ctl(fuse_req_t req, const char *name)
@@ -165,11 +179,7 @@ static void lookup_in_ctl(fuse_req_t req, const char *name)
     }
     /* A command's node is new each time, so that commands do not queue in the kernel on one inode.
      */
-    struct node *n = node_for_ctl(ctl, ctl_is_command(ctl));
-    if (n)
-        reply_node(req, n, 0);
-    else
-        fuse_reply_err(req, ENOMEM);
+    reply_node(req, node_for_ctl(ctl, ctl_is_command(ctl)), 0);
 }
 
 static void tree_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -307,7 +317,7 @@ static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_OPENDIR);
     if (n->kind == NODE_VIEW) {
-        views_opendir(req, n, fi);
+        views_opendir(req, fi);
         return;
     }
     fi->cache_readdir = fi->keep_cache = 1;
@@ -319,19 +329,12 @@ static void tree_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_inf
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_OTHER);
     if (n->kind == NODE_VIEW)
-        views_releasedir(req, n, fi);
+        views_releasedir(req, fi);
     else
         fuse_reply_err(req, 0);
 }
 
-struct listing {
-    fuse_req_t req;
-    char *buf;
-    size_t size, used;
-    off_t from, slot;
-};
-
-static int add(struct listing *l, const char *name, ino_t ino, mode_t mode)
+int listing_add(struct listing *l, const char *name, ino_t ino, mode_t mode)
 {
     struct stat st = {.st_ino = ino, .st_mode = mode};
     if (l->slot++ < l->from)
@@ -348,20 +351,20 @@ static int add_file(void *arg, struct bh_file *f)
     struct stat st;
     if (bh_file_stat(f, &st) != 0)
         return 0;
-    return add(arg, f->name, f->kind == BH_FILE_DB ? 3 : st.st_ino, S_IFREG);
+    return listing_add(arg, f->name, f->kind == BH_FILE_DB ? 3 : st.st_ino, S_IFREG);
 }
 
 static void list(struct daemon *d, const struct node *n, struct listing *l)
 {
     bool is_root = n->kind == NODE_ROOT;
-    if (add(l, ".", is_root ? FUSE_ROOT_ID : INO_CTL_DIR, S_IFDIR) ||
-        add(l, "..", FUSE_ROOT_ID, S_IFDIR))
+    if (listing_add(l, ".", is_root ? FUSE_ROOT_ID : INO_CTL_DIR, S_IFDIR) ||
+        listing_add(l, "..", FUSE_ROOT_ID, S_IFDIR))
         return;
     if (is_root) {
-        if (add(l, CTL_DIR, INO_CTL_DIR, S_IFDIR))
+        if (listing_add(l, CTL_DIR, INO_CTL_DIR, S_IFDIR))
             return;
         for (int i = 0; views_exist(d) && views_root_name(i); i++)
-            if (add(l, views_root_name(i), views_root_ino(i), S_IFDIR))
+            if (listing_add(l, views_root_name(i), views_root_ino(i), S_IFDIR))
                 return;
         bh_store_each(d->store, add_file, l);
         return;
@@ -369,7 +372,7 @@ static void list(struct daemon *d, const struct node *n, struct listing *l)
     for (int i = 0; ctl_name(i); i++) {
         struct stat st;
         ctl_stat(d, i, &st);
-        if (add(l, ctl_name(i), st.st_ino, S_IFREG))
+        if (listing_add(l, ctl_name(i), st.st_ino, S_IFREG))
             return;
     }
 }
@@ -378,8 +381,6 @@ static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
                          struct fuse_file_info *fi)
 {
     struct node *n = node_of(ino);
-    BH_FREE char *buf = malloc(size);
-    struct listing l = {.req = req, .buf = buf, .size = size, .from = off};
     count(daemon_of(req), OP_READDIR);
     if (n->kind == NODE_VIEW) {
         views_readdir(req, n, size, off, fi);
@@ -389,6 +390,8 @@ static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
         fuse_reply_err(req, ENOTDIR);
         return;
     }
+    BH_FREE char *buf = malloc(size);
+    struct listing l = {.req = req, .buf = buf, .size = size, .from = off};
     if (!buf) {
         fuse_reply_err(req, ENOMEM);
         return;

@@ -11,7 +11,6 @@
 #include "util/clock.h"
 
 #define INO_VIEWS (1ull << 62) /* beyond those of everything else in the mount */
-#define READ_MAX  (1u << 20)   /* the kernel asks for no more at once */
 
 static const char *const root_names[] = {"branches", "snapshots"};
 
@@ -47,6 +46,11 @@ ino_t view_ino(const char *path, const char *name)
 bool view_is_dir(const struct view *v)
 {
     return v->kind != VIEW_DB && v->kind != VIEW_INFO;
+}
+
+bool view_has_verbs(const struct view *v)
+{
+    return v->kind == VIEW_BRANCHES || (v->kind == VIEW_SNAPSHOTS && !v->branch[0]);
 }
 
 static void print_path(struct bh_strbuf *out, enum view_kind kind, const char *branch,
@@ -94,75 +98,51 @@ struct view *view_new(enum view_kind kind, const char *branch, const char *name,
 
 /* --- attributes --- */
 
-static void set_times(struct stat *st, int64_t ms)
-{
-    st->st_mtim.tv_sec = st->st_ctim.tv_sec = st->st_atim.tv_sec = ms / 1000;
-    st->st_mtim.tv_nsec = st->st_ctim.tv_nsec = st->st_atim.tv_nsec = ms % 1000 * 1000000;
-}
-
 /* When it was made, or changed last. */
-static int64_t time_of(struct daemon *d, const struct view *v)
+static int get_time(struct daemon *d, const struct view *v, int64_t *ms, const struct bh_call *call,
+                    struct bh_error *err)
 {
     struct branch b;
-    if (v->fixed)
-        return v->e.time_ms;
-    if (v->kind != VIEW_BRANCHES && branch_known(d, v->branch, &b) == 0 && b.has_history)
-        return b.head.newest.time_ms;
-    return d->started_ms;
+    *ms = v->fixed ? v->e.time_ms : d->started_ms;
+    if (v->fixed || v->kind == VIEW_BRANCHES)
+        return 0;
+    int rc = branch_get(d, v->branch, &b, call, err);
+    if (rc == 0 && b.has_history)
+        *ms = b.head.newest.time_ms;
+    return rc;
 }
 
-/* Without waiting: an info file has a size only where the labels are known. */
-static double stat_view(struct daemon *d, const struct view *v, struct stat *st)
+static int stat_view(struct daemon *d, const struct view *v, struct stat *st,
+                     const struct bh_call *call, struct bh_error *err)
 {
-    bool verbs = v->kind == VIEW_BRANCHES || (v->kind == VIEW_SNAPSHOTS && !v->branch[0]);
-    *st =
-        (struct stat){.st_ino = v->ino,
-                      .st_mode = view_is_dir(v) ? S_IFDIR | (verbs ? 0755 : 0555) : S_IFREG | 0444,
-                      .st_nlink = 1, /* of a directory: how many are in it is not counted */
-                      .st_uid = d->uid,
-                      .st_gid = d->gid,
-                      .st_blksize = 4096};
-    set_times(st, time_of(d, v));
+    mode_t dir_mode = S_IFDIR | (view_has_verbs(v) ? 0755 : 0555);
+    BH_STRBUF text = {0};
+    int64_t ms;
+    int rc = get_time(d, v, &ms, call, err);
+    if (rc == 0 && v->kind == VIEW_INFO)
+        rc = view_info_text(d, v, &text, call, err);
+    if (rc)
+        return rc;
+    *st = (struct stat){.st_ino = v->ino,
+                        .st_mode = view_is_dir(v) ? dir_mode : S_IFREG | 0444,
+                        .st_nlink = 1, /* of a directory: how many are in it is not counted */
+                        .st_uid = d->uid,
+                        .st_gid = d->gid,
+                        .st_blksize = 4096,
+                        .st_size = (off_t)text.len};
+    stat_set_time(st, ms);
     if (v->kind == VIEW_SNAPSHOT)
         st->st_nlink = 2;
     if (v->kind == VIEW_DB) {
         st->st_size = (off_t)v->e.db.size;
         st->st_blocks = (blkcnt_t)((v->e.db.size + 511) / 512);
     }
-    if (v->kind == VIEW_INFO) {
-        BH_STRBUF text = {0};
-        struct bh_error err;
-        if (view_info_text(d, v, false, &text, NULL, &err) == 0)
-            st->st_size = (off_t)text.len;
-    }
+    return 0;
+}
+
+static double attr_seconds(const struct view *v)
+{
     return v->kind == VIEW_SNAPSHOT || v->kind == VIEW_DB ? CACHE_SECONDS : 0;
-}
-
-double views_stat(struct daemon *d, const struct node *n, struct stat *st)
-{
-    return stat_view(d, n->view, st);
-}
-
-/* Whether stat_view knows all. */
-static bool can_stat(struct daemon *d, const struct view *v)
-{
-    struct branch b;
-    BH_STRBUF text = {0};
-    struct bh_error err;
-    if (v->kind == VIEW_INFO)
-        return view_info_text(d, v, false, &text, NULL, &err) != EAGAIN;
-    return v->fixed || v->kind == VIEW_BRANCHES || branch_known(d, v->branch, &b) != EAGAIN;
-}
-
-/* Makes it so that it does. */
-static int prepare_stat(struct daemon *d, const struct view *v, const struct bh_call *call,
-                        struct bh_error *err)
-{
-    struct branch b;
-    BH_STRBUF text = {0};
-    if (v->kind == VIEW_INFO)
-        return view_info_text(d, v, true, &text, call, err);
-    return v->fixed || v->kind == VIEW_BRANCHES ? 0 : branch_get(d, v->branch, &b, call, err);
 }
 
 /* --- tasks --- */
@@ -236,32 +216,20 @@ void view_task_start(struct view_task *t)
 
 /* --- lookup --- */
 
-/* Answers with v, which is taken over. */
-static void reply_view(fuse_req_t req, struct view *v, double entry_timeout)
-{
-    struct daemon *d = daemon_of(req);
-    struct node *n = v ? node_for_view(v) : NULL;
-    if (!n) {
-        fuse_reply_err(req, ENOMEM);
-        return;
-    }
-    struct fuse_entry_param e = {.ino = node_ino(n), .entry_timeout = entry_timeout};
-    e.attr_timeout = stat_view(d, n->view, &e.attr);
-    if (fuse_reply_entry(req, &e) == -ENOENT)
-        node_forget(e.ino, 1);
-}
-
-static void reply_absent(fuse_req_t req, double timeout)
-{
-    fuse_reply_entry(req, &(struct fuse_entry_param){.entry_timeout = timeout});
-}
-
 static double entry_seconds(const struct view *dir)
 {
     return dir->kind == VIEW_SNAPSHOT ? CACHE_SECONDS : 0;
 }
 
-static int known_kind(const struct view *dir, const char *name, enum view_kind *kind)
+/* Answers with v, which is taken over. */
+static void reply_view(fuse_req_t req, struct view *v, const struct stat *st, double entry_timeout)
+{
+    struct fuse_entry_param e = {
+        .attr = *st, .attr_timeout = attr_seconds(v), .entry_timeout = entry_timeout};
+    reply_entry(req, node_for_view(v), e);
+}
+
+static int kind_of(const struct view *dir, const char *name, enum view_kind *kind)
 {
     if (!strcmp(name, BH_DB_NAME))
         *kind = VIEW_DB;
@@ -274,92 +242,73 @@ static int known_kind(const struct view *dir, const char *name, enum view_kind *
     return 0;
 }
 
-/* The child of a directory whose branch is *b (not of branches/). NULL: no memory. */
-static struct view *child_of(const struct view *dir, const struct branch *b, enum view_kind kind)
+/* What there is of that name; *out NULL: no memory. */
+static int find_child(struct daemon *d, const struct view *dir, const char *name, struct view **out,
+                      const struct bh_call *call, struct bh_error *err)
 {
-    const struct bh_index_entry *e = dir->fixed ? &dir->e : NULL;
-    if (dir->kind == VIEW_BRANCH && kind == VIEW_DB)
-        e = &b->head.newest;
-    return view_new(kind, dir->branch, dir->name, e);
-}
-
-/* 0: *out is the view (NULL: no memory), ENOENT, EAGAIN. */
-static int look_up_known(struct daemon *d, const struct view *dir, const char *name,
-                         struct view **out)
-{
-    struct branch b = {0};
+    struct branch b;
     struct bh_index_entry e;
     enum view_kind kind;
     int rc;
-    *out = NULL;
     switch (dir->kind) {
     case VIEW_BRANCHES:
-        rc = branch_known(d, name, &b);
+        rc = branch_get(d, name, &b, call, err);
         if (rc == 0)
             *out = view_new(VIEW_BRANCH, name, "", NULL);
         return rc;
     case VIEW_SNAPSHOTS:
-        rc = branch_known(d, dir->branch, &b);
+        rc = branch_get(d, dir->branch, &b, call, err);
         if (rc == 0)
-            rc = snapshot_known(&b, name, &e);
+            rc = snapshot_get(d, &b, name, &e, call, err);
         if (rc == 0)
             *out = view_new(VIEW_SNAPSHOT, dir->branch, name, &e);
         return rc;
     case VIEW_BRANCH:
-        rc = known_kind(dir, name, &kind);
+        rc = kind_of(dir, name, &kind);
         if (rc == 0)
-            rc = branch_known(d, dir->branch, &b);
+            rc = branch_get(d, dir->branch, &b, call, err);
         if (rc == 0 && kind != VIEW_INFO && !b.has_history)
             rc = ENOENT;
-        break;
+        if (rc == 0)
+            *out = view_new(kind, dir->branch, "", kind == VIEW_DB ? &b.head.newest : NULL);
+        return rc;
     case VIEW_SNAPSHOT:
-        rc = known_kind(dir, name, &kind);
-        break;
+        rc = kind_of(dir, name, &kind);
+        if (rc == 0)
+            *out = view_new(kind, dir->branch, dir->name, &dir->e);
+        return rc;
     default:
         return ENOTDIR;
     }
-    if (rc == 0 && (*out = child_of(dir, &b, kind)) != NULL && !can_stat(d, *out)) {
-        free(*out);
-        rc = EAGAIN;
-    }
-    return rc;
 }
 
-/* Asks the bucket for what look_up_known does not know. */
-static int prepare_lookup(struct view_task *t, struct bh_error *err)
+/* The same, and what stat says of it. */
+static int look_up(struct daemon *d, const struct view *dir, const char *name, struct view **out,
+                   struct stat *st, const struct bh_call *call, struct bh_error *err)
 {
-    const struct view *dir = t->view;
-    struct branch b;
-    struct bh_index_entry e;
-    enum view_kind kind;
-    if (dir->kind == VIEW_BRANCHES)
-        return branch_get(t->daemon, t->name, &b, &t->call, err);
-    int rc = dir->kind == VIEW_SNAPSHOT ? 0 : branch_get(t->daemon, dir->branch, &b, &t->call, err);
-    if (rc || dir->kind == VIEW_SNAPSHOTS)
-        return rc ? rc : snapshot_get(t->daemon, &b, t->name, &e, &t->call, err);
-    if (known_kind(dir, t->name, &kind) != 0)
-        return 0;
-    BH_FREE struct view *child = child_of(dir, &b, kind);
-    return child ? prepare_stat(t->daemon, child, &t->call, err) : 0;
+    int rc = find_child(d, dir, name, out, call, err);
+    if (rc)
+        return rc;
+    if (!*out)
+        return bh_fail(err, ENOMEM, "out of memory");
+    rc = stat_view(d, *out, st, call, err);
+    if (rc)
+        free(*out);
+    return rc;
 }
 
 int view_run_lookup(struct view_task *t, struct bh_error *err)
 {
     struct view *v;
-    int rc = 0, known;
-    /* What was just learnt can be outdated by a change of this mount's before it is used. */
-    for (int tries = 0; (known = look_up_known(t->daemon, t->view, t->name, &v)) == EAGAIN; tries++)
-        if ((rc = prepare_lookup(t, err)) != 0 || tries == 20)
-            break;
+    struct stat st;
+    int rc = look_up(t->daemon, t->view, t->name, &v, &st, &t->call, err);
     if (rc && rc != ENOENT)
         return rc;
-    if (known == EAGAIN && rc == 0)
-        return bh_fail(err, EAGAIN, "%s/%s changes all the time", t->view->path, t->name);
     view_task_done(t);
-    if (known == 0)
-        reply_view(t->req, v, entry_seconds(t->view));
-    else
+    if (rc)
         reply_absent(t->req, 0);
+    else
+        reply_view(t->req, v, &st, entry_seconds(t->view));
     return 0;
 }
 
@@ -370,17 +319,25 @@ bool views_lookup_in_root(fuse_req_t req, const char *name)
     bool is_branches = !strcmp(name, root_names[0]);
     if (!is_branches && strcmp(name, root_names[1]) != 0)
         return false;
-    reply_view(req, view_new(is_branches ? VIEW_BRANCHES : VIEW_SNAPSHOTS, "", "", NULL),
-               CACHE_SECONDS);
+    struct view *v = view_new(is_branches ? VIEW_BRANCHES : VIEW_SNAPSHOTS, "", "", NULL);
+    struct stat st;
+    int rc = v ? stat_view(daemon_of(req), v, &st, NULL, NULL) : ENOMEM;
+    if (rc == 0) {
+        reply_view(req, v, &st, CACHE_SECONDS);
+    } else {
+        free(v);
+        fuse_reply_err(req, rc);
+    }
     return true;
 }
 
 void views_lookup(fuse_req_t req, struct node *n, const char *name)
 {
     struct view *v;
-    int rc = look_up_known(daemon_of(req), n->view, name, &v);
+    struct stat st;
+    int rc = look_up(daemon_of(req), n->view, name, &v, &st, NULL, NULL);
     if (rc == 0) {
-        reply_view(req, v, entry_seconds(n->view));
+        reply_view(req, v, &st, entry_seconds(n->view));
     } else if (rc == ENOENT) {
         reply_absent(req, entry_seconds(n->view));
     } else if (rc == EAGAIN) {
@@ -394,32 +351,30 @@ void views_lookup(fuse_req_t req, struct node *n, const char *name)
     }
 }
 
-static void reply_attr(fuse_req_t req, const struct view *v)
-{
-    struct stat st;
-    double timeout = stat_view(daemon_of(req), v, &st);
-    fuse_reply_attr(req, &st, timeout);
-}
-
 static int run_getattr(struct view_task *t, struct bh_error *err)
 {
-    int rc = prepare_stat(t->daemon, t->view, &t->call, err);
+    struct stat st;
+    int rc = stat_view(t->daemon, t->view, &st, &t->call, err);
     if (rc)
         return rc;
     view_task_done(t);
-    reply_attr(t->req, t->view);
+    fuse_reply_attr(t->req, &st, attr_seconds(t->view));
     return 0;
 }
 
 void views_getattr(fuse_req_t req, struct node *n)
 {
-    if (can_stat(daemon_of(req), n->view)) {
-        reply_attr(req, n->view);
-        return;
+    struct stat st;
+    int rc = stat_view(daemon_of(req), n->view, &st, NULL, NULL);
+    if (rc == 0) {
+        fuse_reply_attr(req, &st, attr_seconds(n->view));
+    } else if (rc == EAGAIN) {
+        struct view_task *t = view_task_new(req, n->view, run_getattr, NULL);
+        if (t)
+            view_task_start(t);
+    } else {
+        fuse_reply_err(req, rc);
     }
-    struct view_task *t = view_task_new(req, n->view, run_getattr, NULL);
-    if (t)
-        view_task_start(t);
 }
 
 /* --- files --- */
@@ -443,34 +398,35 @@ static void reply_open(fuse_req_t req, struct fuse_file_info *fi)
         free_text(text_of(fi));
 }
 
-/* 0: it was answered. */
-static int open_info(fuse_req_t req, const struct view *v, struct fuse_file_info *fi, bool wait,
+static int open_info(struct daemon *d, const struct view *v, struct fuse_file_info *fi,
                      const struct bh_call *call, struct bh_error *err)
 {
     struct bh_strbuf *text = calloc(1, sizeof *text);
     if (!text)
         return bh_fail(err, ENOMEM, "out of memory");
-    int rc = view_info_text(daemon_of(req), v, wait, text, call, err);
+    int rc = view_info_text(d, v, text, call, err);
     if (rc) {
         free_text(text);
         return rc;
     }
     fi->fh = (uint64_t)(uintptr_t)text;
     fi->direct_io = 1;
-    fuse_req_interrupt_func(req, NULL, NULL);
-    reply_open(req, fi);
     return 0;
 }
 
 static int run_open(struct view_task *t, struct bh_error *err)
 {
-    return open_info(t->req, t->view, &t->fi, true, &t->call, err);
+    int rc = open_info(t->daemon, t->view, &t->fi, &t->call, err);
+    if (rc)
+        return rc;
+    view_task_done(t);
+    reply_open(t->req, &t->fi);
+    return 0;
 }
 
 void views_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
 {
     const struct view *v = n->view;
-    struct bh_error err;
     if (view_is_dir(v)) {
         fuse_reply_err(req, EISDIR);
         return;
@@ -485,14 +441,16 @@ void views_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
         fuse_reply_open(req, fi);
         return;
     }
-    int rc = open_info(req, v, fi, false, NULL, &err);
-    if (rc == 0)
-        return;
-    struct view_task *t = rc == EAGAIN ? view_task_new(req, v, run_open, NULL) : NULL;
-    if (t) {
+    int rc = open_info(daemon_of(req), v, fi, NULL, NULL);
+    if (rc == 0) {
+        reply_open(req, fi);
+    } else if (rc == EAGAIN) {
+        struct view_task *t = view_task_new(req, v, run_open, NULL);
+        if (!t)
+            return;
         t->fi = *fi;
         view_task_start(t);
-    } else if (rc != EAGAIN) {
+    } else {
         fuse_reply_err(req, rc);
     }
 }
@@ -520,12 +478,11 @@ static int run_read(struct view_task *t, struct bh_error *err)
 
 static void read_db(fuse_req_t req, const struct view *v, size_t size, uint64_t off)
 {
-    static _Thread_local char buf[READ_MAX]; /* of the loop thread */
     uint64_t left = off < v->e.db.size ? v->e.db.size - off : 0;
     size = size < left ? size : (size_t)left;
-    if (size <= sizeof buf &&
-        blocks_known(&v->e, block_size_of(daemon_of(req)), off, buf, size) == 0) {
-        fuse_reply_buf(req, buf, size);
+    if (size <= sizeof loop_buffer &&
+        blocks_known(&v->e, block_size_of(daemon_of(req)), off, loop_buffer, size) == 0) {
+        fuse_reply_buf(req, loop_buffer, size);
         return;
     }
     struct view_task *t = view_task_new(req, v, run_read, NULL);
@@ -538,14 +495,10 @@ static void read_db(fuse_req_t req, const struct view *v, size_t size, uint64_t 
 
 void views_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fuse_file_info *fi)
 {
-    const struct bh_strbuf *text = text_of(fi);
-    if (n->view->kind == VIEW_DB) {
+    if (n->view->kind == VIEW_DB)
         read_db(req, n->view, size, (uint64_t)off);
-        return;
-    }
-    size_t at = (uint64_t)off < text->len ? (size_t)off : text->len;
-    size_t len = text->len - at < size ? text->len - at : size;
-    fuse_reply_buf(req, len ? text->data + at : NULL, len);
+    else
+        reply_text(req, text_of(fi), size, off);
 }
 
 void views_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi)

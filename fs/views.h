@@ -2,7 +2,8 @@
  * views*.c share; the rest of the daemon needs what daemon.h says of them.
  *
  * Nothing that waits for the bucket runs on the loop thread: a request is answered at once from
- * what is known in memory, or becomes a task of d->fetchers. */
+ * what is known in memory, or becomes a task of d->fetchers. So what may ask the bucket has a
+ * `call`: where that is NULL it does not, and EAGAIN says that it would have to. */
 #ifndef BHFS_VIEWS_H
 #define BHFS_VIEWS_H
 
@@ -37,6 +38,7 @@ struct view {
 struct view *view_new(enum view_kind kind, const char *branch, const char *name,
                       const struct bh_index_entry *e);
 bool view_is_dir(const struct view *v);
+bool view_has_verbs(const struct view *v); /* mkdir, rmdir and mv do something in it */
 /* The number of NAME in the directory at path (NULL: of path itself). */
 ino_t view_ino(const char *path, const char *name);
 
@@ -77,18 +79,16 @@ void view_task_run(struct view_task *t);
 int view_run_lookup(struct view_task *t, struct bh_error *err);
 
 /* --- views_dirs.c --- */
-/* The text of an info file: of a snapshot, or of a branch. EAGAIN where wait is false and it would
- * have to. */
-int view_info_text(struct daemon *d, const struct view *v, bool wait, struct bh_strbuf *out,
+/* The text of an info file: of a snapshot, or of a branch. */
+int view_info_text(struct daemon *d, const struct view *v, struct bh_strbuf *out,
                    const struct bh_call *call, struct bh_error *err);
 
 /* --- views_verbs.c --- */
 /* Queues it: at most four at a time, so that they cannot occupy all fetchers. */
 int verb_start(struct view_task *t);
 
-/* --- views_cache.c: what is known of the history; any thread. The functions *_known never wait:
- * EAGAIN where they would have to. What is in the cache is a second old at most; what this mount
- * does itself is seen at once (views_changed). --- */
+/* --- views_cache.c: what is known of the history; any thread. What is in the cache is a second old
+ * at most; what this mount does itself is seen at once (views_changed). --- */
 
 /* All that is not dropped of one history, oldest first; counted. */
 struct snaps {
@@ -97,7 +97,6 @@ struct snaps {
     size_t count;
     struct bh_index_entry *entries;
 };
-struct snaps *snaps_known(const struct bh_root *index); /* NULL: not known */
 int snaps_get(struct daemon *d, const struct bh_head *head, struct snaps **out,
               const struct bh_call *call, struct bh_error *err);
 void snaps_put(struct snaps *s); /* NULL is fine */
@@ -107,12 +106,10 @@ struct branch {
     bool has_history; /* else it is upstream's, or has nothing yet: of head only the name counts */
     struct bh_head head;
 };
-int branch_known(struct daemon *d, const char *name, struct branch *out);
 int branch_get(struct daemon *d, const char *name, struct branch *out, const struct bh_call *call,
                struct bh_error *err);
 
 /* An id or a label in the history of that branch. ENOENT: in it there is none. */
-int snapshot_known(const struct branch *b, const char *name, struct bh_index_entry *out);
 int snapshot_get(struct daemon *d, const struct branch *b, const char *name,
                  struct bh_index_entry *out, const struct bh_call *call, struct bh_error *err);
 
@@ -122,7 +119,6 @@ struct label {
     char name[BH_BRANCH_MAX];
     char id[BH_SNAPSHOT_ID_MAX];
 };
-int labels_known(const struct branch *b, struct label **out, size_t *count);
 int labels_get(struct daemon *d, const struct branch *b, bool fresh, struct label **out,
                size_t *count, const struct bh_call *call, struct bh_error *err);
 

@@ -209,12 +209,8 @@ int blocks_read(struct daemon *d, const struct bh_index_entry *e, uint32_t block
             r.len -= done;
         }
         if (find(&e->db, missing)) {
-            struct timespec until;
-            clock_gettime(CLOCK_REALTIME, &until);
-            until.tv_nsec += POLL_MS * 1000000L;
-            until.tv_sec += until.tv_nsec / 1000000000L;
-            until.tv_nsec %= 1000000000L;
-            pthread_cond_timedwait(&changed, &mutex, &until);
+            struct timespec until = bh_mono_after_ms(POLL_MS);
+            pthread_cond_clockwait(&changed, &mutex, CLOCK_MONOTONIC, &until);
             rc = bh_call_check(call, "reading a snapshot", err);
         } else {
             rc = load_run(d, &r, missing, call, err);

@@ -63,16 +63,6 @@ static bool is_fresh(int64_t got_ms, int64_t life_ms)
     return bh_mono_ms() - got_ms < life_ms;
 }
 
-static uint32_t hash(const char *a, const char *b)
-{
-    uint32_t h = 2166136261u;
-    for (; *a; a++)
-        h = (h ^ (unsigned char)*a) * 16777619u;
-    for (h *= 16777619u; *b; b++)
-        h = (h ^ (unsigned char)*b) * 16777619u;
-    return h;
-}
-
 /* --- listings --- */
 
 static bool same_root(const struct bh_root *a, const struct bh_root *b)
@@ -81,7 +71,8 @@ static bool same_root(const struct bh_root *a, const struct bh_root *b)
            a->ref.offset == b->ref.offset && a->ref.stored == b->ref.stored;
 }
 
-struct snaps *snaps_known(const struct bh_root *index)
+/* NULL: not known. */
+static struct snaps *snaps_known(const struct bh_root *index)
 {
     BH_LOCK_SCOPE(&mutex);
     for (int i = 0; i < LISTS; i++) {
@@ -119,9 +110,9 @@ int snaps_get(struct daemon *d, const struct bh_head *head, struct snaps **out,
               const struct bh_call *call, struct bh_error *err)
 {
     struct snaps *s = snaps_known(&head->index);
-    if (s) {
+    if (s || !call) {
         *out = s;
-        return 0;
+        return s ? 0 : EAGAIN;
     }
     s = calloc(1, sizeof *s);
     if (!s)
@@ -173,19 +164,15 @@ static bool current_branch(struct daemon *d, const char *name, struct branch *ou
     return !name[0] || !strcmp(name, out->head.branch);
 }
 
-int branch_known(struct daemon *d, const char *name, struct branch *out)
+static bool recall_branch(const char *name, struct branch *out)
 {
-    if (current_branch(d, name, out))
-        return 0;
-    if (!bh_is_branch_name(name))
-        return ENOENT;
     BH_LOCK_SCOPE(&mutex);
     for (int i = 0; i < BRANCHES; i++)
         if (!strcmp(branches[i].name, name) && is_fresh(branches[i].got_ms, FRESH_MS)) {
             *out = branches[i].branch;
-            return 0;
+            return true;
         }
-    return EAGAIN;
+    return false;
 }
 
 static void remember_branch(const struct branch *b, uint64_t asked_at)
@@ -228,12 +215,15 @@ int branch_get(struct daemon *d, const char *name, struct branch *out, const str
                struct bh_error *err)
 {
     uint64_t asked_at = changes_now();
-    int rc = branch_known(d, name, out);
-    if (rc == ENOENT)
-        return bh_fail(err, ENOENT, "\"%.100s\" is no name of a branch", name);
-    if (rc == 0)
+    if (current_branch(d, name, out))
         return 0;
-    rc = bh_history_head(bh_history_of(d->bh), name, &out->head, call, err);
+    if (!bh_is_branch_name(name))
+        return bh_fail(err, ENOENT, "\"%.100s\" is no name of a branch", name);
+    if (recall_branch(name, out))
+        return 0;
+    if (!call)
+        return EAGAIN;
+    int rc = bh_history_head(bh_history_of(d->bh), name, &out->head, call, err);
     out->has_history = rc == 0 && out->head.newest.id[0];
     if (rc == ENOENT)
         rc = look_for_name(d, name, out, call, err);
@@ -246,7 +236,7 @@ int branch_get(struct daemon *d, const char *name, struct branch *out, const str
 
 static struct known_name *name_slot(const char *branch, const char *name)
 {
-    return &names[hash(branch, name) % NAMES];
+    return &names[view_ino(branch, name) % NAMES];
 }
 
 /* 0: is there; ENOENT; EAGAIN: not known. */
@@ -276,7 +266,8 @@ static void remember_name(const char *branch, const char *name, const struct bh_
         k->e = *e;
 }
 
-int snapshot_known(const struct branch *b, const char *name, struct bh_index_entry *out)
+/* 0, ENOENT, EAGAIN. */
+static int recall_snapshot(const struct branch *b, const char *name, struct bh_index_entry *out)
 {
     bool is_id = bh_is_snapshot_id(name);
     if ((!is_id && !bh_is_label(name)) || !b->has_history)
@@ -299,11 +290,11 @@ int snapshot_get(struct daemon *d, const struct branch *b, const char *name,
                  struct bh_index_entry *out, const struct bh_call *call, struct bh_error *err)
 {
     uint64_t asked_at = changes_now();
-    int rc = snapshot_known(b, name, out);
+    int rc = recall_snapshot(b, name, out);
     if (rc == ENOENT)
         return bh_fail(err, ENOENT, "branch %s has no snapshot %.100s", b->head.branch, name);
-    if (rc == 0)
-        return 0;
+    if (rc == 0 || !call)
+        return rc;
     rc = bh_history_find(bh_history_of(d->bh), &b->head, name, out, call, err);
     if (rc == 0 || rc == ENOENT)
         remember_name(b->head.branch, name, rc == 0 ? out : NULL, asked_at);
@@ -323,7 +314,8 @@ static int copy_labels(const struct label *from, size_t n, struct label **out, s
     return 0;
 }
 
-int labels_known(const struct branch *b, struct label **out, size_t *count_)
+/* 0, ENOMEM, EAGAIN. */
+static int recall_labels(const struct branch *b, struct label **out, size_t *count_)
 {
     if (!b->has_history)
         return copy_labels(NULL, 0, out, count_);
@@ -360,11 +352,11 @@ int labels_get(struct daemon *d, const struct branch *b, bool fresh, struct labe
     BH_FREE char **all = NULL;
     size_t n = 0, kept = 0;
     uint64_t asked_at = changes_now();
-    int rc = fresh && b->has_history ? EAGAIN : labels_known(b, out, count_);
+    int rc = fresh && b->has_history ? EAGAIN : recall_labels(b, out, count_);
     if (rc == ENOMEM)
         return bh_fail(err, ENOMEM, "out of memory while listing labels");
-    if (rc == 0)
-        return 0;
+    if (rc == 0 || !call)
+        return rc;
     rc = bh_history_labels(bh_history_of(d->bh), &all, &n, call, err);
     if (rc)
         return rc;

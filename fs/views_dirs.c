@@ -34,10 +34,9 @@ static void forget_listing(struct open_dir *o)
     *o = (struct open_dir){0};
 }
 
-void views_opendir(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
+void views_opendir(fuse_req_t req, struct fuse_file_info *fi)
 {
     struct open_dir *o = calloc(1, sizeof *o);
-    (void)n;
     if (!o) {
         fuse_reply_err(req, ENOMEM);
         return;
@@ -47,10 +46,9 @@ void views_opendir(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
         free(o);
 }
 
-void views_releasedir(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
+void views_releasedir(fuse_req_t req, struct fuse_file_info *fi)
 {
     struct open_dir *o = dir_of(fi);
-    (void)n;
     forget_listing(o);
     free(o);
     fuse_reply_err(req, 0);
@@ -107,25 +105,6 @@ static int take_listing(struct daemon *d, const struct view *v, struct open_dir 
 
 /* --- answering --- */
 
-struct listing {
-    fuse_req_t req;
-    const char *path;
-    char *buf;
-    size_t size, used;
-};
-
-/* False: it is full. */
-static bool add(struct listing *l, const char *name, ino_t ino, mode_t mode, size_t slot)
-{
-    struct stat st = {.st_ino = ino ? ino : view_ino(l->path, name), .st_mode = mode};
-    size_t n = fuse_add_direntry(l->req, l->buf + l->used, l->size - l->used, name, &st,
-                                 (off_t)(slot + 1));
-    if (n > l->size - l->used)
-        return false;
-    l->used += n;
-    return true;
-}
-
 static size_t count_files(const struct open_dir *o)
 {
     size_t n = 0;
@@ -170,23 +149,21 @@ static ino_t parent_ino(const struct view *v)
 }
 
 static void reply_listing(fuse_req_t req, const struct view *v, const struct open_dir *o,
-                          size_t size, size_t from)
+                          size_t size, off_t from)
 {
     BH_FREE char *buf = malloc(size);
-    struct listing l = {.req = req, .path = v->path, .buf = buf, .size = size};
+    struct listing l = {.req = req, .buf = buf, .size = size, .from = from};
     const char *name;
     mode_t mode;
     if (!buf) {
         fuse_reply_err(req, ENOMEM);
         return;
     }
-    bool room = true;
-    if (from == 0 && (room = add(&l, ".", v->ino, S_IFDIR, from)))
-        from++;
-    if (from == 1 && room && (room = add(&l, "..", parent_ino(v), S_IFDIR, from)))
-        from++;
-    while (room && entry(o, from - 2, &name, &mode) && add(&l, name, 0, mode, from))
-        from++;
+    int full =
+        listing_add(&l, ".", v->ino, S_IFDIR) || listing_add(&l, "..", parent_ino(v), S_IFDIR);
+    l.slot = from > 2 ? from : 2; /* the ones before it need not be counted */
+    while (!full && entry(o, (size_t)l.slot - 2, &name, &mode))
+        full = listing_add(&l, name, view_ino(v->path, name), mode);
     fuse_reply_buf(req, buf, l.used);
 }
 
@@ -214,7 +191,7 @@ void views_readdir(fuse_req_t req, struct node *n, size_t size, off_t off,
     if (!at_once && n->view->kind == VIEW_SNAPSHOT)
         at_once = take_listing(daemon_of(req), n->view, o, NULL, &err) == 0;
     if (at_once) {
-        reply_listing(req, n->view, o, size, (size_t)off);
+        reply_listing(req, n->view, o, size, off);
         return;
     }
     struct view_task *t = view_task_new(req, n->view, run_readdir, NULL);
@@ -260,31 +237,30 @@ static void branch_text(const struct branch *b, struct bh_strbuf *out)
     lease_lines(&h->lease, out);
 }
 
-static int add_labels(struct daemon *d, const struct view *v, const struct branch *b, bool wait,
+static int add_labels(struct daemon *d, const struct view *v, const struct branch *b,
                       struct bh_strbuf *out, const struct bh_call *call, struct bh_error *err)
 {
     BH_FREE struct label *labels = NULL;
     size_t count_ = 0;
-    int rc = wait ? labels_get(d, b, false, &labels, &count_, call, err)
-                  : labels_known(b, &labels, &count_);
+    int rc = labels_get(d, b, false, &labels, &count_, call, err);
     for (size_t i = 0; rc == 0 && i < count_; i++)
         if (!strcmp(labels[i].id, v->e.id))
             bh_strbuf_addf(out, "label: %s\n", labels[i].name);
     return rc;
 }
 
-int view_info_text(struct daemon *d, const struct view *v, bool wait, struct bh_strbuf *out,
+int view_info_text(struct daemon *d, const struct view *v, struct bh_strbuf *out,
                    const struct bh_call *call, struct bh_error *err)
 {
     struct branch b;
-    int rc = wait ? branch_get(d, v->branch, &b, call, err) : branch_known(d, v->branch, &b);
+    int rc = branch_get(d, v->branch, &b, call, err);
     if (rc)
         return rc;
     if (!v->fixed) {
         branch_text(&b, out);
     } else {
         bh_history_info_text(bh_history_of(d->bh), &v->e, out);
-        rc = add_labels(d, v, &b, wait, out, call, err);
+        rc = add_labels(d, v, &b, out, call, err);
     }
     return rc == 0 && out->failed ? bh_fail(err, ENOMEM, "out of memory") : rc;
 }

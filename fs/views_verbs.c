@@ -55,8 +55,7 @@ static int ended(struct view_task *t, int rc, struct bh_error *err)
         bh_fail_prefix(err, rc, "%s/%s", t->view->path, t->name);
         return rc;
     }
-    BH_LOCK_SCOPE(&t->daemon->status_mutex);
-    strcpy(t->daemon->last_status, "ok");
+    note_status(t->daemon, "ok");
     return 0;
 }
 
@@ -106,11 +105,6 @@ static int run_rename(struct view_task *t, struct bh_error *err)
 
 /* --- requests --- */
 
-static bool has_verbs(const struct view *v)
-{
-    return v->kind == VIEW_BRANCHES || (v->kind == VIEW_SNAPSHOTS && !v->branch[0]);
-}
-
 static void refuse(fuse_req_t req, const struct view *v)
 {
     explain(daemon_of(req),
@@ -133,7 +127,7 @@ static struct view_task *verb_new(fuse_req_t req, const struct view *v, view_run
 
 static void start(fuse_req_t req, struct node *n, view_run_fn *run, const char *name)
 {
-    if (!has_verbs(n->view)) {
+    if (!view_has_verbs(n->view)) {
         refuse(req, n->view);
         return;
     }
@@ -162,7 +156,7 @@ static bool is_into_sibling(const struct view *from, const struct view *to)
 void views_rename(fuse_req_t req, struct node *n, const char *name, struct node *to,
                   const char *new_name, unsigned flags)
 {
-    if (n->kind != NODE_VIEW || to->kind != NODE_VIEW || !has_verbs(n->view)) {
+    if (n->kind != NODE_VIEW || to->kind != NODE_VIEW || !view_has_verbs(n->view)) {
         refuse(req, n->kind == NODE_VIEW ? n->view : to->view);
         return;
     }

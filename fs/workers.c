@@ -1,5 +1,8 @@
 #include <errno.h>
+#include <stdalign.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon.h"
 #include "util/cleanup.h"
@@ -106,4 +109,36 @@ int workers_run(struct workers *w, void (*fn)(void *arg), void *arg)
     w->queued++;
     pthread_cond_signal(&w->wake);
     return 0;
+}
+
+/* --- tasks of files --- */
+
+struct kept_task {
+    struct file_task task;
+    alignas(max_align_t) char data[];
+};
+
+static void run_kept(void *arg)
+{
+    struct kept_task *k = arg;
+    k->task.run(&k->task);
+    bh_file_unref(k->task.file);
+    free(k);
+}
+
+bool file_task_start(struct workers *w, const struct file_task *t)
+{
+    struct kept_task *k = malloc(sizeof *k + (t->data ? t->size : 0));
+    if (!k)
+        return false;
+    k->task = *t;
+    if (t->data)
+        k->task.data = memcpy(k->data, t->data, t->size);
+    if (t->file)
+        bh_file_ref(t->file);
+    if (workers_run(w, run_kept, k) == 0)
+        return true;
+    bh_file_unref(t->file);
+    free(k);
+    return false;
 }
