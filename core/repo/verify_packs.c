@@ -303,7 +303,7 @@ static bool lists(const struct verify_pack *p, const struct bh_ref *ref, unsigne
 int verify_bad_record(struct verify *v, const struct bh_ref *ref, const struct bh_error *why,
                       uint64_t *mask, struct bh_error *err)
 {
-    struct verify_pack *p;
+    struct verify_pack *p = NULL;
     int rc = get_pack(v, ref->pack, &p, err);
     if (!rc)
         rc = add_bad(v, p, ref->offset, why, err);
@@ -326,7 +326,7 @@ static int read_block(struct verify *v, const struct bh_ref *ref, uint64_t *mask
 int verify_record(struct verify *v, const struct bh_ref *ref, unsigned level, bool look,
                   uint64_t *mask, struct bh_error *err)
 {
-    struct verify_pack *p;
+    struct verify_pack *p = NULL;
     struct bh_error why = {0};
     int rc = get_pack(v, ref->pack, &p, err);
     if (rc)
