@@ -50,6 +50,14 @@ struct notify;
 struct follower;
 struct walindex;
 
+/* The last READs, of the loop thread only. */
+struct readahead {
+    fuse_ino_t ino;
+    uint64_t end;                    /* of the last one */
+    uint64_t declined, declined_end; /* the range that was, until it is asked for again */
+    bool in_sequence;
+};
+
 struct daemon {
     struct bh *bh;
     struct bh_live *live;
@@ -76,6 +84,7 @@ struct daemon {
     atomic_uint_fast64_t requests[OP_COUNT];
     atomic_uint_fast64_t next_handle;
     atomic_bool closing;
+    struct readahead readahead;
 
     pthread_mutex_t status_mutex; /* last_status */
     char last_status[BH_ERROR_TEXT_MAX];
@@ -161,6 +170,12 @@ void dbfile_shm_left(struct daemon *d, struct bh_file *f);
 void explain(struct daemon *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* What last_status shows from now on. False: it showed that before. */
 bool note_status(struct daemon *d, const char *text);
+
+/* --- readahead.c --- */
+/* Whether a READ is answered EAGAIN: the kernel's guess, of what is not here (absent). Told of
+ * every READ of a database; on the loop thread. */
+bool readahead_declines(struct daemon *d, fuse_ino_t ino, uint64_t offset, size_t size,
+                        bool absent);
 
 /* --- views*.c: snapshots/ and branches/ --- */
 bool views_exist(struct daemon *d); /* not where snapshot.history is off */

@@ -364,6 +364,11 @@ void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
             run_read(&t);
         return;
     }
+    bool absent = bh_file_is_absent(f, t.offset, size);
+    if (f->kind == BH_FILE_DB && readahead_declines(d, node_ino(n), t.offset, size, absent)) {
+        fuse_reply_err(req, EAGAIN);
+        return;
+    }
     note_held(d, f, t.offset, size);
     /* What is in the page cache is answered here and now. */
     if (size <= sizeof loop_buffer &&
@@ -371,7 +376,7 @@ void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
         fuse_reply_buf(req, loop_buffer, got);
         return;
     }
-    if (!file_task_start(bh_file_is_absent(f, t.offset, size) ? d->fetchers : d->workers, &t))
+    if (!file_task_start(absent ? d->fetchers : d->workers, &t))
         run_read(&t);
 }
 

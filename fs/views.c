@@ -476,12 +476,19 @@ static int run_read(struct view_task *t, struct bh_error *err)
     return 0;
 }
 
-static void read_db(fuse_req_t req, const struct view *v, size_t size, uint64_t off)
+static void read_db(fuse_req_t req, struct node *n, size_t size, uint64_t off)
 {
+    struct daemon *d = daemon_of(req);
+    const struct view *v = n->view;
     uint64_t left = off < v->e.db.size ? v->e.db.size - off : 0;
     size = size < left ? size : (size_t)left;
-    if (size <= sizeof loop_buffer &&
-        blocks_known(&v->e, block_size_of(daemon_of(req)), off, loop_buffer, size) == 0) {
+    bool here = size <= sizeof loop_buffer &&
+                blocks_known(&v->e, block_size_of(d), off, loop_buffer, size) == 0;
+    if (readahead_declines(d, node_ino(n), off, size, !here)) {
+        fuse_reply_err(req, EAGAIN);
+        return;
+    }
+    if (here) {
         fuse_reply_buf(req, loop_buffer, size);
         return;
     }
@@ -496,7 +503,7 @@ static void read_db(fuse_req_t req, const struct view *v, size_t size, uint64_t 
 void views_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fuse_file_info *fi)
 {
     if (n->view->kind == VIEW_DB)
-        read_db(req, n->view, size, (uint64_t)off);
+        read_db(req, n, size, (uint64_t)off);
     else
         reply_text(req, text_of(fi), size, off);
 }
