@@ -37,6 +37,9 @@ struct bh {
     pthread_t loop;
     bool loop_runs;
     atomic_bool cancel; /* of the loop's own flush, at stop */
+    pthread_t hydrator;
+    bool hydrator_runs;
+    atomic_bool hydrator_stops;
 
     uint64_t flush_index;
     char snapshot[BH_SNAPSHOT_ID_MAX], sha256[BH_SHA256_HEX]; /* of the newest snapshot */
@@ -57,6 +60,12 @@ int bh_take_turn(struct bh *b, const struct bh_call *call, struct bh_error *err)
 void bh_end_turn(struct bh *b);
 /* With the turn: what others may read of the newest snapshot. */
 void bh_note_head(struct bh *b);
+
+/* hydrate.c: the thread of live.hydrate, where that is set. What it was told ends it soon, and at
+ * once where the history's reads are stopped. */
+int bh_hydrator_start(struct bh *b, struct bh_error *err);
+void bh_hydrator_tell(struct bh *b);
+void bh_hydrator_stop(struct bh *b);
 
 /* connections.c: a connection whose waits for locks end with live.busy_timeout. While b->live is
  * there.

@@ -320,6 +320,7 @@ static void tear_down(struct bh *b)
     b->connection = NULL;
     if (b->history)
         bh_history_stop_reads(b->history, true);
+    bh_hydrator_stop(b);
     bh_live_close(b->live);
     b->live = NULL;
     bh_history_free(b->history); /* what the live database reads from */
@@ -423,6 +424,8 @@ static int start_parts(struct bh *b, struct bh_error *err)
     b->stopping = false;
     pthread_mutex_unlock(&b->mutex);
     atomic_store(&b->cancel, false);
+    if ((rc = bh_hydrator_start(b, err)) != 0)
+        return rc;
     rc = pthread_create(&b->loop, NULL, loop_main, b);
     if (rc)
         return bh_fail(err, rc, "the flush loop cannot be started: %s", strerror(rc));
@@ -459,6 +462,7 @@ int bh_start(struct bh *b, struct bh_error *err)
 static int stop_others(struct bh *b, int64_t deadline, struct bh_error *err)
 {
     struct bh_call patience = {.deadline_ms = deadline};
+    bh_hydrator_tell(b);
     pthread_mutex_lock(&b->mutex);
     b->stopping = true;
     pthread_cond_broadcast(&b->changed);

@@ -130,6 +130,8 @@ const struct bh_key bh_keys[] = {
            NULL),
     CHOICE(live, journal, "wal", journals, 0,
            "journal mode of a new database: wal, delete, truncate, persist, memory, off"),
+    BOOLEAN(live, hydrate, "false", 0,
+            "fetch all that is not local in the background; false: as it is read"),
     SIZE(live, wal_limit, "16MiB", 0, INT64_MAX, 0,
          "live.db-wal is checkpointed by the daemon beyond this; 0: by clients only"),
     DURATION(live, busy_timeout, "5s", 0, HOUR, 0,

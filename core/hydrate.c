@@ -1,0 +1,74 @@
+/* Background hydration (live.hydrate): after a mount, a restore or a switch everything that is not
+ * local yet is fetched, beside whatever else goes on. What clients read meanwhile comes first come,
+ * first served; what fails is tried again. */
+#include <pthread.h>
+#include <string.h>
+
+#include "bh_private.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+#define LOOK_MS  1000 /* between looks whether there is something to fetch */
+#define RETRY_MS 15000
+
+/* Sleeps. False: the mount ends. */
+static bool rest(struct bh *b, int64_t ms)
+{
+    struct timespec until = bh_mono_after_ms(ms);
+    BH_LOCK_SCOPE(&b->mutex);
+    while (!atomic_load(&b->hydrator_stops) &&
+           pthread_cond_timedwait(&b->changed, &b->mutex, &until) == 0)
+        continue;
+    return !atomic_load(&b->hydrator_stops);
+}
+
+static void *hydrate_main(void *arg)
+{
+    struct bh *b = arg;
+    struct bh_store *store = b->live->store;
+    int64_t pause = LOOK_MS;
+    pthread_setname_np(pthread_self(), "bhfs-hydrate");
+    while (rest(b, pause)) {
+        struct bh_error err;
+        pause = LOOK_MS;
+        if (bh_store_absent_bytes(store) == 0)
+            continue;
+        int rc = bh_store_hydrate(store, &b->hydrator_stops, &err);
+        if (rc == 0) {
+            bh_log(BH_LOG_INFO, "all of the live database is local");
+        } else if (!atomic_load(&b->hydrator_stops)) {
+            bh_log(BH_LOG_WARNING, "the rest of the live database is fetched later: %s", err.text);
+            pause = RETRY_MS;
+        }
+    }
+    return NULL;
+}
+
+int bh_hydrator_start(struct bh *b, struct bh_error *err)
+{
+    if (!b->history || !b->cfg->live.hydrate)
+        return 0;
+    atomic_store(&b->hydrator_stops, false);
+    int rc = pthread_create(&b->hydrator, NULL, hydrate_main, b);
+    if (rc)
+        return bh_fail(err, rc, "background hydration cannot be started: %s", strerror(rc));
+    b->hydrator_runs = true;
+    return 0;
+}
+
+void bh_hydrator_tell(struct bh *b)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    atomic_store(&b->hydrator_stops, true);
+    pthread_cond_broadcast(&b->changed);
+}
+
+void bh_hydrator_stop(struct bh *b)
+{
+    if (!b->hydrator_runs)
+        return;
+    bh_hydrator_tell(b);
+    pthread_join(b->hydrator, NULL);
+    b->hydrator_runs = false;
+}
