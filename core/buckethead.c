@@ -159,7 +159,8 @@ static int flush_now(struct bh *b, bool last, struct bh_flush_result *r,
                      const struct bh_call *limits, struct bh_error *err)
 {
     struct bh_call own = limits ? *limits : (struct bh_call){0}, *call = &own;
-    own.stop = &b->cancel;
+    if (!own.stop)
+        own.stop = &b->cancel;
     if (b->callbacks.on_flush_start)
         b->callbacks.on_flush_start(b->callbacks.arg);
     pthread_mutex_lock(&b->mutex);

@@ -163,6 +163,7 @@ struct view_task *view_task_new(fuse_req_t req, const struct view *v, view_run_f
         return NULL;
     }
     t->req = req;
+    t->users = 1;
     t->daemon = daemon_of(req);
     t->view = v;
     t->run = run;
@@ -172,18 +173,29 @@ struct view_task *view_task_new(fuse_req_t req, const struct view *v, view_run_f
     return t;
 }
 
-void view_task_done(struct view_task *t)
+bool view_task_done(struct view_task *t)
 {
+    if (atomic_exchange(&t->answered, true))
+        return false;
     fuse_req_interrupt_func(t->req, NULL, NULL);
+    return true;
+}
+
+void view_task_put(struct view_task *t)
+{
+    if (atomic_fetch_sub(&t->users, 1) != 1)
+        return;
+    free(t->own);
+    free(t);
 }
 
 static void refuse_task(struct view_task *t, int rc, const struct bh_error *err)
 {
-    view_task_done(t);
     /* That something is not there is no failure of a lookup. */
     if (t->verb || (rc != ENOENT && rc != ECANCELED))
         explain(t->daemon, "%s", err->text);
-    fuse_reply_err(t->req, rc == ECANCELED ? EINTR : rc);
+    if (view_task_done(t))
+        fuse_reply_err(t->req, rc == ECANCELED ? EINTR : rc);
 }
 
 void view_task_run(struct view_task *t)
@@ -194,12 +206,12 @@ void view_task_run(struct view_task *t)
         rc = t->run(t, &err);
     if (rc)
         refuse_task(t, rc, &err);
-    free(t);
 }
 
 static void run_task(void *arg)
 {
     view_task_run(arg);
+    view_task_put(arg);
 }
 
 void view_task_start(struct view_task *t)
@@ -211,7 +223,7 @@ void view_task_start(struct view_task *t)
         return;
     bh_fail(&err, rc, "out of memory");
     refuse_task(t, rc, &err);
-    free(t);
+    view_task_put(t);
 }
 
 /* --- lookup --- */
@@ -304,7 +316,11 @@ int view_run_lookup(struct view_task *t, struct bh_error *err)
     int rc = look_up(t->daemon, t->view, t->name, &v, &st, &t->call, err);
     if (rc && rc != ENOENT)
         return rc;
-    view_task_done(t);
+    if (!view_task_done(t)) {
+        if (!rc)
+            free(v);
+        return 0;
+    }
     if (rc)
         reply_absent(t->req, 0);
     else
@@ -344,7 +360,7 @@ void views_lookup(fuse_req_t req, struct node *n, const char *name)
         struct view_task *t = view_task_new(req, n->view, view_run_lookup, name);
         if (!t)
             return;
-        t->call.deadline_ms = bh_mono_ms() + VIEW_DEADLINE_MS;
+        t->call.deadline_ms = bh_mono_ms() + dir_timeout(t->daemon);
         view_task_start(t);
     } else {
         fuse_reply_err(req, rc);

@@ -43,7 +43,10 @@ bool view_has_verbs(const struct view *v); /* mkdir, rmdir and mv do something i
 ino_t view_ino(const char *path, const char *name);
 
 /* How long mkdir, rmdir, mv and the lookup that comes before them wait for the bucket. */
-#define VIEW_DEADLINE_MS 10000
+static inline int64_t dir_timeout(struct daemon *d)
+{
+    return bh_config_of(d->bh)->mount.dir_timeout_ms;
+}
 
 /* --- views.c: answering --- */
 
@@ -57,10 +60,15 @@ struct view_task {
     struct daemon *daemon;
     const struct view *view; /* the kernel keeps its node while the request is under way */
     view_run_fn *run;
-    bool verb;              /* one of few at a time, and every failure is told */
+    bool verb; /* one of few at a time, and every failure is told */
+    atomic_uint users;
+    atomic_bool answered;
     atomic_bool cancel;     /* the client does not want it any more */
     struct bh_call call;    /* for what it calls: its limits */
     struct view_task *next; /* of verbs that wait */
+    struct view *own;       /* a verb's view: it may go on when the request has ended */
+    int64_t answer_by_ms;   /* of a verb, in bh_mono_ms() */
+    bool ended;             /* the same; with the mutex of views_verbs.c */
     size_t size;
     off_t offset;
     struct fuse_file_info fi;
@@ -71,10 +79,13 @@ struct view_task {
 struct view_task *view_task_new(fuse_req_t req, const struct view *v, view_run_fn *run,
                                 const char *name);
 void view_task_start(struct view_task *t);
-/* Before an answer: nobody interrupts it any more. */
-void view_task_done(struct view_task *t);
-/* Runs it and answers; frees it. */
+/* Before an answer: nobody interrupts it any more. False: it was answered (a verb, that it takes
+ * too long). */
+bool view_task_done(struct view_task *t);
+/* Runs it and answers. */
 void view_task_run(struct view_task *t);
+/* A user less; the last one's frees it. */
+void view_task_put(struct view_task *t);
 /* Looks t->name up in t->view and answers with an entry. */
 int view_run_lookup(struct view_task *t, struct bh_error *err);
 
@@ -84,7 +95,8 @@ int view_info_text(struct daemon *d, const struct view *v, struct bh_strbuf *out
                    const struct bh_call *call, struct bh_error *err);
 
 /* --- views_verbs.c --- */
-/* Queues it: at most four at a time, so that they cannot occupy all fetchers. */
+/* Queues it: at most four at a time, so that they cannot occupy all fetchers. Who asked has an
+ * answer at t->answer_by_ms at the latest. */
 int verb_start(struct view_task *t);
 
 /* --- views_cache.c: what is known of the history; any thread. What is in the cache is a second old

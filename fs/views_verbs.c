@@ -13,6 +13,7 @@
 /* --- a few at a time --- */
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t one_ended = PTHREAD_COND_INITIALIZER;
 static unsigned running;
 static struct view_task *waiting, **waiting_tail = &waiting;
 
@@ -21,6 +22,11 @@ static void run_verbs(void *arg)
     struct view_task *t = arg;
     while (t) {
         view_task_run(t);
+        pthread_mutex_lock(&mutex);
+        t->ended = true;
+        pthread_cond_broadcast(&one_ended);
+        pthread_mutex_unlock(&mutex);
+        view_task_put(t);
         BH_LOCK_SCOPE(&mutex);
         t = waiting;
         if (!t)
@@ -30,8 +36,35 @@ static void run_verbs(void *arg)
     }
 }
 
+/* The kernel keeps the directory locked until the answer, and who looks into it meanwhile cannot be
+ * killed: so there is one in time, and the verb goes on. */
+static void run_wait(void *arg)
+{
+    struct view_task *t = arg;
+    int64_t left = t->answer_by_ms - bh_mono_ms();
+    struct timespec until = bh_mono_after_ms(left > 0 ? left : 0);
+    pthread_mutex_lock(&mutex);
+    while (!t->ended &&
+           pthread_cond_clockwait(&one_ended, &mutex, CLOCK_MONOTONIC, &until) != ETIMEDOUT)
+        continue;
+    pthread_mutex_unlock(&mutex);
+    if (view_task_done(t)) {
+        explain(t->daemon,
+                "%s/%s: the bucket has not confirmed it in time (mount.dir_timeout); it goes on, "
+                "and how it ends will stand here and in .ctl/log",
+                t->view->path, t->name);
+        fuse_reply_err(t->req, ETIMEDOUT);
+    }
+    view_task_put(t);
+}
+
 int verb_start(struct view_task *t)
 {
+    atomic_fetch_add(&t->users, 1);
+    if (workers_run(t->daemon->fetchers, run_wait, t) != 0) {
+        atomic_fetch_sub(&t->users, 1);
+        return ENOMEM;
+    }
     BH_LOCK_SCOPE(&mutex);
     if (running >= AT_ONCE) {
         t->next = NULL;
@@ -61,8 +94,8 @@ static int ended(struct view_task *t, int rc, struct bh_error *err)
 
 static int reply_ok(struct view_task *t)
 {
-    view_task_done(t);
-    fuse_reply_err(t->req, 0);
+    if (view_task_done(t))
+        fuse_reply_err(t->req, 0);
     return 0;
 }
 
@@ -118,11 +151,18 @@ static struct view_task *verb_new(fuse_req_t req, const struct view *v, view_run
                                   const char *name)
 {
     struct view_task *t = view_task_new(req, v, run, name);
-    if (t) {
-        t->verb = true;
-        t->call.deadline_ms = bh_mono_ms() + VIEW_DEADLINE_MS;
+    if (!t)
+        return NULL;
+    t->verb = true;
+    t->answer_by_ms = bh_mono_ms() + dir_timeout(t->daemon);
+    t->own = view_new(v->kind, v->branch, v->name, NULL);
+    if (t->own) {
+        t->view = t->own;
+        return t;
     }
-    return t;
+    fuse_reply_err(req, ENOMEM);
+    view_task_put(t);
+    return NULL;
 }
 
 static void start(fuse_req_t req, struct node *n, view_run_fn *run, const char *name)

@@ -93,6 +93,7 @@ struct bh_config {
     } live;
     struct {
         char *cpu; /* "auto": the loop thread follows its busiest client; "off"; or a CPU number */
+        int64_t dir_timeout_ms;
         uint64_t workers; /* threads for what may sleep (fsync, cold reads, commands) */
     } mount;
     struct {

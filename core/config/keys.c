@@ -144,6 +144,8 @@ const struct bh_key bh_keys[] = {
 
     STRING(mount, cpu, "auto", 0, bh_check_cpu,
            "CPU of the loop thread: auto (follows its busiest client), off, or a number", NULL),
+    DURATION(mount, dir_timeout, "10s", SECOND, HOUR, 0,
+             "mkdir, rmdir and mv in snapshots/ and branches/ answer within this, and go on"),
     COUNT(mount, workers, "4", 1, 64, 0, "threads for what may sleep"),
 
     BOOLEAN(profiling, enabled, "false", 0, "write flushes.jsonl and a summary at stop"),
