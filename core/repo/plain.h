@@ -54,6 +54,7 @@ uint64_t bh_plain_rescues(const struct bh_plain *p);
  * loaded.
  * - There is none: goes on with the state, which may be empty.
  * - The bucket does not answer: goes on with the state if it has any content, fails otherwise.
+ * What there is to say is appended to report, which the caller has begun.
  * EIO: the snapshot is damaged (nothing changes; the sentence names the way out). */
 int bh_plain_load(struct bh_plain *p, struct bh_load_report *report, const struct bh_call *call,
                   struct bh_error *err);

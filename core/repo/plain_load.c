@@ -236,9 +236,9 @@ static int rescue(struct bh_plain *p, struct bh_load_report *report, const struc
             "cannot be saved as a branch rescue-HOST-TIME",
             p->key, p->live->dir.path);
     p->rescues++;
-    snprintf(report->text, sizeof report->text,
-             "unflushed changes were saved as branch %s (%s), as another writer has replaced %s",
-             name, key, p->key);
+    plain_say(report,
+              "unflushed changes were saved as branch %s (%s), as another writer has replaced %s",
+              name, key, p->key);
     return 0;
 }
 
@@ -320,10 +320,10 @@ static int go_on(struct bh_plain *p, struct bh_load_report *report)
 static int lost(struct bh_plain *p, struct bh_load_report *report, struct bh_error *err)
 {
     struct bh_state *st = &p->live->dir.state;
-    snprintf(report->text, sizeof report->text,
-             "%s is gone from the bucket; the copy in the state directory is used and uploaded "
-             "with the next flush",
-             p->key);
+    plain_say(report,
+              "%s is gone from the bucket; the copy in the state directory is used and uploaded "
+              "with the next flush",
+              p->key);
     int rc = bh_store_hydrate(p->live->store, NULL, err);
     if (rc)
         return bh_fail_prefix(
@@ -341,7 +341,6 @@ int bh_plain_load(struct bh_plain *p, struct bh_load_report *report, const struc
 {
     struct bh_state *st = &p->live->dir.state;
     struct bh_object_info info;
-    report->text[0] = '\0';
     int rc = bh_bucket_head(p->bucket, p->key, &info, call, err);
     if (rc == ENOENT)
         return st->base_etag[0] ? lost(p, report, err) : go_on(p, report);

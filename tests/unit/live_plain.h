@@ -167,6 +167,7 @@ static inline void open_all(void)
 
 static inline int load(void)
 {
+    report.text[0] = '\0';
     return bh_plain_load(plain, &report, NULL, ERR);
 }
 

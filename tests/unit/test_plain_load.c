@@ -84,6 +84,25 @@ static void test_one_goes_on_from_the_base_without_a_download(void **state)
     assert_int_equal(object_has(KEY), 2);
 }
 
+/* What the history layer had to say before stays in front of it. */
+static void test_what_was_said_before_stays(void **state)
+{
+    snapshot_and_changes();
+    shut();
+    open_all();
+    snprintf(report.text, sizeof report.text, "this is branch work");
+    must(bh_plain_load(plain, &report, NULL, ERR));
+    must_report("this is branch work; unflushed changes");
+    must(flush());
+    insert(3);
+    shut();
+    upload_foreign(KEY, 77, NULL);
+    open_all();
+    snprintf(report.text, sizeof report.text, "this is branch work");
+    must(bh_plain_load(plain, &report, NULL, ERR));
+    must_report("this is branch work; unflushed changes were saved as branch rescue-");
+}
+
 static void test_clean_state_reports_nothing(void **state)
 {
     start();
@@ -423,6 +442,7 @@ int main(void)
         TEST(test_an_empty_bucket),
         TEST(test_the_newest_snapshot_is_loaded),
         TEST(test_one_goes_on_from_the_base_without_a_download),
+        TEST(test_what_was_said_before_stays),
         TEST(test_clean_state_reports_nothing),
         TEST(test_unflushed_changes_without_any_snapshot),
         TEST(test_the_same_snapshot_stored_anew_is_the_base),
