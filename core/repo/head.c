@@ -380,7 +380,7 @@ int bh_labels_list(struct bh_bucket *b, const char *prefix, bh_name_fn *fn, void
 int bh_label_get(struct bh_bucket *b, const char *prefix, const char *label,
                  char id[BH_SNAPSHOT_ID_MAX], const struct bh_call *call, struct bh_error *err)
 {
-    char key[BH_KEY_MAX + 1];
+    char key[BH_KEY_MAX + 1], name[BH_BRANCH_MAX], found[BH_SNAPSHOT_ID_MAX];
     BH_FREE char *text = NULL;
     size_t len;
     int rc = label_key(key, prefix, label, err);
@@ -388,7 +388,13 @@ int bh_label_get(struct bh_bucket *b, const char *prefix, const char *label,
         rc = read_text(b, key, &text, &len, NULL, call, err);
     if (rc == ENOENT)
         return bh_fail(err, rc, "there is no label %s", label);
-    return rc ? rc : bh_label_decode(id, text, len, key, err);
+    if (rc == 0)
+        rc = bh_label_decode(name, found, text, len, key, err);
+    if (rc == 0 && name[0] && strcmp(name, label) != 0) /* moved by hand */
+        rc = bh_fail(err, EIO, "%s is damaged: it is the label %s", key, name);
+    if (rc == 0)
+        memcpy(id, found, sizeof found);
+    return rc;
 }
 
 /* Looks first: two labels of the same name and snapshot have the same body, which a lost answer's
@@ -401,7 +407,7 @@ int bh_label_put(struct bh_bucket *b, const char *prefix, const char *label, con
     if (rc)
         return rc;
     SWAP s = {.b = b, .key = key, .etag = "", .call = call};
-    rc = bh_label_encode(id, &s.body);
+    rc = bh_label_encode(label, id, &s.body);
     if (rc)
         return bh_fail(err, rc, "%.60s is no id of a snapshot", id);
     rc = bh_bucket_head(b, key, NULL, call, err);

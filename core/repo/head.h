@@ -91,7 +91,8 @@ typedef int bh_name_fn(void *arg, const char *name, struct bh_error *err);
 int bh_heads_list(struct bh_bucket *b, const char *prefix, bh_name_fn *fn, void *arg,
                   const struct bh_call *call, struct bh_error *err);
 
-/* Labels: name -> snapshot id. ENOENT, EEXIST (also with the same id). */
+/* Labels: name -> snapshot id. ENOENT, EEXIST (also with the same id). EIO: also for the object of
+ * another label that was copied here. */
 int bh_label_get(struct bh_bucket *b, const char *prefix, const char *label,
                  char id[BH_SNAPSHOT_ID_MAX], const struct bh_call *call, struct bh_error *err);
 int bh_label_put(struct bh_bucket *b, const char *prefix, const char *label, const char *id,

@@ -10,9 +10,10 @@
  * between two characters. */
 void bh_clean_host(const char *host, char out[BH_HOST_MAX]);
 
-/* As the others of head.h. EINVAL: no id. */
-int bh_label_encode(const char *id, struct bh_strbuf *out);
-int bh_label_decode(char id[BH_SNAPSHOT_ID_MAX], const char *text, size_t len, const char *what,
-                    struct bh_error *err);
+/* As the others of head.h. label "": the text does not say its name, as those that were made before
+ * they did. EINVAL: no label, no id. */
+int bh_label_encode(const char *label, const char *id, struct bh_strbuf *out);
+int bh_label_decode(char label[BH_BRANCH_MAX], char id[BH_SNAPSHOT_ID_MAX], const char *text,
+                    size_t len, const char *what, struct bh_error *err);
 
 #endif

@@ -73,7 +73,10 @@ enum type {
     TYPE_INDEX, /* a root whose size is a number of entries */
 };
 
-enum { OPTIONAL = 1 }; /* "" is a value */
+enum {
+    OPTIONAL = 1, /* "" is a value */
+    LATER = 2,    /* older texts lack the line: "" */
+};
 
 struct field {
     const char *name;
@@ -94,7 +97,7 @@ struct format_text {
 };
 
 struct label_text {
-    char id[BH_SNAPSHOT_ID_MAX];
+    char label[BH_BRANCH_MAX], id[BH_SNAPSHOT_ID_MAX];
 };
 
 #define SIZE_OF(type, member) sizeof(((type *)0)->member)
@@ -149,6 +152,7 @@ static const struct field format_fields[] = {
 
 static const struct field label_fields[] = {
     KIND("label"),
+    F(struct label_text, "label", BRANCH, label, LATER),
     F(struct label_text, "snapshot", ID, id, 0),
 };
 
@@ -256,8 +260,11 @@ static int encode(const struct layout *l, const void *from, struct bh_strbuf *ou
     size_t start = out->len;
     BH_FREE void *check = malloc(l->size);
     for (size_t i = 0; i < l->count; i++) {
+        const char *value = (const char *)from + l->fields[i].offset;
+        if ((l->fields[i].flags & LATER) && !*value)
+            continue;
         bh_strbuf_addf(out, "%s: ", l->fields[i].name);
-        print_value(&l->fields[i], (const char *)from + l->fields[i].offset, out);
+        print_value(&l->fields[i], value, out);
         bh_strbuf_add(out, "\n", 1);
     }
     if (!check || out->failed || bh_sha256_hex_of(out->data + start, out->len - start, hex))
@@ -538,7 +545,7 @@ static int decode(const struct layout *l, void *to, const char *text, size_t len
         rc = take_line(l, line, to, &seen, what, err);
     }
     for (size_t i = 0; rc == 0 && i < l->count; i++)
-        if (!(seen & 1u << i))
+        if (!(seen & 1u << i) && !(l->fields[i].flags & LATER))
             rc = damaged(what, err, "the line %s is missing", l->fields[i].name);
     return rc;
 }
@@ -591,21 +598,24 @@ int bh_format_decode(uint32_t *block_size, const char *text, size_t len, const c
     return rc;
 }
 
-int bh_label_encode(const char *id, struct bh_strbuf *out)
+int bh_label_encode(const char *label, const char *id, struct bh_strbuf *out)
 {
     struct label_text t = {0};
-    if (!bh_is_snapshot_id(id))
+    if (!bh_is_snapshot_id(id) || (*label && !bh_is_label(label)))
         return EINVAL;
     memcpy(t.id, id, strlen(id));
+    memcpy(t.label, label, strlen(label));
     return encode(&label_layout, &t, out);
 }
 
-int bh_label_decode(char id[BH_SNAPSHOT_ID_MAX], const char *text, size_t len, const char *what,
-                    struct bh_error *err)
+int bh_label_decode(char label[BH_BRANCH_MAX], char id[BH_SNAPSHOT_ID_MAX], const char *text,
+                    size_t len, const char *what, struct bh_error *err)
 {
     struct label_text t;
     int rc = decode(&label_layout, &t, text, len, what, err);
-    if (rc == 0)
+    if (rc == 0) {
         memcpy(id, t.id, sizeof t.id);
+        memcpy(label, t.label, sizeof t.label);
+    }
     return rc;
 }

@@ -16,7 +16,7 @@ static bool rewrite(char kind, const char *text, size_t len, struct bh_strbuf *o
     struct bh_head head;
     struct bh_record record;
     uint32_t block_size;
-    char id[BH_SNAPSHOT_ID_MAX];
+    char name[BH_BRANCH_MAX], id[BH_SNAPSHOT_ID_MAX];
     struct bh_error err = {0};
     int rc, written = 0;
     switch (kind) {
@@ -33,8 +33,8 @@ static bool rewrite(char kind, const char *text, size_t len, struct bh_strbuf *o
         written = rc ? 0 : bh_format_encode(block_size, out);
         break;
     default:
-        rc = bh_label_decode(id, text, len, WHAT, &err);
-        written = rc ? 0 : bh_label_encode(id, out);
+        rc = bh_label_decode(name, id, text, len, WHAT, &err);
+        written = rc ? 0 : bh_label_encode(name, id, out);
     }
     must_be_told(rc, &err);
     must(rc == 0 || rc == EIO || (kind == 'f' && rc == ENOTSUP));

@@ -192,17 +192,26 @@ static void test_golden_format_and_label(void **state)
     BH_STRBUF format = {0};
     BH_STRBUF label = {0};
     uint32_t block_size = 0;
-    char id[BH_SNAPSHOT_ID_MAX];
+    char name[BH_BRANCH_MAX], id[BH_SNAPSHOT_ID_MAX];
     must(bh_format_encode(16384, &format));
     must_equal_text(format, "bhfs: format\nversion: 1\nblock_size: 16384\nfanout: 256\nchecksum: "
                             "e24748e7ebbffadd9d316a37a78cff1d9e373acf6ecb4d94253421fed0044f09\n");
     must(bh_format_decode(&block_size, format.data, format.len, WHAT, ERR));
     assert_int_equal(block_size, 16384);
-    must(bh_label_encode(ID1, &label));
+    /* As they were before they said their name. */
+    must(bh_label_encode("", ID1, &label));
     must_equal_text(label, "bhfs: label\nsnapshot: " ID1 "\nchecksum: "
                            "feb7d8113a39a356e76a2482d253f238c4053dace489b51066ad30eebb100cb8\n");
-    must(bh_label_decode(id, label.data, label.len, WHAT, ERR));
+    must(bh_label_decode(name, id, label.data, label.len, WHAT, ERR));
     assert_string_equal(id, ID1);
+    assert_string_equal(name, "");
+    bh_strbuf_reset(&label);
+    must(bh_label_encode("v1", ID1, &label));
+    must_equal_text(label, "bhfs: label\nlabel: v1\nsnapshot: " ID1 "\nchecksum: "
+                           "69a922419d6474ef869f5b12338b3c1577006c6961cb0ed9d0f176f2acffacc9\n");
+    must(bh_label_decode(name, id, label.data, label.len, WHAT, ERR));
+    assert_string_equal(id, ID1);
+    assert_string_equal(name, "v1");
 }
 
 /* A new branch: no snapshot, nobody's lease. */
@@ -295,7 +304,8 @@ static void test_bad_values_are_not_written(void **state)
     assert_int_equal(bh_format_encode(2048, &out), EINVAL);
     assert_int_equal(bh_format_encode(12288, &out), EINVAL);
     assert_int_equal(bh_format_encode(2 << 20, &out), EINVAL);
-    assert_int_equal(bh_label_encode("now", &out), EINVAL);
+    assert_int_equal(bh_label_encode("v1", "now", &out), EINVAL);
+    assert_int_equal(bh_label_encode("v.1", ID1, &out), EINVAL);
     assert_int_equal(out.len, 0);
 }
 
@@ -552,11 +562,11 @@ static void test_one_kind_is_not_another(void **state)
     struct bh_head h = example_head();
     struct bh_record r = example_record();
     uint32_t block_size;
-    char id[BH_SNAPSHOT_ID_MAX];
+    char name[BH_BRANCH_MAX], id[BH_SNAPSHOT_ID_MAX];
     must(bh_record_encode(&r, &out));
     must_fail(bh_head_decode(&h, out.data, out.len, WHAT, ERR), EIO);
     must_fail(bh_format_decode(&block_size, out.data, out.len, WHAT, ERR), EIO);
-    must_fail(bh_label_decode(id, out.data, out.len, WHAT, ERR), EIO);
+    must_fail(bh_label_decode(name, id, out.data, out.len, WHAT, ERR), EIO);
 }
 
 /* --- versions --- */

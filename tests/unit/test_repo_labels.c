@@ -132,6 +132,23 @@ static void test_labels(void **state)
     must_say(P "labels/v3");
 }
 
+/* Two labels whose objects have changed places, and one of before labels said their name. */
+static void test_labels_know_their_name(void **state)
+{
+    char id[BH_SNAPSHOT_ID_MAX] = "";
+    BH_STRBUF other = {0};
+    BH_STRBUF old = {0};
+    must(bh_label_encode("v2", ID2, &other));
+    must_put(b, P "labels/v1", other.data);
+    must_fail(bh_label_get(b, P, "v1", id, NULL, ERR), EIO);
+    must_say(P "labels/v1 is damaged: it is the label v2");
+    assert_string_equal(id, "");
+    must(bh_label_encode("", ID1, &old));
+    must_put(b, P "labels/v1", old.data);
+    must(bh_label_get(b, P, "v1", id, NULL, ERR));
+    assert_string_equal(id, ID1);
+}
+
 static void test_labels_and_lost_answers(void **state)
 {
     char id[BH_SNAPSHOT_ID_MAX];
@@ -145,7 +162,7 @@ static void test_labels_and_lost_answers(void **state)
 static void other_labels(void)
 {
     BH_STRBUF text = {0};
-    must(bh_label_encode(ID2, &text));
+    must(bh_label_encode("v1", ID2, &text));
     must_put(odd.inner, P "labels/v1", text.data);
 }
 
@@ -216,6 +233,7 @@ int main(void)
         T(test_format_races_with_lost_answers),
         T(test_unconditional_labels_and_format),
         T(test_labels),
+        T(test_labels_know_their_name),
         T(test_labels_and_lost_answers),
         T(test_two_label_at_once),
         T(test_lists),
