@@ -110,7 +110,8 @@ static void lease(struct facts *f, const struct bh_history_status *st)
         text(f, "lease", "none");
         return;
     }
-    snprintf(value, sizeof value, "%sheld until %s", st->advisory ? "advisory, " : "",
+    snprintf(value, sizeof value, "%s%s %s", st->advisory ? "advisory, " : "",
+             st->lease_left_ms > 0 ? "held until" : "ended at",
              bh_format_time(bh_real_ms() + st->lease_left_ms, when, sizeof when));
     text(f, "lease", value);
 }

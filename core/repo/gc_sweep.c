@@ -253,7 +253,7 @@ int gc_remove_tombstone(struct gc_sweep *s, const struct gc_anchor *tombstone, b
 {
     char etag[BH_ETAG_MAX], key[BH_KEY_MAX + 1], writer[BH_PUT_ID_SIZE];
     struct bh_head head = tombstone->head;
-    int64_t begin = bh_mono_ms(), now;
+    int64_t begin = bh_boot_ms(), now;
     *removed = false;
     memcpy(etag, tombstone->etag, sizeof etag);
     int rc = bh_bucket_server_time(s->bucket, &now, s->call, err);
@@ -265,7 +265,7 @@ int gc_remove_tombstone(struct gc_sweep *s, const struct gc_anchor *tombstone, b
     head.newest = (struct bh_index_entry){0}; /* a root no more, if this run ends here */
     head.index = (struct bh_root){0};
     rc = bh_head_put(s->bucket, s->prefix, &head, etag, NULL, NULL, s->call, err);
-    if (rc == ESTALE || bh_mono_ms() - begin > TOMBSTONE_LEASE_MS / 2)
+    if (rc == ESTALE || bh_boot_ms() - begin > TOMBSTONE_LEASE_MS / 2)
         return 0;
     if (rc)
         return rc;

@@ -115,10 +115,10 @@ int history_now(struct bh_history *h, int64_t *server_ms, const struct bh_call *
         int rc = bh_bucket_server_time(h->bucket, &now, call, err);
         if (rc)
             return rc;
-        h->clock_offset_ms = now - bh_mono_ms();
+        h->clock_offset_ms = now - bh_boot_ms();
         h->have_clock = true;
     }
-    *server_ms = bh_mono_ms() + h->clock_offset_ms;
+    *server_ms = bh_boot_ms() + h->clock_offset_ms;
     return 0;
 }
 
@@ -251,7 +251,7 @@ void bh_history_status(struct bh_history *h, struct bh_history_status *out)
     out->fenced = h->fenced;
     out->advisory = h->advisory;
     out->have_lease = h->have_head && !h->fenced && !h->read_only && h->head.lease.writer[0];
-    out->lease_left_ms = h->head.lease.expires_ms - (bh_mono_ms() + h->clock_offset_ms);
+    out->lease_left_ms = h->head.lease.expires_ms - (bh_boot_ms() + h->clock_offset_ms);
     memcpy(out->plain_error, h->plain_error, sizeof out->plain_error);
     out->block_size = h->block_size;
 }

@@ -19,6 +19,11 @@ int64_t bh_mono_ms(void)
     return now_ns(CLOCK_MONOTONIC) / 1000000;
 }
 
+int64_t bh_boot_ms(void)
+{
+    return now_ns(CLOCK_BOOTTIME) / 1000000;
+}
+
 int64_t bh_real_ms(void)
 {
     return now_ns(CLOCK_REALTIME) / 1000000;

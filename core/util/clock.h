@@ -8,6 +8,8 @@
 
 int64_t bh_mono_ns(void);
 int64_t bh_mono_ms(void);
+/* The same, but goes on while the machine is suspended: for what others measure, too. */
+int64_t bh_boot_ms(void);
 int64_t bh_real_ms(void); /* milliseconds since 1970, UTC */
 
 /* Absolute CLOCK_MONOTONIC time `ms` from now, for pthread_cond_clockwait and friends. */
