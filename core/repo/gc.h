@@ -83,5 +83,9 @@ int bh_gc_check_packs(struct bh_bucket *b, const char *prefix, const uint64_t *i
  * cannot be read. */
 int bh_gc_check_root(struct bh_bucket *b, const char *prefix, struct bh_trees *t,
                      const struct bh_root *root, const struct bh_call *call, struct bh_error *err);
+/* The same for all that a head names: its newest snapshot, its index and all in it that is not
+ * dropped; records too. */
+int bh_gc_check_head(struct bh_bucket *b, const char *prefix, struct bh_trees *t,
+                     const struct bh_head *head, const struct bh_call *call, struct bh_error *err);
 
 #endif

@@ -2,7 +2,6 @@
 #include "repo/gc_private.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -58,48 +57,61 @@ int gc_pin_read(struct bh_bucket *b, const char *prefix, const char *id, struct 
 
 /* --- checks --- */
 
+static int condemned(const struct gc_key *key, struct bh_error *err)
+{
+    char name[GC_NAME_MAX];
+    gc_key_name(key, name);
+    return bh_fail(err, EAGAIN, "%s was condemned by gc: flush again", name);
+}
+
+static int gone(const struct gc_key *key, struct bh_error *err)
+{
+    char name[GC_NAME_MAX];
+    gc_key_name(key, name);
+    return bh_fail(err, EAGAIN, "%s was deleted by gc: flush again", name);
+}
+
 /* One on the list goes a grace after it came there at the earliest, so what is not on it, and there
  * after the list was read, stays for a grace. */
-static int check_list(struct bh_bucket *b, const char *prefix, const struct gc_set *packs,
+static int check_list(struct bh_bucket *b, const char *prefix, const struct gc_set *const *sets,
                       const struct bh_call *call, struct bh_error *err)
 {
     struct gc_list list;
     int rc = gc_list_read(b, prefix, &list, call, err);
-    for (size_t i = 0; rc == 0 && i < packs->room; i++)
-        if (packs->slots[i].key.b && gc_set_get(&list.items, packs->slots[i].key))
-            rc = bh_fail(err, EAGAIN, "pack %016" PRIx64 " was condemned by gc: flush again",
-                         packs->slots[i].key.a);
+    for (; *sets; sets++)
+        for (size_t i = 0; rc == 0 && i < (*sets)->room; i++)
+            if ((*sets)->slots[i].key.b && gc_set_get(&list.items, (*sets)->slots[i].key))
+                rc = condemned(&(*sets)->slots[i].key, err);
     gc_set_free(&list.items);
     return rc;
-}
-
-static int gone(uint64_t id, struct bh_error *err)
-{
-    return bh_fail(err, EAGAIN, "pack %016" PRIx64 " was deleted by gc: flush again", id);
 }
 
 int bh_gc_check_packs(struct bh_bucket *b, const char *prefix, const uint64_t *ids, size_t count,
                       const struct bh_call *call, struct bh_error *err)
 {
     GC_SET packs = {0};
+    const struct gc_set *const sets[] = {&packs, NULL};
     for (size_t i = 0; i < count; i++)
         if (gc_set_add(&packs, gc_pack_key(ids[i]), 0) == ENOMEM)
             return bh_fail(err, ENOMEM, "out of memory checking packs");
-    int rc = check_list(b, prefix, &packs, call, err);
+    int rc = check_list(b, prefix, sets, call, err);
     for (size_t i = 0; rc == 0 && i < count; i++) {
         char key[BH_KEY_MAX + 1], name[BH_PACK_NAME_MAX];
+        const struct gc_key pack = gc_pack_key(ids[i]);
         struct bh_object_info info;
         bh_pack_name(ids[i], name);
         snprintf(key, sizeof key, "%spacks/%s", prefix, name);
         rc = bh_bucket_head(b, key, &info, call, err);
         if (rc == ENOENT)
-            rc = gone(ids[i], err);
+            rc = gone(&pack, err);
     }
     return rc;
 }
 
+/* Value -1: it is there. */
 struct presence {
-    struct gc_set *packs;
+    struct gc_set *items;
+    enum gc_kind kind;
     size_t skip, found;
 };
 
@@ -107,12 +119,20 @@ static int note_present(void *arg, const char *key, bool is_prefix,
                         const struct bh_object_info *info, struct bh_error *err)
 {
     struct presence *p = arg;
+    const char *name = key + p->skip;
+    struct gc_key item;
     uint64_t id;
     (void)info;
     (void)err;
-    if (is_prefix || bh_pack_id_of_name(&id, key + p->skip) != 0)
+    if (is_prefix)
         return 0;
-    int64_t *value = gc_set_get(p->packs, gc_pack_key(id));
+    if (p->kind == GC_PACK && bh_pack_id_of_name(&id, name) == 0)
+        item = gc_pack_key(id);
+    else if (p->kind == GC_RECORD && bh_is_snapshot_id(name))
+        item = gc_record_key(name);
+    else
+        return 0;
+    int64_t *value = gc_set_get(p->items, item);
     if (value && *value >= 0) {
         *value = -1;
         p->found++;
@@ -120,22 +140,52 @@ static int note_present(void *arg, const char *key, bool is_prefix,
     return 0;
 }
 
+static int check_present(struct bh_bucket *b, const char *prefix, const char *place,
+                         struct gc_set *items, enum gc_kind kind, const struct bh_call *call,
+                         struct bh_error *err)
+{
+    char all[BH_KEY_MAX + 1];
+    snprintf(all, sizeof all, "%s%s", prefix, place);
+    struct presence p = {.items = items, .kind = kind, .skip = strlen(all)};
+    const struct bh_list_request req = {.prefix = all};
+    int rc = items->count ? bh_bucket_list(b, &req, note_present, &p, call, err) : 0;
+    for (size_t i = 0; rc == 0 && p.found < items->count && i < items->room; i++)
+        if (items->slots[i].key.b && items->slots[i].value >= 0)
+            rc = gone(&items->slots[i].key, err);
+    return rc;
+}
+
+/* What was marked. */
+static int check_all(struct gc_mark *m, struct bh_error *err)
+{
+    const struct gc_set *const sets[] = {&m->packs, &m->records, NULL};
+    int rc = check_list(m->bucket, m->prefix, sets, m->call, err);
+    if (rc == 0)
+        rc = check_present(m->bucket, m->prefix, "packs/", &m->packs, GC_PACK, m->call, err);
+    if (rc == 0)
+        rc = check_present(m->bucket, m->prefix, "snapshots/", &m->records, GC_RECORD, m->call,
+                           err);
+    return rc;
+}
+
 int bh_gc_check_root(struct bh_bucket *b, const char *prefix, struct bh_trees *t,
                      const struct bh_root *root, const struct bh_call *call, struct bh_error *err)
 {
     struct gc_mark m = {.bucket = b, .prefix = prefix, .trees = t, .call = call};
-    char packs[BH_KEY_MAX + 1];
-    snprintf(packs, sizeof packs, "%spacks/", prefix);
-    struct presence p = {.packs = &m.packs, .skip = strlen(packs)};
-    const struct bh_list_request req = {.prefix = packs};
     int rc = gc_mark_root(&m, root, &m.last_db, "the base", err);
     if (rc == 0)
-        rc = check_list(b, prefix, &m.packs, call, err);
+        rc = check_all(&m, err);
+    gc_mark_free(&m);
+    return rc;
+}
+
+int bh_gc_check_head(struct bh_bucket *b, const char *prefix, struct bh_trees *t,
+                     const struct bh_head *head, const struct bh_call *call, struct bh_error *err)
+{
+    struct gc_mark m = {.bucket = b, .prefix = prefix, .trees = t, .call = call};
+    int rc = gc_mark_head(&m, head, head->branch, err);
     if (rc == 0)
-        rc = bh_bucket_list(b, &req, note_present, &p, call, err);
-    for (size_t i = 0; rc == 0 && p.found < m.packs.count && i < m.packs.room; i++)
-        if (m.packs.slots[i].key.b && m.packs.slots[i].value >= 0)
-            rc = gone(m.packs.slots[i].key.a, err);
+        rc = check_all(&m, err);
     gc_mark_free(&m);
     return rc;
 }

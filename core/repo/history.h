@@ -13,7 +13,8 @@
 struct bh_history;
 
 /* cfg, bucket and plain must outlive it; live must be closed before it is freed, as reads of the
- * live database may need it. read_only: nothing is written to the bucket. */
+ * live database may need it. read_only: nothing is written to the bucket but a pin, which keeps gc
+ * off what is read. */
 int bh_history_new(struct bh_history **out, const struct bh_config *cfg, struct bh_bucket *bucket,
                    struct bh_plain *plain, bool read_only, struct bh_error *err);
 void bh_history_free(struct bh_history *h);
@@ -43,7 +44,8 @@ int bh_history_flush(struct bh_history *h, bool keep_previous, bool last,
                      struct bh_flush_result *result, const struct bh_call *call,
                      struct bh_error *err);
 
-/* Renews the lease if a third of its life is over; lets go of it. */
+/* Renews lease and pin if a third of their life is over; lets go of them (of the pin, unless changes
+ * are left behind). */
 int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
 int bh_history_release(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
 /* An orderly end: what was fetched is on the disk, so the next start believes the block map also if

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "repo/gc.h"
 #include "repo/history_private.h"
 #include "util/cleanup.h"
 #include "util/log.h"
@@ -17,12 +18,50 @@ static int check_name(const char *name, struct bh_error *err)
                    name);
 }
 
+static int put_branch(struct bh_history *h, struct bh_head *head, char etag[BH_ETAG_MAX],
+                      const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_head there;
+    etag[0] = '\0';
+    int rc = bh_head_put(h->bucket, h->prefix, head, etag, NULL, NULL, call, err);
+    if (rc != ESTALE)
+        return rc;
+    rc = bh_head_get(h->bucket, h->prefix, head->branch, &there, etag, call, err);
+    if (rc == ENOENT) { /* a tombstone: what it counts goes on */
+        head->sequence = there.sequence + 1;
+        head->lease.epoch = there.lease.epoch + 1;
+        rc = history_check_tombstone(h, &there, call, err);
+        if (rc == 0)
+            rc = bh_head_put(h->bucket, h->prefix, head, etag, NULL, NULL, call, err);
+    } else if (rc == 0) {
+        rc = ESTALE;
+    }
+    return rc == ESTALE ? bh_fail(err, EEXIST, "branch %s exists already", head->branch) : rc;
+}
+
+/* Makes it a tombstone that names nothing. The error that led here stays. */
+static void take_back(struct bh_history *h, struct bh_head *head, char etag[BH_ETAG_MAX],
+                      const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_error why;
+    head->deleted = true;
+    head->newest = (struct bh_index_entry){0};
+    head->index = (struct bh_root){0};
+    head->previous[0] = '\0';
+    if (history_release_head(h, head, etag, call, &why) == 0)
+        return;
+    bh_log(BH_LOG_ERROR, "branch %s: %s; it could not be removed again: %s", head->branch,
+           err->text, why.text);
+    bh_fail_prefix(err, err->code, "branch %s is there, but cannot be relied on: rmdir branches/%s",
+                   head->branch, head->branch);
+}
+
 int history_new_branch(struct bh_history *h, const char *name, const struct bh_head *on,
                        const struct bh_index_entry *e, const struct bh_root *index,
                        const struct bh_call *call, struct bh_error *err)
 {
-    struct bh_head head = {0}, there;
-    char etag[BH_ETAG_MAX] = "";
+    struct bh_head head = {0};
+    char etag[BH_ETAG_MAX], what[BH_BRANCH_MAX + 32];
     snprintf(head.branch, sizeof head.branch, "%s", name);
     head.sequence = 1;
     head.newest = *e;
@@ -33,18 +72,29 @@ int history_new_branch(struct bh_history *h, const char *name, const struct bh_h
         memcpy(head.previous, on->previous, sizeof head.previous);
     snprintf(head.forked_from, sizeof head.forked_from, "%s", on->branch);
     memcpy(head.fork_snapshot, on->newest.id, sizeof head.fork_snapshot);
-    int rc = bh_head_put(h->bucket, h->prefix, &head, etag, NULL, NULL, call, err);
-    if (rc != ESTALE)
+    int rc = put_branch(h, &head, etag, call, err);
+    if (rc || !on->newest.id[0]) /* nothing but what was just uploaded */
         return rc;
-    rc = bh_head_get(h->bucket, h->prefix, name, &there, etag, call, err);
-    if (rc == ENOENT) { /* a tombstone: what it counts goes on */
-        head.sequence = there.sequence + 1;
-        head.lease.epoch = there.lease.epoch + 1;
-        rc = bh_head_put(h->bucket, h->prefix, &head, etag, NULL, NULL, call, err);
-    } else if (rc == 0) {
-        rc = ESTALE;
-    }
-    return rc == ESTALE ? bh_fail(err, EEXIST, "branch %s exists already", name) : rc;
+    snprintf(what, sizeof what, "branch %s was not made", name);
+    rc = history_check_made(h, on, &head, what, call, err);
+    if (rc)
+        take_back(h, &head, etag, call, err);
+    return rc;
+}
+
+/* Who was pushed out of a branch may be based on what has been dropped since: then all of it is
+ * uploaded anew. */
+static int leave_condemned(struct bh_history *h, struct history_image *img,
+                           const struct bh_call *call, struct bh_error *err)
+{
+    if (bh_ref_is_zero(&img->base.ref))
+        return 0;
+    int rc = bh_gc_check_root(h->bucket, h->prefix, h->trees, &img->base, call, err);
+    if (rc != EAGAIN && rc != EIO && rc != ENOENT)
+        return rc;
+    bh_log(BH_LOG_WARNING, "what the changes are based on is being reclaimed (%s): all is uploaded",
+           err->text);
+    return history_image_anew(h, img, err);
 }
 
 int history_save_as(struct bh_history *h, const char *name, const struct bh_head *on,
@@ -58,7 +108,9 @@ int history_save_as(struct bh_history *h, const char *name, const struct bh_head
         int rc = history_freeze(h, &img, &tries, call, err);
         if (rc)
             return rc;
-        rc = history_store_image(h, &img, on, name, &e, &index, &sent, NULL, call, err);
+        rc = leave_condemned(h, &img, call, err);
+        if (rc == 0)
+            rc = history_store_image(h, &img, on, name, &e, &index, &sent, NULL, call, err);
         bool again = rc && img.broken == EAGAIN;
         history_image_free(&img, false);
         plain_phase(h->plain, PHASE_NONE, 0);
@@ -104,7 +156,11 @@ int bh_history_fork(struct bh_history *h, const char *name, const struct bh_call
         struct bh_head now;
         char etag[BH_ETAG_MAX];
         rc = bh_head_get(h->bucket, h->prefix, h->head.branch, &now, etag, call, err);
-        return rc && rc != ENOENT ? rc : history_save_as(h, name, rc ? &h->head : &now, call, err);
+        if (rc == ENOENT) { /* nothing keeps what it was */
+            now = (struct bh_head){0};
+            memcpy(now.branch, h->head.branch, sizeof now.branch);
+        }
+        return rc && rc != ENOENT ? rc : history_save_as(h, name, &now, call, err);
     }
     rc = h->flush(h->flush_arg, call, err);
     if (rc == 0 && !h->head.newest.id[0])
@@ -233,12 +289,17 @@ static int bury(struct bh_history *h, struct bh_head *head, char etag[BH_ETAG_MA
                 const struct bh_call *call, struct bh_error *err)
 {
     BH_FREE char *key = bh_config_branch_key(h->cfg, head->branch);
+    struct bh_head now;
     if (!key)
         return bh_fail(err, ENOMEM, "out of memory");
     head->deleted = true;
-    int rc = history_release_head(h, head, etag, call, err);
+    head->sequence++;
+    head->lease.writer[0] = '\0';
+    int rc = bh_head_put(h->bucket, h->prefix, head, etag, &now, NULL, call, err);
+    if (rc == ESTALE && now.lease.writer[0])
+        return bh_lease_check(&now, "", 0, false, err);
     if (rc == ESTALE)
-        return bh_fail(err, EBUSY, "branch %s has just been taken by another writer", head->branch);
+        return bh_fail(err, EBUSY, "branch %s has just been written by another mount", head->branch);
     return rc ? rc : bh_bucket_delete(h->bucket, key, call, err); /* or upstream would find it */
 }
 
@@ -267,7 +328,9 @@ int bh_history_rename_branch(struct bh_history *h, const char *from, const char 
     rc = bh_head_get(h->bucket, h->prefix, to, &there, new_etag, call, err);
     if (rc == 0)
         return bh_fail(err, EEXIST, "branch %s exists already", to);
-    if (rc != ENOENT)
+    if (rc == ENOENT)
+        rc = history_check_tombstone(h, &there, call, err);
+    if (rc)
         return rc;
     fresh = head;
     snprintf(fresh.branch, sizeof fresh.branch, "%s", to);
@@ -277,5 +340,9 @@ int bh_history_rename_branch(struct bh_history *h, const char *from, const char 
     rc = bh_head_put(h->bucket, h->prefix, &fresh, new_etag, NULL, NULL, call, err);
     if (rc == ESTALE)
         return bh_fail(err, EEXIST, "branch %s exists already", to);
-    return rc ? rc : bury(h, &head, etag, call, err);
+    if (rc == 0)
+        rc = bury(h, &head, etag, call, err);
+    if (rc == EBUSY) /* it was not to be renamed */
+        take_back(h, &fresh, new_etag, call, err);
+    return rc;
 }

@@ -41,11 +41,20 @@ static int settle(struct bh_history *h, const struct bh_index_entry *e, struct b
     return rc;
 }
 
+/* A lease that ended while the machine slept, or the store was away, may be another's now: what the
+ * branch is must be looked at before anything is uploaded on top of it. */
+static bool lease_is_over(const struct bh_history *h)
+{
+    return h->have_clock && h->head.lease.writer[0] &&
+           h->head.lease.expires_ms <= bh_boot_ms() + h->clock_offset_ms;
+}
+
 /* The branch is as it was when we knew it, or an answer got lost and it is what we put. */
 int history_sync_head(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
 {
     struct bh_state *st = &h->live->dir.state;
-    if (h->have_head && !h->doubt && !st->pending_snapshot[0])
+    const bool had_head = h->have_head;
+    if (had_head && !h->doubt && !st->pending_snapshot[0] && !lease_is_over(h))
         return 0;
     int rc = history_open(h, true, call, err);
     if (rc)
@@ -55,7 +64,7 @@ int history_sync_head(struct bh_history *h, const struct bh_call *call, struct b
         return bh_fail(err, ENOMEM, "out of memory");
     rc = history_read_head(h, branch, call, err);
     if (rc == ENOENT && !st->base_snapshot[0])
-        return 0; /* new */
+        return history_check_tombstone(h, &h->head, call, err); /* new */
     if (rc == ENOENT)
         return bh_fail(err, ESTALE,
                        "branch %s is gone from the bucket since this mount used it; save your "
@@ -70,7 +79,8 @@ int history_sync_head(struct bh_history *h, const struct bh_call *call, struct b
         if (rc)
             return rc;
     }
-    return history_check_lease(h, call, err);
+    rc = history_check_lease(h, call, err);
+    return rc == EBUSY && had_head ? history_fenced(h, &h->head, err) : rc;
 }
 
 static int announce(struct bh_history *h, const char *id, struct bh_error *err)
@@ -209,6 +219,8 @@ int bh_history_flush(struct bh_history *h, bool keep_previous, bool last,
         if (rc == 0)
             rc = flush(h, last, result, call, err);
         plain_phase(h->plain, PHASE_NONE, 0);
+        if (h->fenced)
+            history_keep_pin(h, call);
     }
     memcpy(result->snapshot, st->base_snapshot, sizeof result->snapshot);
     result->seconds = (double)(bh_mono_ns() - begin) / 1e9;

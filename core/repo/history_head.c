@@ -21,9 +21,12 @@ int history_read_head(struct bh_history *h, const char *branch, const struct bh_
     BH_LOCK_SCOPE(&h->mutex);
     memcpy(h->etag, etag, sizeof h->etag);
     h->have_head = rc == 0;
-    uint64_t sequence = etag[0] ? head.sequence : 0;
-    uint64_t epoch = etag[0] ? head.lease.epoch : 0;
-    h->head = rc == 0 ? head : (struct bh_head){.sequence = sequence, .lease.epoch = epoch};
+    struct bh_head none = {0};
+    if (etag[0]) { /* a tombstone: what it counts goes on, and gc may hold it */
+        none.sequence = head.sequence;
+        none.lease = head.lease;
+    }
+    h->head = rc == 0 ? head : none;
     snprintf(h->head.branch, sizeof h->head.branch, "%s", branch);
     return rc;
 }
@@ -120,6 +123,16 @@ int history_may_take(struct bh_history *h, const struct bh_head *head, bool stea
     return rc ? rc : bh_lease_check(head, name, now, steal, err);
 }
 
+int history_check_tombstone(struct bh_history *h, const struct bh_head *there,
+                            const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_head tombstone = *there;
+    if (!tombstone.lease.writer[0])
+        return 0;
+    tombstone.deleted = true;
+    return history_may_take(h, &tombstone, false, call, err);
+}
+
 int history_release_head(struct bh_history *h, struct bh_head *head, char etag[BH_ETAG_MAX],
                          const struct bh_call *call, struct bh_error *err)
 {
@@ -149,6 +162,7 @@ int history_check_lease(struct bh_history *h, const struct bh_call *call, struct
 int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
 {
     int64_t now;
+    history_keep_pin(h, call);
     if (h->read_only || h->fenced || !h->have_head)
         return 0;
     int rc = history_now(h, &now, call, err);
@@ -166,6 +180,7 @@ int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh
 
 int bh_history_release(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
 {
+    history_leave_pin(h, call);
     if (h->read_only || h->fenced || !h->have_head || !h->head.lease.writer[0])
         return 0;
     struct bh_head head = h->head;

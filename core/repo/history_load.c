@@ -87,7 +87,7 @@ static int pin_for_old_writer(struct bh_history *h, const struct bh_call *call,
     if (!kept.lease.writer[0] || !kept.newest.id[0] || history_is_own_lease(h, &kept))
         return 0;
     kept.index = (struct bh_root){0};
-    kept.lease.expires_ms = bh_mono_ms() + h->clock_offset_ms + PIN_MS;
+    kept.lease.expires_ms = bh_boot_ms() + h->clock_offset_ms + PIN_MS;
     return bh_pin_put(h->bucket, h->prefix, kept.lease.writer, &kept, call, err);
 }
 
@@ -106,7 +106,9 @@ static int take_lease(struct bh_history *h, const struct bh_call *call, struct b
         char branch[BH_BRANCH_MAX];
         memcpy(branch, h->head.branch, sizeof branch);
         rc = history_read_head(h, branch, call, err);
-        if (rc && rc != ENOENT)
+        if (rc == ENOENT)
+            rc = history_check_tombstone(h, &h->head, call, err);
+        if (rc)
             return rc;
     }
 }
@@ -126,6 +128,7 @@ static int take_lease_if_it_answers(struct bh_history *h, const struct bh_call *
 static int load_newest(struct bh_history *h, struct bh_load_report *report,
                        const struct bh_call *call, struct bh_error *err)
 {
+    const bool had_writer = h->live->dir.state.writer[0] != '\0'; /* whose pin another has put */
     if (bh_history_is_dirty(h)) {
         char name[BH_BRANCH_MAX];
         if (h->read_only)
@@ -148,6 +151,7 @@ static int load_newest(struct bh_history *h, struct bh_load_report *report,
                   name);
     }
     int rc = history_swap_to(h, &h->head, &h->head.newest, "", err);
+    h->pin.left = h->pin.left || had_writer;
     if (rc == 0)
         bh_log(BH_LOG_INFO, "branch %s at snapshot %s: %" PRIu64 " bytes, fetched as they are read",
                h->head.branch, h->head.newest.id, h->head.newest.db.size);
@@ -212,9 +216,10 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
     if (rc)
         return rc;
     struct bh_error why;
+    h->pin.left = bh_history_is_dirty(h);
     rc = history_open(h, false, call, &why); /* the first flush begins one */
     if (rc == 0)
-        rc = history_read_head(h, branch, call, &why);
+        rc = history_read_pinned(h, branch, call, &why);
     if (rc && plain_is_passing(rc) && !bh_live_is_fresh(h->live)) {
         plain_say_away(h->live, &why, report);
         return 0;
@@ -226,6 +231,8 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
                                        : bh_plain_load(h->plain, report, call, err);
     if (rc == 0 && found && !h->read_only)
         rc = take_lease_if_it_answers(h, call, err);
+    if (rc == 0)
+        history_keep_pin(h, call);
     if (rc == 0 && strcmp(before, branch))
         history_let_go(h, before, call);
     if (rc == 0 && strcmp(st->branch, branch)) {

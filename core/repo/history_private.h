@@ -8,6 +8,12 @@
 #include "repo/history.h"
 #include "repo/plain_private.h"
 
+struct history_pin {
+    int64_t until_ms; /* when it ends, by the store's clock; 0: there is none, as far as known */
+    bool left;        /* one of an earlier life may be there */
+    bool refused;     /* it cannot be had: not tried again */
+};
+
 struct bh_history {
     const struct bh_config *cfg;
     struct bh_bucket *bucket;
@@ -20,6 +26,7 @@ struct bh_history {
     void *flush_arg;
     bool settled;             /* the format object was seen */
     int64_t plain_written_ms; /* monotonic: when KEY was written last */
+    struct history_pin pin;
 
     pthread_mutex_t mutex;  /* what follows */
     struct bh_packs *packs; /* NULL until there is a history; stay when they are there */
@@ -31,7 +38,7 @@ struct bh_history {
     bool fenced, advisory;
     struct bh_lease taker;   /* if fenced: who has the branch now, as far as known */
     bool doubt;              /* the head may be another: it is read again before it is written */
-    int64_t clock_offset_ms; /* the store's clock minus the monotonic one */
+    int64_t clock_offset_ms; /* the store's clock minus bh_boot_ms */
     bool have_clock;
     int64_t last_id_ms;
     char plain_error[BH_ERROR_TEXT_MAX];
@@ -83,11 +90,40 @@ bool history_is_own_lease(struct bh_history *h, const struct bh_head *head);
 int history_check_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
 int history_may_take(struct bh_history *h, const struct bh_head *head, bool steal,
                      const struct bh_call *call, struct bh_error *err);
+/* Whether a branch may be written over a tombstone, of which `there` has sequence and lease. EBUSY:
+ * a gc is about to delete it, and would delete the branch. */
+int history_check_tombstone(struct bh_history *h, const struct bh_head *there,
+                            const struct bh_call *call, struct bh_error *err);
 /* Puts *head without a lease; etag is the new one then. */
 int history_release_head(struct bh_history *h, struct bh_head *head, char etag[BH_ETAG_MAX],
                          const struct bh_call *call, struct bh_error *err);
 /* A branch that an earlier life of this state directory was on is free at once. */
 void history_let_go(struct bh_history *h, const char *branch, const struct bh_call *call);
+
+/* --- history_pin.c: KEY.bhfs/pins/WRITER; under the turn --- */
+/* Puts it, renews it in time or removes it, as what this mount does wants it. What goes wrong is
+ * logged: nothing depends on it at once. */
+void history_keep_pin(struct bh_history *h, const struct bh_call *call);
+/* The same after h->head has become another one. */
+void history_pin_again(struct bh_history *h, const struct bh_call *call);
+/* Before e becomes what the live content is based on. */
+int history_pin_entry(struct bh_history *h, const struct bh_index_entry *e,
+                      const struct bh_call *call, struct bh_error *err);
+/* history_read_head; a mount that only reads has what it read pinned, then. */
+int history_read_pinned(struct bh_history *h, const char *branch, const struct bh_call *call,
+                        struct bh_error *err);
+/* At the end, before the lease goes: it stays for changes that are not flushed, only. */
+void history_leave_pin(struct bh_history *h, const struct bh_call *call);
+
+/* --- history_guard.c: a second look, after the write --- */
+/* `made` was made a head of what `on`, a head as it was before, names (and what was uploaded just
+ * now). ESTALE with a sentence that begins with `what`, as "branch x was not made": gc may have
+ * condemned it; made must be taken back. So it must after any other error. */
+int history_check_made(struct bh_history *h, const struct bh_head *on, const struct bh_head *made,
+                       const char *what, const struct bh_call *call, struct bh_error *err);
+/* The same for what names the snapshot e alone, found in the history of h->head. */
+int history_check_entry(struct bh_history *h, const struct bh_index_entry *e, const char *what,
+                        const struct bh_call *call, struct bh_error *err);
 
 /* --- history_plain.c: the plain object, where it is not what we wrote last --- */
 /* Looks at KEY: one of ours is the one that is overwritten next; one by somebody else is saved as
@@ -126,6 +162,8 @@ struct history_image {
 };
 int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tries,
                    const struct bh_call *call, struct bh_error *err);
+/* All of it counts as changed: nothing of the base is referred to. */
+int history_image_anew(struct bh_history *h, struct history_image *img, struct bh_error *err);
 
 /* The same of that image. */
 int history_store_image(struct bh_history *h, struct history_image *img, const struct bh_head *on,
@@ -135,7 +173,8 @@ int history_store_image(struct bh_history *h, struct history_image *img, const s
 /* Ends the freeze; flushed: see bh_store_thaw. */
 void history_image_free(struct history_image *img, bool flushed);
 
-/* Makes a branch `name` whose newest snapshot is e, forked from `on`. EEXIST. */
+/* Makes a branch `name` whose newest snapshot is e, forked from `on`. EEXIST. EBUSY: a gc is
+ * removing what is left of one of that name. ESTALE: what `on` names is being reclaimed. */
 int history_new_branch(struct bh_history *h, const char *name, const struct bh_head *on,
                        const struct bh_index_entry *e, const struct bh_root *index,
                        const struct bh_call *call, struct bh_error *err);

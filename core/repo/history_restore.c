@@ -149,9 +149,14 @@ int bh_history_restore(struct bh_history *h, const char *what, char id[BH_SNAPSH
         rc = resolve(h, what, &e, call, err);
     if (rc)
         return rc;
-    rc = history_swap_to(h, &h->head, &e, e.id, err);
+    rc = history_pin_entry(h, &e, call, err);
+    if (rc == 0)
+        rc = history_check_entry(h, &e, "nothing was restored", call, err);
+    if (rc == 0)
+        rc = history_swap_to(h, &h->head, &e, e.id, err);
     if (rc == 0)
         rc = h->flush(h->flush_arg, call, err);
+    history_keep_pin(h, call); /* until it is flushed */
     memcpy(id, e.id, BH_SNAPSHOT_ID_MAX);
     if (rc == 0)
         bh_log(BH_LOG_INFO, "restored %s: it is snapshot %s now", e.id, h->head.newest.id);
@@ -171,6 +176,34 @@ static int check_label(const char *label, struct bh_error *err)
         label);
 }
 
+/* The error that led here stays. */
+static void take_label_back(struct bh_history *h, const char *label, const struct bh_call *call,
+                            struct bh_error *err)
+{
+    struct bh_error why;
+    int rc = bh_label_delete(h->bucket, h->prefix, label, call, &why);
+    if (rc == 0 || rc == ENOENT)
+        return;
+    bh_log(BH_LOG_ERROR, "label %s: %s; it could not be removed again: %s", label, err->text,
+           why.text);
+    bh_fail_prefix(err, err->code, "label %s is there, but cannot be relied on: rmdir snapshots/%s",
+                   label, label);
+}
+
+static int give_label(struct bh_history *h, const char *label, const struct bh_index_entry *e,
+                      const struct bh_call *call, struct bh_error *err)
+{
+    char what[BH_BRANCH_MAX + 32];
+    int rc = bh_label_put(h->bucket, h->prefix, label, e->id, call, err);
+    if (rc)
+        return rc;
+    snprintf(what, sizeof what, "label %s was not given", label);
+    rc = history_check_entry(h, e, what, call, err);
+    if (rc)
+        take_label_back(h, label, call, err);
+    return rc;
+}
+
 int bh_history_label(struct bh_history *h, const char *what, const char *label,
                      const struct bh_call *call, struct bh_error *err)
 {
@@ -187,7 +220,7 @@ int bh_history_label(struct bh_history *h, const char *what, const char *label,
     if (rc == 0 && !e.id[0])
         rc = bh_fail(err, ENOENT, "branch %s has no snapshot yet: write something first",
                      h->head.branch);
-    return rc ? rc : bh_label_put(h->bucket, h->prefix, label, e.id, call, err);
+    return rc ? rc : give_label(h, label, &e, call, err);
 }
 
 int bh_history_unlabel(struct bh_history *h, const char *label, const struct bh_call *call,
@@ -202,7 +235,7 @@ int bh_history_unlabel(struct bh_history *h, const char *label, const struct bh_
 int bh_history_rename_label(struct bh_history *h, const char *from, const char *to,
                             const struct bh_call *call, struct bh_error *err)
 {
-    char id[BH_SNAPSHOT_ID_MAX];
+    char id[BH_SNAPSHOT_ID_MAX], now[BH_SNAPSHOT_ID_MAX];
     if (h->read_only)
         return bh_fail(err, EROFS, "this is a read-only mount: its labels are not changed");
     int rc = check_label(from, err);
@@ -212,6 +245,14 @@ int bh_history_rename_label(struct bh_history *h, const char *from, const char *
         rc = find_labelled(h, from, id, call, err);
     if (rc == 0)
         rc = bh_label_put(h->bucket, h->prefix, to, id, call, err);
+    if (rc)
+        return rc;
+    /* Until here the old one has kept the snapshot. */
+    rc = find_labelled(h, from, now, call, err);
+    if (rc == 0 && strcmp(now, id))
+        rc = bh_fail(err, ESTALE, "label %s was given to another snapshot meanwhile", from);
+    if (rc)
+        take_label_back(h, to, call, err);
     return rc ? rc : bh_label_delete(h->bucket, h->prefix, from, call, err);
 }
 

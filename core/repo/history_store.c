@@ -155,7 +155,7 @@ static int check_slow(struct bh_history *h, struct bh_pack_writer *w, int64_t be
 {
     size_t count;
     const uint64_t *ids = bh_pack_writer_ids(w, &count);
-    if (bh_mono_ms() - begin < h->cfg->retention.grace_ms / 4)
+    if (bh_boot_ms() - begin < h->cfg->retention.grace_ms / 4)
         return 0;
     return bh_gc_check_packs(h->bucket, h->prefix, ids, count, call, err);
 }
@@ -165,7 +165,7 @@ int history_store(struct bh_history *h, const struct history_content *c, const s
                   uint64_t *sent, bool *unchanged, const struct bh_call *call, struct bh_error *err)
 {
     struct bh_pack_writer *w;
-    int64_t begin = bh_mono_ms();
+    int64_t begin = bh_boot_ms();
     *e = (struct bh_index_entry){0};
     plain_phase(h->plain, PHASE_UPLOAD, c->count * h->block_size);
     int rc = bh_pack_writer_new(&w, h->packs, BH_TREE_DB, call, err);
@@ -203,6 +203,16 @@ static int read_frozen(void *arg, void *buf, size_t len, uint64_t offset)
     return rc;
 }
 
+static int list_changes(struct bh_history *h, struct history_image *img, bool all,
+                        struct bh_error *err)
+{
+    if (all)
+        img->base = (struct bh_root){0};
+    int rc = bh_frozen_changed(img->frozen, h->block_size, img->base.size, all, &img->blocks,
+                               &img->count);
+    return rc ? bh_fail(err, rc, "the changes cannot be listed: %s", strerror(rc)) : 0;
+}
+
 int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tries,
                    const struct bh_call *call, struct bh_error *err)
 {
@@ -215,15 +225,18 @@ int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tr
         rc = bh_live_freeze(h->live, (*tries)++ >= IMPATIENT_TRIES, &img->frozen, err);
     if (rc)
         return rc;
-    bool all = !h->live->dir.state.base_root[0] || !h->head.newest.id[0];
-    if (all)
-        img->base = (struct bh_root){0};
-    rc = bh_frozen_changed(img->frozen, h->block_size, img->base.size, all, &img->blocks,
-                           &img->count);
-    if (rc == 0)
-        return 0;
-    bh_store_thaw(img->frozen, false);
-    return bh_fail(err, rc, "the changes cannot be listed: %s", strerror(rc));
+    rc = list_changes(h, img, !h->live->dir.state.base_root[0] || !h->head.newest.id[0], err);
+    if (rc)
+        bh_store_thaw(img->frozen, false);
+    return rc;
+}
+
+int history_image_anew(struct bh_history *h, struct history_image *img, struct bh_error *err)
+{
+    free(img->blocks);
+    img->blocks = NULL;
+    img->count = 0;
+    return list_changes(h, img, true, err);
 }
 
 int history_store_image(struct bh_history *h, struct history_image *img, const struct bh_head *on,
