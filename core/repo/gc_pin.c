@@ -163,8 +163,8 @@ static int check_all(struct gc_mark *m, struct bh_error *err)
     if (rc == 0)
         rc = check_present(m->bucket, m->prefix, "packs/", &m->packs, GC_PACK, m->call, err);
     if (rc == 0)
-        rc = check_present(m->bucket, m->prefix, "snapshots/", &m->records, GC_RECORD, m->call,
-                           err);
+        rc =
+            check_present(m->bucket, m->prefix, "snapshots/", &m->records, GC_RECORD, m->call, err);
     return rc;
 }
 

@@ -437,12 +437,14 @@ int bh_lease_check(const struct bh_head *h, const char *writer, int64_t now_ms, 
 {
     const struct bh_lease *l = &h->lease;
     char until[32];
-    if (h->deleted && l->writer[0] && l->expires_ms > now_ms) /* by gc, whoever may be told to steal */
-        return bh_fail(err, EBUSY,
-                       "the branch %s was deleted, and what is left of it is being removed by gc on "
-                       "%s (process %" PRId64 "), until %s at the latest: try again then",
-                       h->branch, l->host[0] ? l->host : "an unknown host", l->pid,
-                       bh_format_time(l->expires_ms, until, sizeof until));
+    if (h->deleted && l->writer[0] &&
+        l->expires_ms > now_ms) /* by gc, whoever may be told to steal */
+        return bh_fail(
+            err, EBUSY,
+            "the branch %s was deleted, and what is left of it is being removed by gc on "
+            "%s (process %" PRId64 "), until %s at the latest: try again then",
+            h->branch, l->host[0] ? l->host : "an unknown host", l->pid,
+            bh_format_time(l->expires_ms, until, sizeof until));
     if (steal || !l->writer[0] || strcmp(l->writer, writer) == 0 || l->expires_ms <= now_ms)
         return 0;
     return bh_fail(err, EBUSY,

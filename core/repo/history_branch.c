@@ -299,7 +299,8 @@ static int bury(struct bh_history *h, struct bh_head *head, char etag[BH_ETAG_MA
     if (rc == ESTALE && now.lease.writer[0])
         return bh_lease_check(&now, "", 0, false, err);
     if (rc == ESTALE)
-        return bh_fail(err, EBUSY, "branch %s has just been written by another mount", head->branch);
+        return bh_fail(err, EBUSY, "branch %s has just been written by another mount",
+                       head->branch);
     return rc ? rc : bh_bucket_delete(h->bucket, key, call, err); /* or upstream would find it */
 }
 

@@ -40,8 +40,10 @@ static int say_gone(struct bh_error *err, int rc, const struct bh_head *on, cons
 {
     struct bh_error why = *err;
     if (rc != EAGAIN && rc != EIO && rc != ENOENT)
-        return bh_fail_prefix(err, rc, "%s, as it could not be seen whether gc has left what it "
-                                       "refers to alone", what);
+        return bh_fail_prefix(err, rc,
+                              "%s, as it could not be seen whether gc has left what it "
+                              "refers to alone",
+                              what);
     char *advice = strstr(why.text, ": flush again");
     if (advice)
         *advice = '\0';

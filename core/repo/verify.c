@@ -8,10 +8,11 @@
 #include "repo/verify_private.h"
 #include "util/cleanup.h"
 
-#define TREE_CACHE   ((size_t)4 << 20) /* of the indexes; nodes of databases are read once */
-#define PACK_TARGET  (16u << 20)       /* of no meaning for reading, but wanted */
-#define PARALLEL_MAX 8u
-#define RUNS         3
+#define TREE_CACHE    ((size_t)4 << 20) /* of the indexes; nodes of databases are read once */
+#define PACK_TARGET   (16u << 20)       /* of no meaning for reading, but wanted */
+#define PARALLEL_MAX  8u
+#define TREES_AT_ONCE 64u
+#define RUNS          3
 
 /* --- what is found --- */
 
@@ -114,7 +115,7 @@ static int open_packs(struct verify *v, struct bh_error *err)
     options.parallel = parallel < 1              ? 1
                        : parallel < PARALLEL_MAX ? (unsigned)parallel
                                                  : PARALLEL_MAX;
-    return bh_packs_new(&v->packs, v->bucket, v->prefix, &options, err);
+    return bh_packs_new(&v->packs, v->ahead, v->prefix, &options, err);
 }
 
 /* Without the format object the rest is looked at all the same. *none: there is no history. */
@@ -154,13 +155,38 @@ static int check_root(struct verify *v, struct verify_snapshot *s, const struct 
     return v->salvaging ? 0 : verify_note_name(v, name, why.text, err);
 }
 
+static bool is_checked(const struct verify_snapshot *s, bool salvage)
+{
+    return s->wanted && (s->source == FROM_SALVAGE) == salvage;
+}
+
+/* Of the snapshots from i on, as many as are read at once. Returns the first that is not. */
+static size_t read_trees_ahead(struct verify *v, size_t i, bool salvage)
+{
+    const struct bh_root *roots[2 * TREES_AT_ONCE];
+    size_t n = 0;
+    verify_ahead_over(v);
+    for (; i < v->snapshot_count && n < 2 * TREES_AT_ONCE; i++) {
+        const struct verify_snapshot *s = &v->snapshots[i];
+        if (!is_checked(s, salvage))
+            continue;
+        roots[n++] = &s->e.db;
+        roots[n++] = &s->e.names;
+    }
+    verify_trees_ahead(v, roots, n, false);
+    return i;
+}
+
 static int check_snapshots(struct verify *v, bool salvage, struct bh_error *err)
 {
     int rc = 0;
+    size_t ahead = 0;
     v->salvaging = salvage;
     for (size_t i = 0; i < v->snapshot_count && !rc; i++) {
+        if (i == ahead)
+            ahead = read_trees_ahead(v, i, salvage);
         struct verify_snapshot *s = &v->snapshots[i];
-        if (!s->wanted || (s->source == FROM_SALVAGE) != salvage)
+        if (!is_checked(s, salvage))
             continue;
         rc = check_root(v, s, &s->e.db, err);
         if (!rc)
@@ -200,6 +226,8 @@ static int run(struct verify *v, struct bh_error *err)
     bool none = false;
     int rc = bh_bucket_list(v->bucket, &req, take_object, v, v->call, err);
     if (!rc)
+        rc = verify_ahead_open(v, err);
+    if (!rc)
         rc = open_packs(v, err);
     if (!rc)
         rc = settle_format(v, &none, err);
@@ -233,6 +261,7 @@ static void verify_free(struct verify *v)
     verify_packs_free(v);
     bh_trees_free(v->trees);
     bh_packs_free(v->packs);
+    bh_bucket_close(v->ahead);
     for (size_t i = 0; i < v->object_count; i++)
         free(v->objects[i].name);
     for (size_t i = 0; i < v->damage_count; i++) {

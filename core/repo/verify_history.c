@@ -7,8 +7,10 @@
 #include "repo/verify_private.h"
 #include "util/cleanup.h"
 
-#define BLOCKS_AT_ONCE 16u /* of an index */
-#define CUT            64u /* bytes of a branch's name in an entry */
+#define BLOCKS_AT_ONCE  16u /* of an index */
+#define TEXTS_AT_ONCE   512u
+#define INDEXES_AT_ONCE 64u
+#define CUT             64u /* bytes of a branch's name in an entry */
 
 static int no_memory(struct bh_error *err)
 {
@@ -20,6 +22,42 @@ static const char *name_below(const struct verify_object *o, const char *dir)
 {
     size_t len = strlen(dir);
     return strncmp(o->name, dir, len) ? NULL : o->name + len;
+}
+
+/* --- reading ahead --- */
+
+/* Heads, labels and records, as they are listed; `at` of which is looked at now. */
+struct texts {
+    const char *dir;
+    bool (*is_name)(const char *name);
+    const char *names[TEXTS_AT_ONCE];
+};
+
+static void read_text(struct verify *v, void *arg, size_t i)
+{
+    const struct texts *t = arg;
+    BH_STRBUF key = {0};
+    BH_FREE char *text = NULL;
+    size_t len;
+    struct bh_error why;
+    bh_strbuf_addf(&key, "%s%s%s", v->prefix, t->dir, t->names[i]);
+    if (!key.failed)
+        (void)bh_bucket_get_small(v->ahead, key.data, BH_HEAD_TEXT_MAX, &text, &len, NULL, v->call,
+                                  &why);
+}
+
+/* The objects below dir from number i on. Returns the first that was not read. */
+static size_t read_texts_ahead(struct verify *v, size_t i, struct texts *t)
+{
+    size_t n = 0;
+    verify_ahead_over(v);
+    for (; i < v->object_count && n < TEXTS_AT_ONCE; i++) {
+        const char *name = name_below(&v->objects[i], t->dir);
+        if (name && t->is_name(name))
+            t->names[n++] = name;
+    }
+    verify_ahead(v, n, read_text, t);
+    return i;
 }
 
 /* --- heads --- */
@@ -56,7 +94,7 @@ static int look_at_head(struct verify *v, const char *branch, struct bh_error *e
 {
     struct verify_branch b = {.readable = true};
     struct bh_error why = {0};
-    int rc = bh_head_get(v->bucket, v->prefix, branch, &b.head, b.etag, v->call, &why);
+    int rc = bh_head_get(v->ahead, v->prefix, branch, &b.head, b.etag, v->call, &why);
     if (rc == ENOENT && !b.etag[0])
         return 0; /* gone since it was listed */
     if (rc == ENOENT) {
@@ -87,8 +125,12 @@ int verify_lost_head(struct verify *v, const char *branch, const char *proof, st
 int verify_heads(struct verify *v, struct bh_error *err)
 {
     char own[BH_BRANCH_MAX] = "";
+    struct texts texts = {.dir = "branches/", .is_name = bh_is_branch_name};
+    size_t ahead = 0;
     int rc = 0;
     for (size_t i = 0; i < v->object_count && !rc; i++) {
+        if (i == ahead)
+            ahead = read_texts_ahead(v, i, &texts);
         const char *name = name_below(&v->objects[i], "branches/");
         if (!name || !bh_is_branch_name(name))
             continue;
@@ -233,12 +275,32 @@ static int look_at_index(struct verify *v, size_t branch, struct bh_error *err)
     return rc;
 }
 
+static bool has_index(const struct verify_branch *b)
+{
+    return b->readable && !b->head.deleted;
+}
+
+static size_t read_indexes_ahead(struct verify *v, size_t i)
+{
+    const struct bh_root *roots[INDEXES_AT_ONCE];
+    size_t n = 0;
+    verify_ahead_over(v);
+    for (; i < v->branch_count && n < INDEXES_AT_ONCE; i++)
+        if (has_index(&v->branches[i]))
+            roots[n++] = &v->branches[i].head.index;
+    verify_trees_ahead(v, roots, n, true);
+    return i;
+}
+
 int verify_indexes(struct verify *v, struct bh_error *err)
 {
+    size_t ahead = 0;
     int rc = 0;
     for (size_t i = 0; i < v->branch_count && !rc; i++) {
+        if (i == ahead)
+            ahead = read_indexes_ahead(v, i);
         const struct bh_head *head = &v->branches[i].head;
-        if (!v->branches[i].readable || head->deleted)
+        if (!has_index(&v->branches[i]))
             continue;
         rc = look_at_index(v, i, err);
         if (!rc && head->newest.id[0])
@@ -265,7 +327,7 @@ int verify_read_record(struct verify *v, const char *id, struct bh_record *r, st
     if (key.failed)
         return no_memory(err);
     int rc =
-        bh_bucket_get_small(v->bucket, key.data, BH_HEAD_TEXT_MAX, &text, &len, NULL, v->call, err);
+        bh_bucket_get_small(v->ahead, key.data, BH_HEAD_TEXT_MAX, &text, &len, NULL, v->call, err);
     if (rc == EFBIG)
         return bh_fail(err, EIO, "it is too large for a record");
     if (!rc)
@@ -312,15 +374,19 @@ static int follow_label(struct verify *v, const char *label, const char *id, str
 
 int verify_labels(struct verify *v, struct bh_error *err)
 {
+    struct texts texts = {.dir = "labels/", .is_name = bh_is_label};
+    size_t ahead = 0;
     int rc = 0;
     for (size_t i = 0; i < v->object_count && !rc; i++) {
+        if (i == ahead)
+            ahead = read_texts_ahead(v, i, &texts);
         char id[BH_SNAPSHOT_ID_MAX];
         struct bh_error why = {0};
         const char *name = name_below(&v->objects[i], "labels/");
         if (!name || !bh_is_label(name))
             continue;
         v->objects[i].met = true;
-        rc = bh_label_get(v->bucket, v->prefix, name, id, v->call, &why);
+        rc = bh_label_get(v->ahead, v->prefix, name, id, v->call, &why);
         if (rc == 0)
             rc = follow_label(v, name, id, err);
         else if (rc == ENOENT) /* since it was listed */
@@ -340,10 +406,30 @@ static bool same_root(const struct bh_root *a, const struct bh_root *b)
     return a->size == b->size && a->depth == b->depth && !memcmp(x, y, sizeof x);
 }
 
+static bool is_compared(const struct verify_snapshot *s)
+{
+    return s->wanted && s->source != FROM_RECORD;
+}
+
+static size_t read_records_ahead(struct verify *v, size_t i, struct texts *t)
+{
+    size_t n = 0;
+    verify_ahead_over(v);
+    for (; i < v->snapshot_count && n < TEXTS_AT_ONCE; i++)
+        if (is_compared(&v->snapshots[i]))
+            t->names[n++] = v->snapshots[i].e.id;
+    verify_ahead(v, n, read_text, t);
+    return i;
+}
+
 int verify_records(struct verify *v, struct bh_error *err)
 {
+    struct texts texts = {.dir = "snapshots/"};
+    size_t ahead = 0;
     int rc = 0;
     for (size_t i = 0; i < v->snapshot_count && !rc; i++) {
+        if (i == ahead)
+            ahead = read_records_ahead(v, i, &texts);
         const struct verify_snapshot *s = &v->snapshots[i];
         char name[16 + BH_SNAPSHOT_ID_MAX];
         struct bh_record r;
@@ -353,7 +439,7 @@ int verify_records(struct verify *v, struct bh_error *err)
         record_name(s->e.id, name);
         verify_meet(v, name);
         v->records++;
-        if (s->source == FROM_RECORD)
+        if (!is_compared(s))
             continue;
         rc = bh_call_check(v->call, "verify", err);
         if (rc)
@@ -389,16 +475,38 @@ static int look_for_head(struct verify *v, const struct bh_record *r, struct bh_
     return verify_lost_head(v, branch, proof, err);
 }
 
+static bool is_orphan(const struct verify *v, const char *id)
+{
+    return id && bh_is_snapshot_id(id) && !verify_snapshot_of(v, id);
+}
+
+static size_t read_orphans_ahead(struct verify *v, size_t i, struct texts *t)
+{
+    size_t n = 0;
+    verify_ahead_over(v);
+    for (; i < v->object_count && n < TEXTS_AT_ONCE; i++) {
+        const char *id = name_below(&v->objects[i], t->dir);
+        if (is_orphan(v, id))
+            t->names[n++] = id;
+    }
+    verify_ahead(v, n, read_text, t);
+    return i;
+}
+
 static int each_orphan(struct verify *v,
                        int (*fn)(struct verify *, const struct bh_record *, struct bh_error *),
                        struct bh_error *err)
 {
+    struct texts texts = {.dir = "snapshots/"};
+    size_t ahead = 0;
     int rc = 0;
     for (size_t i = 0; i < v->object_count && !rc; i++) {
         struct bh_record r;
         struct bh_error why = {0};
+        if (i == ahead)
+            ahead = read_orphans_ahead(v, i, &texts);
         const char *id = name_below(&v->objects[i], "snapshots/");
-        if (!id || !bh_is_snapshot_id(id) || verify_snapshot_of(v, id))
+        if (!is_orphan(v, id))
             continue;
         rc = verify_read_record(v, id, &r, &why);
         if (rc && !verify_is_damage(v, rc))

@@ -69,6 +69,7 @@ struct verify_pack;
 struct verify {
     struct bh_history *h;
     struct bh_bucket *bucket;
+    struct bh_bucket *ahead; /* the same, for what is read ahead */
     const char *prefix;
     const struct bh_call *call;
     bool full;
@@ -116,6 +117,18 @@ int verify_note_name(struct verify *v, const char *name, const char *cause, stru
 struct verify_object *verify_listed(const struct verify *v, const char *name);
 /* The same, and something refers to it. */
 void verify_meet(struct verify *v, const char *name);
+
+/* --- verify_ahead.c: what is read soon is read by several threads first --- */
+int verify_ahead_open(struct verify *v, struct bh_error *err);
+/* Calls fn for 0 to count - 1, each once, in several threads. What it reads through v->ahead (and
+ * v->packs) is there when it is read again; whatever it finds is of no account. */
+typedef void verify_ahead_fn(struct verify *v, void *arg, size_t i);
+void verify_ahead(struct verify *v, size_t count, verify_ahead_fn *fn, void *arg);
+/* The same for what verify_tree reads, of these roots in this order. */
+void verify_trees_ahead(struct verify *v, const struct bh_root *const *roots, size_t count,
+                        bool blocks);
+/* What was not asked for is forgotten. */
+void verify_ahead_over(struct verify *v);
 
 /* --- verify_history.c: heads, indexes, labels, records --- */
 int verify_heads(struct verify *v, struct bh_error *err);

@@ -24,7 +24,8 @@
 
 #define PREFIX "bucketsqlite/snap.db.bhfs/"
 
-/* --- a clock that can be slept over: as after a suspend, only CLOCK_MONOTONIC has stood still --- */
+/* --- a clock that can be slept over: as after a suspend, only CLOCK_MONOTONIC has stood still ---
+ */
 
 static int64_t slept_s;
 
@@ -129,11 +130,12 @@ static unsigned id_count;
 static void fill(struct bh *bh, int n)
 {
     char text[400];
-    snprintf(text, sizeof text,
-             "CREATE TABLE IF NOT EXISTS t(i, v, pad); DELETE FROM t; WITH RECURSIVE s(i) AS (SELECT "
-             "1 UNION ALL SELECT i + 1 FROM s WHERE i < 200) INSERT INTO t SELECT i, %d, "
-             "hex(randomblob(100)) FROM s",
-             n);
+    snprintf(
+        text, sizeof text,
+        "CREATE TABLE IF NOT EXISTS t(i, v, pad); DELETE FROM t; WITH RECURSIVE s(i) AS (SELECT "
+        "1 UNION ALL SELECT i + 1 FROM s WHERE i < 200) INSERT INTO t SELECT i, %d, "
+        "hex(randomblob(100)) FROM s",
+        n);
     sql(bh, text);
 }
 
@@ -233,8 +235,7 @@ static int hook_rc; /* what that put, and all of such keys, ends with; 0: goes o
 
 static int hooked_put(struct bh_bucket *x, const char *key, const struct bh_source *src,
                       const struct bh_meta *meta, const struct bh_cond *cond,
-                      struct bh_object_info *info, const struct bh_call *call,
-                      struct bh_error *err)
+                      struct bh_object_info *info, const struct bh_call *call, struct bh_error *err)
 {
     if (hook_key && strstr(key, hook_key)) {
         void (*run)(void) = hook;
@@ -557,7 +558,8 @@ static void test_a_reader_that_may_not_write(void **state)
     must(bh_start(other, ERR));
     stop(&other);
     other = make("reader", NULL, true);
-    shell("rm -rf bucket/" PREFIX "pins; touch bucket/" PREFIX "pins"); /* nothing can be put there */
+    shell("rm -rf bucket/" PREFIX "pins; touch bucket/" PREFIX
+          "pins"); /* nothing can be put there */
     must(bh_start(other, ERR));
     assert_int_equal(number(other, "SELECT sum(v) FROM t"), 200);
     must(bh_history_renew(other->history, NULL, ERR));
