@@ -179,8 +179,8 @@ bool readahead_declines(struct daemon *d, fuse_ino_t ino, uint64_t offset, size_
 
 /* --- views*.c: snapshots/ and branches/ --- */
 bool views_exist(struct daemon *d); /* not where snapshot.history is off */
-/* What of them stands in the root; NULL beyond the last. */
-const char *views_root_name(int i);
+/* What of them a listing of the root has; NULL beyond the last. */
+const char *views_root_name(struct daemon *d, int i);
 ino_t views_root_ino(int i);
 bool views_lookup_in_root(fuse_req_t req, const char *name); /* false: no such name */
 void views_lookup(fuse_req_t req, struct node *n, const char *name);

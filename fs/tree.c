@@ -56,7 +56,7 @@ static double fill_stat(struct daemon *d, const struct node *n, struct stat *st)
 {
     switch (n->kind) {
     case NODE_ROOT:
-        dir_stat(d, FUSE_ROOT_ID, views_exist(d) ? 5 : 3, st);
+        dir_stat(d, FUSE_ROOT_ID, views_root_name(d, 0) ? 5 : 3, st); /* as find(1) counts */
         st->st_mode = S_IFDIR | d->root_mode;
         st->st_uid = d->root_uid;
         st->st_gid = d->root_gid;
@@ -363,8 +363,8 @@ static void list(struct daemon *d, const struct node *n, struct listing *l)
     if (is_root) {
         if (listing_add(l, CTL_DIR, INO_CTL_DIR, S_IFDIR))
             return;
-        for (int i = 0; views_exist(d) && views_root_name(i); i++)
-            if (listing_add(l, views_root_name(i), views_root_ino(i), S_IFDIR))
+        for (int i = 0; views_root_name(d, i); i++)
+            if (listing_add(l, views_root_name(d, i), views_root_ino(i), S_IFDIR))
                 return;
         bh_store_each(d->store, add_file, l);
         return;

@@ -19,9 +19,10 @@ bool views_exist(struct daemon *d)
     return bh_history_of(d->bh) != NULL;
 }
 
-const char *views_root_name(int i)
+const char *views_root_name(struct daemon *d, int i)
 {
-    return i < 2 ? root_names[i] : NULL;
+    bool listed = views_exist(d) && bh_config_of(d->bh)->mount.history == BH_HISTORY_SHOWN;
+    return listed && i < 2 ? root_names[i] : NULL;
 }
 
 ino_t views_root_ino(int i)

@@ -18,6 +18,7 @@ enum bh_payload { BH_PAYLOAD_AUTO, BH_PAYLOAD_SIGNED, BH_PAYLOAD_UNSIGNED };
 enum bh_addressing { BH_ADDRESSING_AUTO, BH_ADDRESSING_PATH, BH_ADDRESSING_VIRTUAL };
 enum bh_credentials_kind { BH_CREDENTIALS_AUTO, BH_CREDENTIALS_ANONYMOUS };
 enum bh_plain_policy { BH_PLAIN_AUTO, BH_PLAIN_ALWAYS, BH_PLAIN_ON_STOP, BH_PLAIN_NEVER };
+enum bh_history_names { BH_HISTORY_SHOWN, BH_HISTORY_HIDDEN };
 enum bh_recover { BH_RECOVER_NO, BH_RECOVER_PREV };
 enum bh_journal {
     BH_JOURNAL_DELETE,
@@ -95,6 +96,7 @@ struct bh_config {
         char *cpu; /* "auto": the loop thread follows its busiest client; "off"; or a CPU number */
         int64_t dir_timeout_ms;
         uint64_t workers; /* threads for what may sleep (fsync, cold reads, commands) */
+        enum bh_history_names history; /* whether the root's listing has snapshots/ and branches/ */
     } mount;
     struct {
         bool enabled;

@@ -13,6 +13,7 @@ static const char *const sses[] = {"none", "AES256", "aws:kms", NULL};
 static const char *const payloads[] = {"auto", "signed", "unsigned", NULL};
 static const char *const addressings[] = {"auto", "path", "virtual", NULL};
 static const char *const credentials[] = {"auto", "anonymous", NULL};
+static const char *const shownesses[] = {"shown", "hidden", NULL};
 static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
 
 #define MIB    (INT64_C(1) << 20)
@@ -147,6 +148,8 @@ const struct bh_key bh_keys[] = {
     DURATION(mount, dir_timeout, "10s", SECOND, HOUR, 0,
              "mkdir, rmdir and mv in snapshots/ and branches/ answer within this, and go on"),
     COUNT(mount, workers, "4", 1, 64, 0, "threads for what may sleep"),
+    CHOICE(mount, history, "shown", shownesses, 0,
+           "hidden: snapshots/ and branches/ are in no listing, and entered by name"),
 
     BOOLEAN(profiling, enabled, "false", 0, "write flushes.jsonl and a summary at stop"),
     STRING(profiling, dir, "", 0, bh_check_path, "where to, a directory; needed when enabled",
