@@ -23,6 +23,7 @@ struct bh {
     struct bh_plain *plain;
     struct bh_history *history; /* NULL: snapshot.history is off */
     struct bh_profile *profile;
+    struct bh_follow *follow; /* NULL: it does not */
     sqlite3 *connection; /* the keep-alive one */
 
     pthread_mutex_t life; /* start, stop, connect: one at a time */
@@ -66,6 +67,12 @@ void bh_note_head(struct bh *b);
 int bh_hydrator_start(struct bh *b, struct bh_error *err);
 void bh_hydrator_tell(struct bh *b);
 void bh_hydrator_stop(struct bh *b);
+
+/* follow.c: the thread that keeps a read-only mount at the newest snapshot (snapshot.follow). check:
+ * whether it can be, before anything is opened. */
+int bh_follow_check(struct bh *b, struct bh_error *err);
+int bh_follow_start(struct bh *b, struct bh_error *err);
+void bh_follow_stop(struct bh *b);
 
 /* connections.c: a connection whose waits for locks end with live.busy_timeout. While b->live is
  * there.

@@ -317,6 +317,7 @@ static void *loop_main(void *arg)
 
 static void tear_down(struct bh *b)
 {
+    bh_follow_stop(b);
     sqlite3_close_v2(b->connection);
     b->connection = NULL;
     if (b->history)
@@ -388,6 +389,11 @@ static int load(struct bh *b, struct bh_load_report *report, const struct bh_cal
                 struct bh_error *err)
 {
     if (!b->history) {
+        if (b->live->dir.state.stepped)
+            return bh_fail(err, EINVAL,
+                           "%s is a follower's, which needs snapshot.history = true; use another "
+                           "live.dir",
+                           b->live->dir.path);
         bh_live_recover(b->live);
         return bh_plain_load(b->plain, report, call, err);
     }
@@ -400,7 +406,9 @@ static int start_parts(struct bh *b, struct bh_error *err)
 {
     struct bh_call call = {.cancel = b->start_cancel};
     struct bh_load_report report = {0};
-    int rc = start_bucket(b, &call, err);
+    int rc = bh_follow_check(b, err);
+    if (rc == 0)
+        rc = start_bucket(b, &call, err);
     if (rc == 0)
         rc = bh_profile_open(&b->profile, b->cfg, err);
     if (rc == 0)
@@ -425,7 +433,7 @@ static int start_parts(struct bh *b, struct bh_error *err)
     b->stopping = false;
     pthread_mutex_unlock(&b->mutex);
     atomic_store(&b->cancel, false);
-    if ((rc = bh_hydrator_start(b, err)) != 0)
+    if ((rc = bh_hydrator_start(b, err)) != 0 || (rc = bh_follow_start(b, err)) != 0)
         return rc;
     rc = pthread_create(&b->loop, NULL, loop_main, b);
     if (rc)
@@ -521,6 +529,7 @@ int bh_stop(struct bh *b, struct bh_error *err)
             "%u connection(s) to the live database are still open; close them and stop again",
             open - 1);
     bh_remove_signal_handlers(b);
+    bh_follow_stop(b);
     bh_statedir_closing(&b->live->dir);
     int64_t deadline = bh_mono_ms() + b->cfg->snapshot.stop_timeout_ms;
     int rc = stop_others(b, deadline, err);

@@ -61,6 +61,9 @@ struct bh_callbacks {
     void (*on_flush_complete)(void *arg, double seconds,
                               uint64_t bytes); /* bytes 0: nothing had changed */
     void (*on_flush_error)(void *arg, const struct bh_error *err);
+    /* With snapshot.follow, on a thread of its own: another snapshot is shown now, or why it is not
+     * has changed. */
+    void (*on_follow)(void *arg);
 };
 BH_API void bh_set_callbacks(struct bh *b, const struct bh_callbacks *callbacks);
 

@@ -130,6 +130,35 @@ static void history(struct facts *f, struct daemon *d)
     number(f, "absent_bytes", st.absent_bytes);
 }
 
+static void seconds(struct facts *f, const char *name, int64_t ms)
+{
+    char value[32];
+    snprintf(value, sizeof value, "%.3f", (double)ms / 1000);
+    if (f->json)
+        bh_strbuf_addf(f->out, "%s\n  \"%s\": %s", f->count++ ? "," : "{", name, value);
+    else
+        text(f, name, value);
+}
+
+static void following(struct facts *f, struct daemon *d)
+{
+    struct bh_follow_status st;
+    bool follows = bh_follow_status_of(d->bh, &st);
+    text(f, "following", follows ? "yes" : "no");
+    if (!follows)
+        return;
+    text(f, "follow_newest", st.newest[0] ? st.newest : "none");
+    seconds(f, "follow_lag_seconds", st.lag_ms);
+    if (st.looked_ago_ms >= 0)
+        seconds(f, "follow_poll_age_seconds", st.looked_ago_ms);
+    else if (f->json)
+        bh_strbuf_addf(f->out, ",\n  \"follow_poll_age_seconds\": null");
+    else
+        text(f, "follow_poll_age_seconds", "never");
+    number(f, "follow_steps", st.steps);
+    text(f, "follow_error", st.error[0] ? st.error : "none");
+}
+
 void text_branch(struct daemon *d, struct bh_strbuf *out)
 {
     struct bh_info info;
@@ -173,6 +202,7 @@ static void status(struct daemon *d, struct facts *f)
     number(f, "wal_bytes", bh_store_wal_size(d->store));
     text(f, "unflushed", info.dirty_bytes ? "yes" : "no");
     history(f, d);
+    following(f, d);
     number(f, "flushes", info.flush_index);
     last_flush(f, &info);
     progress(f, d);
@@ -277,6 +307,27 @@ static void flush_metrics(struct daemon *d, struct bh_strbuf *out)
     counter(out, "bhfs_freezes_total", "Freezes for flushes.", freezes);
 }
 
+static void follow_metrics(struct daemon *d, struct bh_strbuf *out)
+{
+    struct bh_follow_status st;
+    bool follows = bh_follow_status_of(d->bh, &st);
+    gauge(out, "bhfs_following", "Whether this mount follows its branch (snapshot.follow).", follows);
+    if (!follows)
+        return;
+    metric(out, "bhfs_follow_lag_seconds", "gauge",
+           "Since when what is shown is known not to be the newest snapshot.");
+    bh_strbuf_addf(out, "bhfs_follow_lag_seconds %.3f\n", (double)st.lag_ms / 1000);
+    metric(out, "bhfs_follow_poll_age_seconds", "gauge",
+           "Since the last look at the branch that the bucket answered.");
+    if (st.looked_ago_ms >= 0)
+        bh_strbuf_addf(out, "bhfs_follow_poll_age_seconds %.3f\n",
+                       (double)st.looked_ago_ms / 1000);
+    counter(out, "bhfs_follow_steps_total", "Snapshots that were shown one after the other.",
+            st.steps);
+    counter(out, "bhfs_follow_failures_total", "Looks and steps that failed, or had to wait.",
+            st.failures);
+}
+
 void text_metrics(struct daemon *d, struct bh_strbuf *out)
 {
     struct bh_info info;
@@ -295,6 +346,7 @@ void text_metrics(struct daemon *d, struct bh_strbuf *out)
               st.absent_bytes);
         gauge(out, "bhfs_snapshots", "Snapshots in the history of this branch.", st.snapshots);
     }
+    follow_metrics(d, out);
     gauge(out, "bhfs_wal_bytes", "Size of live.db-wal.", bh_store_wal_size(d->store));
     counter(out, "bhfs_sql_transactions_total", "Transactions of the daemon itself.",
             bh_sql_transactions(d->live->sql));

@@ -41,6 +41,8 @@ static const char usage[] =
     "  -c FILE      configuration (else $BUCKETHEAD_CONFIG, ~/.config/buckethead/buckethead.ini,\n"
     "               /etc/buckethead.ini)\n"
     "  -o SECTION.KEY=VALUE   a setting of the configuration, as in -o snapshot.interval=5s\n"
+    "  -o ro,follow[=1s]      read-only, and always the newest snapshot of a branch that another "
+    "mount writes\n"
     "  -o OPTION    FUSE's own: ro, allow_other, default_permissions, fsname=..., ...\n"
     "  -f           stay in the foreground      -d   the same, with FUSE's debug output\n"
     "  -s           single-threaded (it is)     -h   this text      -V   version\n";
@@ -79,6 +81,12 @@ static void on_error(void *arg, const struct bh_error *err)
     const char *const variables[] = {text};
     snprintf(text, sizeof text, "BHFS_ERROR=%s", err->text);
     run_hook(d, &bh_config_of(d->bh)->hooks.on_flush_error, variables, 1);
+    ctl_event();
+}
+
+static void on_follow(void *arg)
+{
+    (void)arg;
     ctl_event();
 }
 
@@ -190,7 +198,8 @@ static int start_core(struct daemon *d, struct bh_config *cfg, int signals, stru
     struct bh_callbacks callbacks = {.arg = d,
                                      .on_flush_start = on_start,
                                      .on_flush_complete = on_complete,
-                                     .on_flush_error = on_error};
+                                     .on_flush_error = on_error,
+                                     .on_follow = on_follow};
     int rc = bh_create(&d->bh, cfg, err);
     if (rc)
         return rc;

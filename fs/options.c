@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,6 +39,15 @@ static int take_option(struct options *o, const char *option, struct bh_error *e
             return 0;
     if (!strncmp(option, "x-", 2))
         return 0;
+    if (!strcmp(option, "follow"))
+        return append(&o->settings, &o->setting_count, "snapshot.follow=1s", err);
+    if (!strncmp(option, "follow=", 7)) {
+        BH_FREE char *setting = NULL;
+        if (asprintf(&setting, "snapshot.%s", option) < 0)
+            setting = NULL;
+        return setting ? append(&o->settings, &o->setting_count, setting, err)
+                       : bh_fail(err, ENOMEM, "out of memory");
+    }
     if (is_setting(option)) {
         if (!strchr(option, '='))
             return bh_fail(err, EINVAL, "-o %s has no value; write -o SECTION.KEY=VALUE", option);

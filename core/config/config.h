@@ -76,7 +76,8 @@ struct bh_config {
         enum bh_plain_policy plain;
         uint64_t block_size; /* of a new history */
         int64_t lease_ms;
-        bool steal; /* the lease of another writer */
+        int64_t follow_ms; /* how often a read-only mount looks for a newer snapshot; 0: never */
+        bool steal;        /* the lease of another writer */
     } snapshot;
     struct {
         uint64_t keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly; /* all 0: all */

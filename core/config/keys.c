@@ -113,6 +113,8 @@ const struct bh_key bh_keys[] = {
          "of a new history: what a change costs at least; a power of two"),
     DURATION(snapshot, lease, "15m", 5 * SECOND, 7 * DAY, 0,
              "how long a branch is kept for a writer that is not heard of"),
+    DURATION(snapshot, follow, "0", 0, DAY, 0,
+             "of a read-only mount: how often it looks for a newer snapshot, to show it; 0: never"),
     BOOLEAN(snapshot, steal, "false", 0, "take the branch from the writer that has it"),
 
     COUNT(retention, keep_last, "0", 0, INT64_MAX, BH_KEY_RELOADABLE,

@@ -138,7 +138,7 @@ static int fill(struct bh_store *s, uint64_t generation, const struct fetch_rang
     uint64_t size = bh_file_size(s->db);
     for (uint64_t at = r->offset; at < r->end;) {
         BH_LOCK_SCOPE(&s->mutex);
-        if (s->generation != generation)
+        if (s->generation + s->steps != generation || s->stepping)
             return 0;
         uint64_t stop = at + FILL_STEP < r->end ? at + FILL_STEP : r->end;
         for (; at < stop; at += BH_SUBBLOCK) {
@@ -177,8 +177,10 @@ int bh_store_fetch(struct bh_store *s, uint64_t offset, uint64_t len, struct bh_
     int rc = 0;
     while (rc == 0 && bh_file_is_absent(s->db, offset, len)) {
         pthread_mutex_lock(&s->mutex);
+        while (s->stepping) /* until then what comes would be of neither content */
+            pthread_cond_wait(&s->stepped, &s->mutex);
         struct bh_origin *o = bh_origin_ref(s->origin);
-        uint64_t generation = s->generation;
+        uint64_t generation = s->generation + s->steps;
         pthread_mutex_unlock(&s->mutex);
         if (!o)
             return bh_fail(err, EIO,

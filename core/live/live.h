@@ -71,6 +71,26 @@ int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_bas
 int bh_live_replace_lazily(struct bh_live *l, struct bh_origin *origin, uint64_t size,
                            const struct bh_base *base, struct bh_error *err);
 
+/* Another snapshot of the same history, most of which is as in the present one. */
+struct bh_step {
+    struct bh_origin *origin;
+    uint64_t size;
+    uint32_t block_size;
+    const uint64_t *blocks; /* of block_size bytes, that differ: ascending, none twice */
+    size_t count;
+    unsigned char first[BH_SUBBLOCK]; /* its beginning */
+};
+/* The content becomes that of `step`, in place, as one transaction of somebody else: what differs
+ * is absent then, all else stays as it is here. base->is_base. The present content has no changes
+ * of its own, a base in the history, and is in rollback format. patience_ms: how long transactions
+ * of clients are waited for; EBUSY: the sentence names the client. Not on the SQL thread. */
+int bh_live_step(struct bh_live *l, const struct bh_step *step, const struct bh_base *base,
+                 int64_t patience_ms, struct bh_error *err);
+/* At the start, once the origin is set and before anything reads: after steps that no orderly end
+ * followed (state.stepped) the file gets the size of its base. trusted: the machine did not go down
+ * since; else everything is absent, as steps sync nothing but the state. */
+int bh_live_end_steps(struct bh_live *l, bool trusted, struct bh_error *err);
+
 /* Once after the content of the start is there: a new, empty database gets its journal mode; one
  * that is mounted read-only leaves write-ahead mode, as nobody could make -shm. */
 int bh_live_settle_mode(struct bh_live *l, bool read_only, struct bh_error *err);

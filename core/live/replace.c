@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "live/live.h"
+#include "live/replace.h"
 #include "util/io.h"
 
 struct replace_job {
@@ -45,34 +45,39 @@ static bool shall_be_wal(struct bh_live *l)
     return l->new_is_wal;
 }
 
-/* Gives the new page 1 a change counter and a schema cookie that no client has seen with other
- * content: a client that remembers the same pair would go on with the schema it knows, in the wrong
- * tables. */
-static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
+int live_outrun_counters(struct bh_live *l, unsigned char new[LIVE_HEADER], bool *changed)
 {
     enum { VERSIONS = 18, COUNTER = 24, COOKIE = 40, VALID_FOR = 92 };
-    unsigned char old[100] = {0}, new[100] = {0};
+    unsigned char old[LIVE_HEADER] = {0};
     struct bh_state *st = &l->dir.state;
     int rc = bh_file_read(bh_store_db(l->store), old, sizeof old, 0, NULL);
-    if (rc == 0)
-        rc = bh_pread_full(f->fd, new, sizeof new, 0, NULL);
     st->max_counter = max3(st->max_counter, get32(old + COUNTER), 0);
     st->max_cookie = max3(st->max_cookie, get32(old + COOKIE), 0);
     bool shown = st->max_counter > 0 || st->max_cookie > 0, wal = shall_be_wal(l);
-    if (rc || (!shown && !wal))
+    *changed = !rc && (shown || wal);
+    if (!*changed)
         return rc;
     new[VERSIONS] = new[VERSIONS + 1] = wal ? 2 : 1;
-    if (!shown) {
-        rc = bh_dfile_write(f, new, sizeof new, 0);
-        return rc ? rc : bh_dfile_sync(f);
-    }
+    if (!shown)
+        return 0;
     st->max_counter = max3(st->max_counter, get32(new + COUNTER), 0) + 1;
     st->max_cookie = max3(st->max_cookie, get32(new + COOKIE), 0) + 1;
     put32(new + COUNTER, st->max_counter);
     put32(new + VALID_FOR, st->max_counter);
     put32(new + COOKIE, st->max_cookie);
-    rc = bh_dfile_write(f, new, sizeof new, 0);
-    return rc ? rc : bh_dfile_sync(f);
+    return 0;
+}
+
+static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
+{
+    unsigned char new[LIVE_HEADER] = {0};
+    bool changed;
+    int rc = bh_pread_full(f->fd, new, sizeof new, 0, NULL);
+    if (rc == 0)
+        rc = live_outrun_counters(l, new, &changed);
+    if (rc == 0 && changed)
+        rc = bh_dfile_write(f, new, sizeof new, 0);
+    return rc || !changed ? rc : bh_dfile_sync(f);
 }
 
 #define INCOMING_MAP "incoming.map"
@@ -143,7 +148,7 @@ static int name_generation(struct replace_job *j, uint64_t generation, struct bh
               : 0;
 }
 
-static void set_base(struct bh_state *st, const struct bh_base *b)
+void live_set_base(struct bh_state *st, const struct bh_base *b)
 {
     if (!b->is_base)
         return;
@@ -160,8 +165,7 @@ static void set_base(struct bh_state *st, const struct bh_base *b)
         memcpy(st->branch, b->branch, sizeof st->branch);
 }
 
-/* A PERSIST journal's remains, or a log's, must not be taken for one of the new content's. */
-static int clear_side_file(struct bh_live *l, const char *name)
+int live_clear_side_file(struct bh_live *l, const char *name)
 {
     struct bh_file *j;
     if (bh_store_lookup(l->store, name, &j))
@@ -181,15 +185,15 @@ static int replace_job(sqlite3 *db, void *arg, struct bh_error *err)
     struct bh_live *l = j->live;
     struct bh_state before = l->dir.state;
     (void)db;
-    int rc = clear_side_file(l, BH_JOURNAL_NAME);
+    int rc = live_clear_side_file(l, BH_JOURNAL_NAME);
     if (rc == 0)
-        rc = clear_side_file(l, BH_WAL_NAME);
+        rc = live_clear_side_file(l, BH_WAL_NAME);
     if (rc)
         return bh_fail(err, rc, "the old journal cannot be emptied: %s", strerror(rc));
     rc = name_generation(j, before.generation + 1, err);
     if (rc == 0) {
         l->dir.state.generation = before.generation + 1;
-        set_base(&l->dir.state, j->base);
+        live_set_base(&l->dir.state, j->base);
         rc = bh_statedir_save(&l->dir, err);
     }
     if (rc) {
@@ -255,6 +259,7 @@ int bh_live_settle_mode(struct bh_live *l, bool read_only, struct bh_error *err)
     const char *sql = "SELECT 1 FROM sqlite_master LIMIT 1; PRAGMA journal_mode=DELETE";
     bool was_wal = bh_store_is_wal(l->store), was_dirty = bh_store_is_dirty(l->store);
     if (read_only) { /* nobody could make -shm */
+        l->new_is_wal = false;
         int rc =
             bh_store_is_wal(l->store) ? bh_sql_run(l->sql, BH_SQL_ALONE, set_mode, &sql, err) : 0;
         if (rc == 0 && was_wal && !was_dirty) /* bytes 18 and 19 are all that changed */

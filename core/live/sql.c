@@ -180,7 +180,13 @@ static int push(struct bh_sql *q, struct job *j)
 int bh_sql_run(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *arg,
                struct bh_error *err)
 {
-    struct job j = {.kind = kind, .fn = fn, .arg = arg};
+    return bh_sql_run_for(q, kind, fn, arg, q->busy_ms, err);
+}
+
+int bh_sql_run_for(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *arg,
+                   int64_t patience_ms, struct bh_error *err)
+{
+    struct job j = {.kind = kind, .fn = fn, .arg = arg, .patience_ms = patience_ms};
     pthread_mutex_lock(&q->mutex);
     int rc = push(q, &j);
     while (rc == 0 && !j.finished)
@@ -204,6 +210,7 @@ int bh_sql_post(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *ar
     j->arg = arg;
     j->posted = done;
     j->is_posted = true;
+    j->patience_ms = q->busy_ms;
     pthread_mutex_lock(&q->mutex);
     int rc = push(q, j);
     pthread_mutex_unlock(&q->mutex);

@@ -42,6 +42,9 @@ void bh_sql_stop(struct bh_sql *q);
  * ESHUTDOWN after stop. */
 int bh_sql_run(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *arg,
                struct bh_error *err);
+/* The same, but a job of kind SWAP waits for clients' transactions for patience_ms only. */
+int bh_sql_run_for(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *arg,
+                   int64_t patience_ms, struct bh_error *err);
 /* Queues it and returns at once: for threads that must not wait. done (may be NULL) is called on
  * the SQL thread. */
 int bh_sql_post(struct bh_sql *q, enum bh_sql_kind kind, bh_sql_fn *fn, void *arg,

@@ -13,6 +13,7 @@ struct job {
     enum bh_sql_kind kind;
     bh_sql_fn *fn;
     void *arg;
+    int64_t patience_ms;
     void (*posted)(void *arg, int rc, const struct bh_error *err);
     bool is_posted; /* freed by the thread; otherwise it is on its caller's stack */
     bool finished;

@@ -99,7 +99,7 @@ int sql_run_swap(struct bh_sql *q, struct job *j)
 {
     struct bh_file *shm = NULL;
     /* The read rolls a hot journal back, or fails with the reason why it cannot. */
-    int rc = sql_enter(q, TO_REPLACE, q->busy_ms,
+    int rc = sql_enter(q, TO_REPLACE, j->patience_ms,
                        "BEGIN; SELECT 1 FROM sqlite_master LIMIT 1; COMMIT", enter_swap, &j->err);
     bool wal = rc == 0 && bh_store_is_wal(q->store);
     if (wal && (rc = bh_store_shm(q->store, &shm)) != 0)

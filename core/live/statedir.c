@@ -177,6 +177,7 @@ static const struct field {
     FIELD(FIELD_STRING, restored),
     FIELD(FIELD_STRING, plain_snapshot),
     FIELD(FIELD_STRING, boot),
+    FIELD(FIELD_U32, stepped),
 #undef FIELD
 };
 

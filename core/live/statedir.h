@@ -53,6 +53,7 @@ struct bh_state {
                                         * does not know yet; "" */
     char plain_snapshot[BH_SNAPSHOT_ID_MAX]; /* id that the plain object had last; "" unknown */
     char boot[48]; /* of the running system, while it is in use; "" after an orderly end */
+    uint32_t stepped; /* 1: a step (bh_live_step) was begun since the last orderly end */
 };
 
 struct bh_statedir {

@@ -488,6 +488,7 @@ int bh_store_open(struct bh_store **out, struct bh_disk *disk, uint64_t generati
     pthread_mutex_init(&s->shm_wire, NULL);
     pthread_mutex_init(&s->fetches.mutex, NULL);
     pthread_cond_init(&s->fetches.done, NULL);
+    pthread_cond_init(&s->stepped, NULL);
     pthread_rwlock_init(&s->generation_lock, NULL);
     s->disk = disk;
     s->generation = generation;
@@ -526,6 +527,7 @@ void bh_store_close(struct bh_store *s)
     bh_locks_free(s->locks);
     pthread_rwlock_destroy(&s->generation_lock);
     bh_origin_unref(s->origin);
+    pthread_cond_destroy(&s->stepped);
     pthread_cond_destroy(&s->fetches.done);
     pthread_mutex_destroy(&s->fetches.mutex);
     pthread_mutex_destroy(&s->shm_wire);

@@ -72,6 +72,9 @@ struct bh_store {
     struct undo undo;
     struct bh_origin *origin; /* of absent blocks */
     struct fetches fetches;
+    uint64_t steps; /* that changed the content in place */
+    bool stepping;  /* one is under way: nothing is fetched */
+    pthread_cond_t stepped;
     struct bh_file *journal;   /* the linked journal, in `side`, or NULL: asked at every write */
     struct bh_file *wal, *shm; /* the same */
     pthread_mutex_t shm_wire;  /* bh_shm_new; taken before the mutex */

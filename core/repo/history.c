@@ -41,6 +41,7 @@ void bh_history_free(struct bh_history *h)
 {
     if (!h)
         return;
+    history_forget_step(h);
     bh_trees_free(h->trees);
     bh_packs_free(h->packs);
     free(h->prefix);

@@ -80,6 +80,18 @@ int bh_history_rename_label(struct bh_history *h, const char *from, const char *
 int bh_history_drop(struct bh_history *h, const char *id, const struct bh_call *call,
                     struct bh_error *err);
 
+/* --- following: a read-only mount goes where another one takes the branch (snapshot.follow) --- */
+
+/* Looks at the head of the branch, with one request. *newer: it has another snapshot than the live
+ * database shows. ENOENT: there is no such branch (yet), or it was deleted; ESTALE: the head went
+ * back. What is shown stays in any case. */
+int bh_history_look(struct bh_history *h, bool *newer, const struct bh_call *call,
+                    struct bh_error *err);
+/* The live database becomes what the head that was seen last has: see bh_live_step. EBUSY: a client
+ * reads. */
+int bh_history_step(struct bh_history *h, int64_t patience_ms, const struct bh_call *call,
+                    struct bh_error *err);
+
 /* --- looking; any thread --- */
 
 /* The head of a branch as it is in the bucket (of the current one: as known). ENOENT. */

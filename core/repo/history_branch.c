@@ -172,17 +172,23 @@ int bh_history_fork(struct bh_history *h, const char *name, const struct bh_call
               : history_new_branch(h, name, &h->head, &h->head.newest, &h->head.index, call, err);
 }
 
+void history_base_of(struct bh_history *h, const struct bh_head *head,
+                     const struct bh_index_entry *e, const char *restored, struct bh_base *base)
+{
+    *base = (struct bh_base){.is_base = true, .size = e->db.size, .time_ms = e->time_ms};
+    memcpy(base->snapshot, head->newest.id, sizeof base->snapshot);
+    memcpy(base->etag, h->live->dir.state.base_etag, sizeof base->etag);
+    bh_ref_hex(&e->db.ref, base->root);
+    base->depth = e->db.depth;
+    snprintf(base->restored, sizeof base->restored, "%s", restored);
+    snprintf(base->branch, sizeof base->branch, "%s", head->branch);
+}
+
 int history_swap_to(struct bh_history *h, const struct bh_head *head,
                     const struct bh_index_entry *e, const char *restored, struct bh_error *err)
 {
-    struct bh_base base = {.is_base = true, .size = e->db.size, .time_ms = e->time_ms};
-    const struct bh_state *st = &h->live->dir.state;
-    memcpy(base.snapshot, head->newest.id, sizeof base.snapshot);
-    memcpy(base.etag, st->base_etag, sizeof base.etag);
-    bh_ref_hex(&e->db.ref, base.root);
-    base.depth = e->db.depth;
-    snprintf(base.restored, sizeof base.restored, "%s", restored);
-    snprintf(base.branch, sizeof base.branch, "%s", head->branch);
+    struct bh_base base;
+    history_base_of(h, head, e, restored, &base);
     struct bh_origin *o = history_origin(h, &e->db);
     if (!o)
         return bh_fail(err, ENOMEM, "out of memory");

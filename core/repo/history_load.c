@@ -39,7 +39,10 @@ static int distrust_clean(struct bh_history *h, struct bh_error *err)
     char boot[48];
     read_boot(h, boot);
     bool down = st->boot[0] && strcmp(st->boot, boot) != 0;
-    int rc = down && st->base_root[0] ? bh_store_forget_clean(h->live->store) : 0;
+    int rc = bh_live_end_steps(h->live, !down, err);
+    if (rc)
+        return rc;
+    rc = down && st->base_root[0] ? bh_store_forget_clean(h->live->store) : 0;
     if (rc)
         return bh_fail(err, rc, "the block map cannot be written: %s", strerror(rc));
     if (!strcmp(st->boot, boot[0] ? boot : "?"))
@@ -57,6 +60,7 @@ int bh_history_rest(struct bh_history *h, struct bh_error *err)
     if (rc)
         return bh_fail(err, rc, "%s cannot be synced: %s", h->live->dir.path, strerror(rc));
     st->boot[0] = '\0';
+    st->stepped = 0;
     return bh_statedir_save(&h->live->dir, err);
 }
 
@@ -229,6 +233,8 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
     bool found = rc == 0;
     rc = found && h->head.newest.id[0] ? load_with_head(h, report, call, err)
                                        : bh_plain_load(h->plain, report, call, err);
+    if (rc == 0 && h->cfg->snapshot.follow_ms)
+        rc = history_may_follow(h, found, call, err);
     if (rc == 0 && found && !h->read_only)
         rc = take_lease_if_it_answers(h, call, err);
     if (rc == 0)

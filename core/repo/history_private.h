@@ -42,6 +42,9 @@ struct bh_history {
     bool have_clock;
     int64_t last_id_ms;
     char plain_error[BH_ERROR_TEXT_MAX];
+
+    uint64_t seen_sequence;    /* of a follower: of the last head it saw; 0: none */
+    struct history_step *step; /* that waits for readers */
 };
 
 /* --- history.c --- */
@@ -135,6 +138,12 @@ int history_meet_plain(struct bh_history *h, struct bh_load_report *report,
 int history_adopt_branch(struct bh_history *h, const char *name, char etag[BH_ETAG_MAX],
                          const struct bh_call *call, struct bh_error *err);
 
+/* --- history_follow.c --- */
+/* At the end of a load: whether that can be followed. found: the branch has a head. */
+int history_may_follow(struct bh_history *h, bool found, const struct bh_call *call,
+                       struct bh_error *err);
+void history_forget_step(struct bh_history *h);
+
 /* --- history_store.c: content into the bucket --- */
 struct history_content {
     /* Exactly len bytes at offset. EAGAIN: the freeze was broken. */
@@ -184,6 +193,9 @@ int history_new_branch(struct bh_history *h, const char *name, const struct bh_h
 int history_save_as(struct bh_history *h, const char *name, const struct bh_head *on,
                     const struct bh_call *call, struct bh_error *err);
 /* The content becomes that of e, of h->head's branch. */
+/* What the live content is then. */
+void history_base_of(struct bh_history *h, const struct bh_head *head,
+                     const struct bh_index_entry *e, const char *restored, struct bh_base *base);
 int history_swap_to(struct bh_history *h, const struct bh_head *head,
                     const struct bh_index_entry *e, const char *restored, struct bh_error *err);
 
