@@ -186,7 +186,8 @@ void bh_live_set_hooks(struct bh_live *l, const struct bh_live_hooks *hooks)
 
 bool bh_live_is_fresh(struct bh_live *l)
 {
-    return l->dir.state.base_etag[0] == '\0' && !bh_store_is_dirty(l->store);
+    const struct bh_state *st = &l->dir.state;
+    return !st->base_etag[0] && !st->base_snapshot[0] && !bh_store_is_dirty(l->store);
 }
 
 /* --- freeze --- */

@@ -45,9 +45,16 @@ static bool shall_be_wal(struct bh_live *l)
     return l->new_is_wal;
 }
 
+enum { VERSIONS = 18, COUNTER = 24, COOKIE = 40, VALID_FOR = 92 };
+
+bool live_has_last_counters(const struct bh_state *st, const unsigned char header[LIVE_HEADER])
+{
+    return get32(header + COUNTER) == st->max_counter && get32(header + COOKIE) == st->max_cookie &&
+           get32(header + VALID_FOR) == st->max_counter;
+}
+
 int live_outrun_counters(struct bh_live *l, unsigned char new[LIVE_HEADER], bool *changed)
 {
-    enum { VERSIONS = 18, COUNTER = 24, COOKIE = 40, VALID_FOR = 92 };
     unsigned char old[LIVE_HEADER] = {0};
     struct bh_state *st = &l->dir.state;
     int rc = bh_file_read(bh_store_db(l->store), old, sizeof old, 0, NULL);

@@ -11,6 +11,8 @@
  * with other content: a client that remembers the same pair would go on with the schema it knows,
  * in the wrong tables. Raises those of the state, which is to be saved. changed: new was. */
 int live_outrun_counters(struct bh_live *l, unsigned char new[LIVE_HEADER], bool *changed);
+/* Whether that header is the one that was given the counters last. */
+bool live_has_last_counters(const struct bh_state *st, const unsigned char header[LIVE_HEADER]);
 void live_set_base(struct bh_state *st, const struct bh_base *b);
 /* A PERSIST journal's remains, or a log's, must not be taken for one of the new content's. */
 int live_clear_side_file(struct bh_live *l, const char *name);

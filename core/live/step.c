@@ -1,13 +1,14 @@
 /* A step: the content becomes another snapshot of the same history in place, at the cost of what
  * differs. In this order, so that a kill -9 at any moment leaves one of the two contents:
  *
- *   1. what differs becomes absent, page 1 too; from here on nothing is fetched (stepping)
- *   2. the state names the new base
+ *   1. what differs becomes absent, but for page 1; from here on nothing is fetched (stepping)
+ *   2. the state names the new base, and the counters that its page 1 will have
  *   3. size, page 1 and origin are the new ones; fetching goes on
  *
  * Before 2 the absent blocks are those of the old base, after it those of the new one. Between 2
- * and 3 only the size is behind: bh_live_end_steps. Nothing but the state is synced: all of it is a
- * copy of what is in the bucket, and after a power cut none of it is believed. */
+ * and 3 only size and page 1 are behind, which shows in its counters: bh_live_end_steps. Nothing
+ * but the state is synced: all of it is a copy of what is in the bucket, and after a power cut none
+ * of it is believed. */
 #include <errno.h>
 #include <string.h>
 
@@ -39,13 +40,13 @@ static bool next_run(const struct bh_step *t, uint64_t end, size_t *i, uint64_t 
     return true;
 }
 
-/* Changes nothing where only zeros were, and will be. */
+/* Page 1 is always here: whoever opens the database reads it. */
 static int make_absent(struct bh_store *s, const struct bh_step *t)
 {
     uint64_t end = sub_blocks(t->size), old = sub_blocks(bh_file_size(s->db)), first, count;
-    int rc = bh_map_set(&s->map, 0, 1, BH_BLOCK_ABSENT);
+    int rc = 0;
     for (size_t i = 0; rc == 0 && next_run(t, end, &i, &first, &count);)
-        rc = bh_map_set(&s->map, first, count, BH_BLOCK_ABSENT);
+        rc = bh_map_set(&s->map, first + !first, count - !first, BH_BLOCK_ABSENT);
     if (rc == 0 && end > old)
         rc = bh_map_set(&s->map, old, end - old, BH_BLOCK_ABSENT);
     return rc;
@@ -71,26 +72,22 @@ static int step_end(struct bh_store *s, const struct bh_step *t)
         rc = bh_map_set(&s->map, end, old - end, BH_BLOCK_ZERO);
     if (rc == 0)
         rc = bh_dfile_write(&s->db->disk, t->first, len, 0);
-    if (rc == 0)
-        rc = bh_map_set(&s->map, 0, 1, BH_BLOCK_CLEAN);
     if (rc == 0) {
         bh_origin_unref(s->origin);
         s->origin = bh_origin_ref(t->origin);
         s->steps++;
     } else { /* back; the size cannot be helped if this fails, too */
         (void)bh_dfile_truncate(&s->db->disk, old_size);
+        (void)bh_map_set(&s->map, 0, 1, BH_BLOCK_ABSENT);
         (void)bh_map_set(&s->map, end, old > end ? old - end : 0, BH_BLOCK_ABSENT);
     }
     atomic_fetch_add(&s->swaps, 1);
     return rc;
 }
 
-/* keeps_page_1: it is as it was, in its place. */
-static void step_over(struct bh_store *s, bool keeps_page_1)
+static void step_over(struct bh_store *s)
 {
     BH_LOCK_SCOPE(&s->mutex);
-    if (keeps_page_1)
-        (void)bh_map_set(&s->map, 0, 1, BH_BLOCK_CLEAN); /* else it is fetched */
     s->stepping = false;
     pthread_cond_broadcast(&s->stepped);
 }
@@ -135,17 +132,15 @@ static int change(struct bh_live *l, struct bh_step *t, const struct bh_base *ba
 {
     struct bh_state before = l->dir.state;
     bool changed;
-    int rc = live_outrun_counters(l, t->first, &changed); /* page 1 is still the old one */
+    int rc = live_outrun_counters(l, t->first, &changed);
     if (rc == 0 && (rc = step_begin(l->store, t)) == EBUSY)
         return bh_fail(err, rc, BH_DB_NAME " has changes of its own");
     if (rc)
         bh_fail(err, rc, "the next snapshot cannot be stored in %s: %s", l->dir.path, strerror(rc));
-    bool keeps_page_1 = rc != 0;
     if (rc == 0) {
         live_set_base(&l->dir.state, base);
         l->dir.state.stepped = 1;
         rc = bh_statedir_save(&l->dir, err);
-        keeps_page_1 = rc != 0;
     }
     if (rc == 0 && (rc = step_end(l->store, t)) != 0)
         bh_fail(err, rc, "the next snapshot cannot be stored in %s: %s", l->dir.path, strerror(rc));
@@ -158,7 +153,7 @@ static int change(struct bh_live *l, struct bh_step *t, const struct bh_base *ba
         if (bh_statedir_save(&l->dir, NULL) != 0)
             bh_log(BH_LOG_ERROR, "%s cannot be written", l->dir.path);
     }
-    step_over(l->store, keeps_page_1);
+    step_over(l->store);
     return rc;
 }
 
@@ -204,7 +199,7 @@ int bh_live_step(struct bh_live *l, const struct bh_step *step, const struct bh_
 
 /* --- at the start --- */
 
-static int end_steps(struct bh_store *s, uint64_t size, bool trusted)
+static int restore_size(struct bh_store *s, uint64_t size, bool trusted)
 {
     BH_LOCK_SCOPE(&s->mutex);
     uint64_t end = sub_blocks(size), old = sub_blocks(bh_file_size(s->db));
@@ -217,15 +212,45 @@ static int end_steps(struct bh_store *s, uint64_t size, bool trusted)
     return rc;
 }
 
-int bh_live_end_steps(struct bh_live *l, bool trusted, struct bh_error *err)
+/* Page 1 of the base, in the place of that which was there before. */
+static int renew_page_1(struct bh_live *l, struct bh_error *err)
 {
-    if (!l->dir.state.stepped)
-        return 0;
-    int rc = end_steps(l->store, l->dir.state.base_size, trusted);
-    if (rc == 0)
-        rc = bh_store_sync(l->store);
+    struct bh_file *f = bh_store_db(l->store);
+    unsigned char header[LIVE_HEADER];
+    bool changed;
+    pthread_mutex_lock(&l->store->mutex);
+    int rc = bh_map_set(&l->store->map, 0, 1, BH_BLOCK_ABSENT);
+    pthread_mutex_unlock(&l->store->mutex);
     if (rc)
         return bh_fail(err, rc, "%s cannot be written: %s", l->dir.path, strerror(rc));
-    l->dir.state.stepped = 0;
+    rc = bh_file_read_why(f, header, sizeof header, 0, NULL, err);
+    if (rc)
+        return rc;
+    rc = live_outrun_counters(l, header, &changed);
+    if (rc == 0)
+        rc = bh_dfile_write(&f->disk, header, sizeof header, 0);
+    return rc ? bh_fail(err, rc, "%s cannot be written: %s", l->dir.path, strerror(rc)) : 0;
+}
+
+int bh_live_end_steps(struct bh_live *l, bool trusted, struct bh_error *err)
+{
+    struct bh_state *st = &l->dir.state;
+    unsigned char header[LIVE_HEADER];
+    if (!st->stepped)
+        return 0;
+    int rc = restore_size(l->store, st->base_size, trusted);
+    if (rc)
+        return bh_fail(err, rc, "%s cannot be written: %s", l->dir.path, strerror(rc));
+    if (trusted && (rc = bh_file_read_why(bh_store_db(l->store), header, sizeof header, 0, NULL,
+                                          err)) != 0)
+        return rc;
+    if (!trusted || !live_has_last_counters(st, header))
+        rc = renew_page_1(l, err);
+    if (rc)
+        return rc;
+    rc = bh_store_sync(l->store);
+    if (rc)
+        return bh_fail(err, rc, "%s cannot be synced: %s", l->dir.path, strerror(rc));
+    st->stepped = 0;
     return bh_statedir_save(&l->dir, err);
 }

@@ -2,7 +2,7 @@
 
 write DB STOP: transactions, until the file STOP is there, each of which raises a counter, moves money between three
 tables, adds to a journal, and now and then changes the schema, shrinks or grows the file. Prints the counter.
-read DB STOP fresh|stays: reads, each a whole state no older than the one before, by one connection or a new one each time.
+read DB STOP fresh|stays|once: reads, each a whole state no older than the one before, by one connection or a new one each time.
 Prints how many, and how many states they met."""
 import os
 import random
@@ -73,7 +73,7 @@ def read(path, stop, how):
     connect = lambda: sqlite3.connect("file:%s?mode=ro" % path, uri=True, timeout=20, isolation_level=None)
     db = connect()
     reads, states, last = 0, set(), 0
-    while not os.path.exists(stop):
+    while how == "once" and not reads or not os.path.exists(stop):
         if how == "fresh":
             db.close()
             db = connect()

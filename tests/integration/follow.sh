@@ -2,9 +2,9 @@
 # A read-only mount with -o follow shows the newest snapshot of a branch that another mount writes: each step is one
 # transaction for its readers, who go on with the handles they have; a reader keeps what it has begun to read; what is the
 # same stays local; an idle follower makes one request an interval. The bucket away, a restore, a branch that is deleted,
-# goes back or is yet to come: it shows what it has, and says what is the matter.
+# goes back or is yet to come, kill -9: it shows what it has, and says what is the matter.
 # level: full
-# time: 300
+# time: 400
 # buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"
 
@@ -95,7 +95,7 @@ assert_eq "$(sql 'SELECT n FROM counter' "$F/branches/main/live.db")" "$end" "th
 # --- what is the same stays local; idle, a request an interval --------------------------------------------------
 umount_bh "$W"
 mount_at "$W" "$T/state-w" "$URL"
-sql "INSERT INTO filler SELECT randomblob(3000) FROM journal LIMIT 500" "$W/live.db"
+sql "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 500) INSERT INTO filler SELECT randomblob(3000) FROM i" "$W/live.db"
 flush "$W"
 wait_for 10 up_to_date
 cat "$F/live.db" >/dev/null # fetches what is not local
@@ -163,17 +163,47 @@ wait_for 10 up_to_date
 assert_eq "$(digest "$F/live.db")" "$(digest "$W/live.db")" "after a VACUUM"
 assert_eq "$(stat -c %s "$F/live.db")" "$(stat -c %s "$W/live.db")" "the size after a VACUUM"
 
-# --- kill -9 of the follower ------------------------------------------------------------------------------------
+# --- a mount while the bucket is away ---------------------------------------------------------------------------
 leave long
 set_n 100005
-kill_daemon "$F"
+wait_for 10 shows 100005
+cat "$F/live.db" >/dev/null
+umount_bh "$F"
+echo '*:etimedout' >"$rules"
 set_n 100006
 follow_with
-wait_for 10 shows 100006
+assert_eq "$(shown)" 100005 "what is shown by a mount while the bucket is away"
+: >"$rules"
+wait_for 20 shows 100006
 integrity "$F/live.db"
-set_n 100007
-wait_for 10 shows 100007
+
+# --- kill -9 of the follower ------------------------------------------------------------------------------------
+# What it leaves is a whole state, by itself: the next mount cannot read the head, but what the state names.
+rounds=${BH_ROUNDS:-${BHFS_LONG:+40}}
+sql 'UPDATE counter SET n = (SELECT count(*) FROM journal)' "$W/live.db"
+flush "$W"
+umount_bh "$W"
+mount_at "$W" "$T/state-w" "$URL" -o snapshot.interval=50ms
+rm "$T/stop-w"
+client write "$W/live.db" "$T/stop-w" >"$T/out-w" &
+writer=$!
+for ((i = 0; i < ${rounds:-6}; i++)); do
+    wait_for 20 client read "$F/live.db" / once
+    sleep "0.$((RANDOM % 9))"
+    kill_daemon "$F"
+    echo '*:etimedout:key=*branches/*' >"$rules"
+    follow_with
+    client read "$F/live.db" / once >/dev/null || fail "round $i: what kill -9 left"
+    : >"$rules"
+    status=$(status_of snapshot "$F")
+    wait_for 20 eval '[ "$(status_of snapshot "$F")" != "$status" ]'
+done
+touch "$T/stop-w"
+wait $writer
+flush "$W"
+wait_for 10 shows "$(cat "$T/out-w")"
 integrity "$F/live.db"
+assert_eq "$(digest "$F/live.db")" "$(digest "$W/live.db")" "the content after kill -9"
 umount_bh "$F"
 
 # A mount that writes goes on with that directory, and a follower with unflushed changes is refused.
