@@ -117,10 +117,11 @@ typedef int bh_upload_fn(void *arg, const char *key, const char *upload_id, int6
 enum bh_bucket_caps {
     BH_CAP_IF_NONE_MATCH = 1 << 0, /* conditional put on absence */
     BH_CAP_IF_MATCH = 1 << 1,      /* conditional put on an ETag */
-    BH_CAP_COPY_IF_MATCH = 1 << 2, /* copy and part copy honour the source's ETag */
+    BH_CAP_COPY_IF_MATCH = 1 << 2, /* copy honours the source's ETag */
     BH_CAP_PRESIGN = 1 << 3,
     BH_CAP_MP_COND = 1 << 4,   /* mp_complete honours its condition; without: ENOTSUP for one */
     BH_CAP_PART_COPY = 1 << 5, /* mp_part_copy */
+    BH_CAP_PART_COPY_IF_MATCH = 1 << 6, /* and it honours the source's ETag, as copy does */
 };
 
 /* Counters since opening; a layer passes the innermost backend's on and adds its own retries. */

@@ -168,7 +168,7 @@ static int dir_delete_many(struct bh_bucket *b, const char *const *keys, size_t 
 static unsigned dir_caps(struct bh_bucket *b)
 {
     return BH_CAP_IF_NONE_MATCH | BH_CAP_IF_MATCH | BH_CAP_COPY_IF_MATCH | BH_CAP_MP_COND |
-           BH_CAP_PART_COPY;
+           BH_CAP_PART_COPY | BH_CAP_PART_COPY_IF_MATCH;
 }
 
 static int dir_presign(struct bh_bucket *b, const char *key, int64_t seconds, struct bh_strbuf *url,

@@ -61,16 +61,18 @@ static uint64_t part_length(const struct team *t, unsigned part)
     return t->size - at < t->part_size ? t->size - at : t->part_size;
 }
 
-/* Keeps the first error; all threads end soon. */
-static void team_fail(struct team *t, int rc, const struct bh_error *why)
+/* Keeps the first error; all threads end soon. Returns whether this was it. */
+static bool team_fail(struct team *t, int rc, const struct bh_error *why)
 {
     BH_LOCK_SCOPE(&t->mutex);
-    if (!t->rc) {
+    bool first = !t->rc;
+    if (first) {
         t->rc = rc;
         t->error = *why;
     }
     atomic_store(&t->over, true);
     pthread_cond_broadcast(&t->changed);
+    return first;
 }
 
 /* Starts up to `count` more threads; fewer will do. Signals are for the program's own threads. */
@@ -161,15 +163,16 @@ struct upload {
     struct team team;
     const struct bh_source *src;
     const struct bh_cond *cond;
+    struct bh_reuse *reuse; /* NULL: all is sent */
     struct bh_part *parts;
-    pthread_mutex_t source; /* one thread at a time reads src */
+    pthread_mutex_t source; /* one thread at a time reads src, and counts in reuse */
     char id[BH_UPLOAD_ID_MAX];
     char put_id[BH_PUT_ID_SIZE];
     bool in_doubt; /* the completion may have happened */
 };
 
-/* Takes the next part and reads it (*buf is the thread's own, allocated on first use). False: there
- * is none, or the upload is over. */
+/* Takes the next part and reads it (*buf is the thread's own, allocated on first use); a body
+ * without data: it is to be copied. False: there is none, or the upload is over. */
 static bool upload_take(struct upload *u, char **buf, unsigned *part, struct bh_source *body)
 {
     struct team *t = &u->team;
@@ -181,6 +184,10 @@ static bool upload_take(struct upload *u, char **buf, unsigned *part, struct bh_
     *part = t->next++;
     uint64_t at = *part * t->part_size, len = part_length(t, *part);
     *body = (struct bh_source){.size = len};
+    if (u->reuse && u->reuse->has(u->reuse->arg, at, len)) {
+        u->reuse->copied += len;
+        return true;
+    }
     if (u->src->data) {
         body->data = (const char *)u->src->data + at;
         return true;
@@ -199,6 +206,24 @@ static bool upload_take(struct upload *u, char **buf, unsigned *part, struct bh_
     return !rc;
 }
 
+/* Sends one part, or has it copied. */
+static int upload_part(struct upload *u, unsigned part, const struct bh_source *body,
+                       struct bh_error *err)
+{
+    struct team *t = &u->team;
+    int rc;
+    if (body->data)
+        rc = bh_bucket_mp_part(t->bucket, t->key, u->id, part + 1, body, &u->parts[part], &t->call,
+                               err);
+    else
+        rc = bh_bucket_mp_part_copy(t->bucket, t->key, u->id, part + 1, u->reuse->key,
+                                    part * t->part_size, body->size, u->reuse->etag,
+                                    &u->parts[part], &t->call, err);
+    if (rc == ENOENT) /* which would say that the object does not exist */
+        rc = bh_fail_prefix(err, EIO, "the upload of %s vanished while it was under way", t->key);
+    return rc;
+}
+
 static void *upload_main(void *arg)
 {
     struct upload *u = arg;
@@ -208,13 +233,10 @@ static void *upload_main(void *arg)
     char *buf = NULL;
     while (upload_take(u, &buf, &part, &body)) {
         struct bh_error err = {0};
-        int rc = bh_bucket_mp_part(t->bucket, t->key, u->id, part + 1, &body, &u->parts[part],
-                                   &t->call, &err);
-        if (rc == ENOENT) /* which would say that the object does not exist */
-            rc = bh_fail_prefix(&err, EIO, "the upload of %s vanished while it was under way",
-                                t->key);
+        int rc = upload_part(u, part, &body, &err);
         if (rc) {
-            team_fail(t, rc, &err);
+            if (team_fail(t, rc, &err) && !body.data) /* read when the threads have ended */
+                u->reuse->refused = true;
             break;
         }
     }
@@ -345,6 +367,14 @@ static int upload_parts(struct upload *u, const struct bh_meta *meta, unsigned p
     return rc;
 }
 
+bool bh_bucket_can_assemble(struct bh_bucket *b, const struct bh_cond *cond)
+{
+    unsigned needed = BH_CAP_PART_COPY | BH_CAP_PART_COPY_IF_MATCH;
+    if (cond && (cond->if_match || cond->if_none_match))
+        needed |= BH_CAP_MP_COND;
+    return (bh_bucket_caps(b) & needed) == needed;
+}
+
 int bh_bucket_upload(struct bh_bucket *b, const char *key, const struct bh_source *src,
                      const struct bh_meta *meta, const struct bh_cond *cond,
                      const struct bh_transfer *how, struct bh_object_info *info,
@@ -352,6 +382,10 @@ int bh_bucket_upload(struct bh_bucket *b, const char *key, const struct bh_sourc
 {
     bool conditional = cond && (cond->if_match || cond->if_none_match);
     int rc = check(how, err);
+    if (how->reuse) {
+        how->reuse->copied = 0;
+        how->reuse->refused = false;
+    }
     if (rc)
         return rc;
     if (!src || src->size <= how->part_size || (!src->data && !src->read))
@@ -371,6 +405,7 @@ int bh_bucket_upload(struct bh_bucket *b, const char *key, const struct bh_sourc
         return bh_fail(err, ENOMEM, "out of memory while uploading %s", key ? key : "");
     u->src = src;
     u->cond = cond;
+    u->reuse = how->reuse && bh_bucket_can_assemble(b, cond) ? how->reuse : NULL;
     team_init(&u->team, b, key, call);
     pthread_mutex_init(&u->source, NULL);
     rc = upload_plan(&u->team, src->size, how->part_size, err);

@@ -54,6 +54,8 @@ static void probe_writing(struct probe *p)
     bh_strbuf_addf(p->out, "can_copy_if_unchanged: %s\n", yes_no(caps & BH_CAP_COPY_IF_MATCH));
     bh_strbuf_addf(p->out, "can_complete_if_unchanged: %s\n", yes_no(caps & BH_CAP_MP_COND));
     bh_strbuf_addf(p->out, "can_copy_parts: %s\n", yes_no(caps & BH_CAP_PART_COPY));
+    bh_strbuf_addf(p->out, "can_copy_parts_if_unchanged: %s\n",
+                   yes_no(caps & BH_CAP_PART_COPY_IF_MATCH));
     bh_strbuf_addf(p->out, "can_sign_links: %s\n", yes_no(caps & BH_CAP_PRESIGN));
 }
 

@@ -300,15 +300,15 @@ class Store:
 
     # --- copies ---
 
-    def source(self, req):
-        """Of a copy: its bucket's object, with the conditions checked."""
+    def source(self, req, ignored=False):
+        """Of a copy: its bucket's object, with the conditions checked, unless they are ignored."""
         path = decode(req.header('x-amz-copy-source')).lstrip(b'/')
         name, _, key = path.partition(b'/')
         if name.decode() not in self.buckets:
             raise Refused(404, 'NoSuchBucket', 'The specified bucket does not exist')
         obj = self.find(self.buckets[name.decode()], key)
         if_match = req.header('x-amz-copy-source-if-match')
-        if if_match and not self.quirk('copy_cond_ignored') and not self.matches(if_match, obj):
+        if if_match and not ignored and not self.quirk('copy_cond_ignored') and not self.matches(if_match, obj):
             raise Refused(412, 'PreconditionFailed', 'At least one of the pre-conditions you specified did not hold')
         return obj
 
@@ -350,12 +350,12 @@ class Store:
     def do_mp_part_copy(self, bucket, req, body):
         if self.quirk('no_part_copy'):
             raise Refused(501, 'NotImplemented', 'A header you provided implies functionality that is not implemented.')
-        data = self.source(req).body
+        data = self.source(req, self.quirk('part_copy_cond_ignored')).body
         given = req.header('x-amz-copy-source-range')
         match = re.fullmatch(r'bytes=(\d+)-(\d+)', given or '')
         if given and (not match or int(match[2]) >= len(data) or int(match[1]) > int(match[2])):
             raise Refused(400, 'InvalidArgument', 'The x-amz-copy-source-range value is not valid for the source')
-        if match:
+        if match and not self.quirk('part_copy_range_ignored'):
             data = data[int(match[1]):int(match[2]) + 1]
         part = self.add_part(bucket, req, data)
         return Reply(200, xml('CopyPartResult', el('LastModified', iso(part.mtime)) + el('ETag', '"%s"' % part.etag)))

@@ -91,6 +91,7 @@ line can_put_if_absent yes
 line can_put_if_unchanged yes
 line can_copy_if_unchanged no # as this server takes the condition and ignores it
 line can_copy_parts yes
+line can_copy_parts_if_unchanged no
 line can_sign_links yes
 assert_between "$(sed -n 's/^clock_difference_seconds: //p' <<<"$OUT")" -2 2 'the difference of the clocks'
 assert_between "$(($(date -u -d "$(sed -n 's/^server_time: //p' <<<"$OUT")" +%s) - $(date +%s)))" -2 2 "the server's time"

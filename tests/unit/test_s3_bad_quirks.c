@@ -42,7 +42,8 @@ static void reopen(void)
 }
 
 #define CONDITIONS (BH_CAP_IF_NONE_MATCH | BH_CAP_IF_MATCH | BH_CAP_COPY_IF_MATCH | BH_CAP_MP_COND)
-#define ALL        (CONDITIONS | BH_CAP_PART_COPY)
+#define COPIES     (BH_CAP_COPY_IF_MATCH | BH_CAP_PART_COPY | BH_CAP_PART_COPY_IF_MATCH)
+#define ALL        (CONDITIONS | COPIES)
 
 static const struct bh_cond fresh = {.if_none_match = true};
 
@@ -68,6 +69,28 @@ static int upload(const char *key, const char *text, const struct bh_cond *cond,
         *ERR = kept;
     }
     return rc;
+}
+
+/* A part on condition that its source is unchanged. */
+static void check_part_copy(unsigned caps)
+{
+    char id[BH_UPLOAD_ID_MAX];
+    struct bh_part part;
+    struct bh_object_info info;
+    bool pinned = (caps & BH_CAP_PART_COPY_IF_MATCH) != 0;
+    const char *etag = must_put(b, "k", "source");
+    must(bh_bucket_mp_begin(b, "p", NULL, id, NULL, ERR));
+    must_fail(bh_bucket_mp_part_copy(b, "p", id, 1, "k", 0, 6, "0123456789abcdef0123456789abcdef",
+                                     &part, NULL, ERR),
+              pinned ? ESTALE : ENOTSUP);
+    must(bh_bucket_mp_part_copy(b, "p", id, 1, "k", 1, 4, pinned ? etag : NULL, &part, NULL, ERR));
+    must(bh_bucket_mp_complete(b, "p", id, &part, 1, NULL, &info, NULL, ERR));
+    must_have(b, "p", "ourc");
+    if (!pinned)
+        return;
+    must(bh_bucket_mp_begin(b, "q", NULL, id, NULL, ERR)); /* of what came in parts itself */
+    must(bh_bucket_mp_part_copy(b, "q", id, 1, "p", 0, 4, info.etag, &part, NULL, ERR));
+    must(bh_bucket_mp_abort(b, "q", id, NULL, ERR));
 }
 
 /* What of the conditions works must do so right; what does not must be refused before it harms. */
@@ -125,6 +148,8 @@ static void check_conditions(unsigned caps)
     must(bh_bucket_head(b, "m", &now, NULL, ERR));
     assert_string_equal(info.etag, now.etag);
     assert_int_equal(info.size, 4);
+    if (caps & BH_CAP_PART_COPY)
+        check_part_copy(caps);
 }
 
 static void stores_of_many_kinds(void **state)
@@ -145,11 +170,12 @@ static void stores_of_many_kinds(void **state)
         {"unquoted_etag,complete_empty_etag,complete_repeats,complete_cond_ignored,"
          "copy_cond_ignored", /* Ceph RGW */
          BH_CAP_IF_NONE_MATCH | BH_CAP_IF_MATCH | BH_CAP_PART_COPY},
-        {"cond501,complete_cond501,no_delete_many", BH_CAP_COPY_IF_MATCH | BH_CAP_PART_COPY},
-        {"cond_ignored,complete_cond_ignored", BH_CAP_COPY_IF_MATCH | BH_CAP_PART_COPY},
+        {"cond501,complete_cond501,no_delete_many", COPIES},
+        {"cond_ignored,complete_cond_ignored", COPIES},
         {"if_match_ignored", ALL & ~BH_CAP_IF_MATCH},
         {"if_none_match_ignored", ALL & ~(BH_CAP_IF_NONE_MATCH | BH_CAP_MP_COND)},
-        {"copy_cond_ignored", ALL & ~BH_CAP_COPY_IF_MATCH},
+        {"copy_cond_ignored", ALL & ~(BH_CAP_COPY_IF_MATCH | BH_CAP_PART_COPY_IF_MATCH)},
+        {"part_copy_cond_ignored", ALL & ~BH_CAP_PART_COPY_IF_MATCH},
         {"complete_cond_ignored", ALL & ~BH_CAP_MP_COND},
         {"complete_cond501", ALL & ~BH_CAP_MP_COND},
     };

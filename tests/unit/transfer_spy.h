@@ -15,7 +15,9 @@ static struct spy {
     bool hollow;      /* parts and completions are accepted unseen */
     int delay_ms;     /* of each part and range */
     atomic_int active, most;
-    atomic_uint parts;
+    atomic_uint parts, copies;
+    unsigned copy_fails; /* the one that does, from 1, with EIO; 0: none */
+    const char *on_copy; /* the source becomes this before the first copy */
     atomic_uint_fast64_t bytes;
     const char *on_head; /* the object becomes this before the first head */
 } spy;
@@ -89,6 +91,20 @@ static inline int spy_part(struct bh_bucket *s, const char *key, const char *upl
         spy.hollow ? 0 : bh_bucket_mp_part(spy.inner, key, upload_id, number, src, out, call, err));
 }
 
+static inline int spy_part_copy(struct bh_bucket *s, const char *key, const char *upload_id,
+                                unsigned number, const char *from, uint64_t offset,
+                                uint64_t length, const char *from_if_match, struct bh_part *out,
+                                const struct bh_call *call, struct bh_error *err)
+{
+    unsigned n = atomic_fetch_add(&spy.copies, 1) + 1;
+    if (n == spy.copy_fails)
+        return bh_fail(err, EIO, "the store cannot copy this");
+    if (spy.on_copy && n == 1)
+        must_put(spy.inner, from, spy.on_copy);
+    return bh_bucket_mp_part_copy(spy.inner, key, upload_id, number, from, offset, length,
+                                  from_if_match, out, call, err);
+}
+
 static inline int spy_complete(struct bh_bucket *s, const char *key, const char *upload_id,
                                const struct bh_part *parts, size_t count,
                                const struct bh_cond *cond, struct bh_object_info *info,
@@ -130,6 +146,7 @@ static const struct bh_bucket_ops spy_ops = {.name = "spy",
                                              .head = spy_head,
                                              .mp_begin = spy_begin,
                                              .mp_part = spy_part,
+                                             .mp_part_copy = spy_part_copy,
                                              .mp_complete = spy_complete,
                                              .mp_abort = spy_abort,
                                              .mp_list = spy_uploads,

@@ -15,7 +15,7 @@
 /* Before a trial, and on AWS, which documents that it can all of it. */
 #define CAPS_ASSUMED                                                                               \
     (BH_CAP_IF_NONE_MATCH | BH_CAP_IF_MATCH | BH_CAP_COPY_IF_MATCH | BH_CAP_PRESIGN |              \
-     BH_CAP_MP_COND | BH_CAP_PART_COPY)
+     BH_CAP_MP_COND | BH_CAP_PART_COPY | BH_CAP_PART_COPY_IF_MATCH)
 
 /* --- about the bucket --- */
 
@@ -110,11 +110,10 @@ static void describe_caps(struct s3 *s, struct bh_strbuf *out)
     static const struct {
         unsigned cap;
         const char *name;
-    } caps[] = {{BH_CAP_IF_NONE_MATCH, "if-none-match"},
-                {BH_CAP_IF_MATCH, "if-match"},
-                {BH_CAP_COPY_IF_MATCH, "copy-if-match"},
-                {BH_CAP_MP_COND, "conditional-completion"},
-                {BH_CAP_PART_COPY, "part-copy"}};
+    } caps[] = {
+        {BH_CAP_IF_NONE_MATCH, "if-none-match"}, {BH_CAP_IF_MATCH, "if-match"},
+        {BH_CAP_COPY_IF_MATCH, "copy-if-match"}, {BH_CAP_MP_COND, "conditional-completion"},
+        {BH_CAP_PART_COPY, "part-copy"},         {BH_CAP_PART_COPY_IF_MATCH, "part-copy-if-match"}};
     bh_strbuf_addf(out, "store_can:%s", s->learned ? "" : " (not tried yet)");
     for (size_t i = 0; s->learned && i < sizeof caps / sizeof caps[0]; i++)
         if (s->caps & caps[i].cap)

@@ -61,7 +61,7 @@ static int copy_in_parts(struct s3 *s, const char *from, const char *to,
 {
     char id[BH_UPLOAD_ID_MAX];
     size_t count = (size_t)((source->size + PART - 1) / PART);
-    bool pinned = (s3_caps(&s->base) & BH_CAP_COPY_IF_MATCH) != 0;
+    bool pinned = (s3_caps(&s->base) & BH_CAP_PART_COPY_IF_MATCH) != 0;
     BH_FREE struct bh_part *parts = calloc(count, sizeof *parts);
     if (!parts)
         return bh_fail(err, ENOMEM, "out of memory");

@@ -11,6 +11,7 @@
 #include "util/log.h"
 
 #define CONDITIONS    (BH_CAP_IF_NONE_MATCH | BH_CAP_IF_MATCH | BH_CAP_COPY_IF_MATCH | BH_CAP_MP_COND)
+#define PART_COPIES   (BH_CAP_PART_COPY | BH_CAP_PART_COPY_IF_MATCH)
 #define TRIAL_NAME    16 /* characters of a trial object's own name */
 #define LEFTOVERS_MAX 100
 #define LEFTOVER_MS   (24 * INT64_C(3600000))
@@ -97,7 +98,7 @@ static int try_copy_of_parts(struct trial *t, const struct bh_object_info *whole
         return 0;
     int rc = s3_copy_raw(t->s, t->key, t->copy, whole->etag, t->unquoted, &info, t->call, t->err);
     if (rc)
-        t->caps &= ~(unsigned)BH_CAP_COPY_IF_MATCH;
+        t->caps &= ~(unsigned)(BH_CAP_COPY_IF_MATCH | BH_CAP_PART_COPY_IF_MATCH);
     return is_passing(rc) ? rc : 0;
 }
 
@@ -117,6 +118,30 @@ static int try_completion(struct trial *t, const char *id, const struct bh_part 
     return rc ? rc : try_copy_of_parts(t, &info);
 }
 
+/* A store that honours the source's ETag for a copy may ignore it for a part, and one that compares
+ * with another ETag than it tells (try_copy_of_parts) does so here, too. *part: what was copied. */
+static int try_part_copy(struct trial *t, const char *id, struct bh_part *part)
+{
+    bool pinned = (t->caps & BH_CAP_COPY_IF_MATCH) != 0;
+    int rc = ESTALE;
+    if (pinned)
+        rc = s3_mp_part_copy_raw(t->s, t->key, id, 1, t->key, 0, UINT64_MAX, NO_ETAG, t->unquoted,
+                                 part, t->call, t->err);
+    pinned = pinned && rc == ESTALE;
+    if (pinned) {
+        rc = s3_mp_part_copy_raw(t->s, t->key, id, 1, t->key, 0, UINT64_MAX, t->etag, t->unquoted,
+                                 part, t->call, t->err);
+        if (rc == 0)
+            t->caps |= BH_CAP_PART_COPY_IF_MATCH;
+    }
+    if (rc && !is_passing(rc)) /* refused with a condition: and without? */
+        rc = s3_mp_part_copy_raw(t->s, t->key, id, 1, t->key, 0, UINT64_MAX, NULL, false, part,
+                                 t->call, t->err);
+    if (rc == 0)
+        t->caps |= BH_CAP_PART_COPY;
+    return rc;
+}
+
 static int try_multipart(struct trial *t)
 {
     char id[BH_UPLOAD_ID_MAX];
@@ -124,12 +149,9 @@ static int try_multipart(struct trial *t)
     int rc = s3_mp_begin(&t->s->base, t->key, NULL, id, t->call, t->err);
     if (rc)
         return is_passing(rc) ? rc : 0;
-    rc = s3_mp_part_copy_raw(t->s, t->key, id, 1, t->key, 0, UINT64_MAX, NULL, &part, t->call,
-                             t->err);
-    if (rc == 0) {
-        t->caps |= BH_CAP_PART_COPY;
+    rc = try_part_copy(t, id, &part);
+    if (rc == 0)
         rc = try_completion(t, id, &part);
-    }
     struct bh_error why;
     if (rc && s3_mp_abort(&t->s->base, t->key, id, t->call, &why) != 0)
         bh_log(BH_LOG_DEBUG, "a trial upload of %s may be left in the bucket: %s", t->key,
@@ -231,7 +253,7 @@ int s3_learn(struct bh_bucket *b, const struct bh_call *call, struct bh_error *e
             "one mount at a time write to %s of the bucket %s",
             s->cfg->snapshot.key ? s->cfg->snapshot.key : "a key", s->cfg->bucket.name);
     BH_LOCK_SCOPE(&s->mutex);
-    s->caps = (s->caps & ~(unsigned)(CONDITIONS | BH_CAP_PART_COPY)) | t.caps;
+    s->caps = (s->caps & ~(unsigned)(CONDITIONS | PART_COPIES)) | t.caps;
     s->etag_unquoted = t.unquoted;
     s->learned = true;
     return 0;

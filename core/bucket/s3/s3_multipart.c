@@ -81,8 +81,8 @@ int s3_mp_part(struct bh_bucket *b, const char *key, const char *upload_id, unsi
 
 int s3_mp_part_copy_raw(struct s3 *s, const char *key, const char *upload_id, unsigned number,
                         const char *from, uint64_t offset, uint64_t length,
-                        const char *from_if_match, struct bh_part *out, const struct bh_call *call,
-                        struct bh_error *err)
+                        const char *from_if_match, bool unquoted, struct bh_part *out,
+                        const struct bh_call *call, struct bh_error *err)
 {
     BH_STRBUF source = {0};
     struct part_query q;
@@ -106,8 +106,7 @@ int s3_mp_part_copy_raw(struct s3 *s, const char *key, const char *upload_id, un
         s3_header(&r, "x-amz-copy-source-range", range);
     }
     if (from_if_match)
-        s3_header(&r, "x-amz-copy-source-if-match",
-                  s3_quote_etag(from_if_match, s3_unquoted(s), quoted));
+        s3_header(&r, "x-amz-copy-source-if-match", s3_quote_etag(from_if_match, unquoted, quoted));
     int rc = s3_ask(s, &r, err);
     if (!rc)
         rc = bh_xml_result(s3_body(&r), r.answer.body.len, out->etag, &changed, err);
@@ -125,11 +124,11 @@ int s3_mp_part_copy(struct bh_bucket *b, const char *key, const char *upload_id,
     struct s3 *s = s3_of(b);
     int rc = s3_need(s, BH_CAP_PART_COPY, "parts copied from another object", call, err);
     if (!rc && from_if_match)
-        rc = s3_need(s, BH_CAP_COPY_IF_MATCH, "copies on condition that the source is unchanged",
-                     call, err);
+        rc = s3_need(s, BH_CAP_PART_COPY_IF_MATCH,
+                     "parts copied on condition that the source is unchanged", call, err);
     return rc ? rc
               : s3_mp_part_copy_raw(s, key, upload_id, number, from, offset, length, from_if_match,
-                                    out, call, err);
+                                    s3_unquoted(s), out, call, err);
 }
 
 /* --- completion --- */

@@ -192,8 +192,8 @@ int s3_mp_part_copy(struct bh_bucket *b, const char *key, const char *upload_id,
 /* length UINT64_MAX: the whole object, which may then be smaller than 5 MiB. */
 int s3_mp_part_copy_raw(struct s3 *s, const char *key, const char *upload_id, unsigned number,
                         const char *from, uint64_t offset, uint64_t length,
-                        const char *from_if_match, struct bh_part *out, const struct bh_call *call,
-                        struct bh_error *err);
+                        const char *from_if_match, bool unquoted, struct bh_part *out,
+                        const struct bh_call *call, struct bh_error *err);
 int s3_mp_complete(struct bh_bucket *b, const char *key, const char *upload_id,
                    const struct bh_part *parts, size_t count, const struct bh_cond *cond,
                    struct bh_object_info *info, const struct bh_call *call, struct bh_error *err);
