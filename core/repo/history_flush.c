@@ -114,6 +114,16 @@ static void note_plain_error(struct bh_history *h, const char *text)
     snprintf(h->plain_error, sizeof h->plain_error, "%s", text);
 }
 
+static int put_plain(struct bh_history *h, struct bh_frozen *frozen, const char *id,
+                     uint64_t *bytes, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_plain_known known;
+    bool knows = history_know_plain(h, id, &known, call);
+    int rc = bh_plain_put_frozen(h->plain, frozen, id, knows ? &known : NULL, bytes, call, err);
+    free(known.changed);
+    return rc;
+}
+
 /* The history has the snapshot already. A KEY that somebody else has ruined is no reason to fail;
  * one that cannot be written is, as the policy promises it. */
 static int write_plain(struct bh_history *h, struct bh_frozen *frozen, const char *id,
@@ -121,7 +131,7 @@ static int write_plain(struct bh_history *h, struct bh_frozen *frozen, const cha
                        struct bh_error *err)
 {
     uint64_t bytes = 0;
-    int rc = bh_plain_put_frozen(h->plain, frozen, id, &bytes, call, err);
+    int rc = put_plain(h, frozen, id, &bytes, call, err);
     if (rc == ESTALE) {
         struct bh_error why;
         if (history_meet_plain(h, NULL, call, &why) != 0) {
@@ -129,7 +139,7 @@ static int write_plain(struct bh_history *h, struct bh_frozen *frozen, const cha
             bh_log(BH_LOG_WARNING, "%s", why.text);
             return 0;
         }
-        rc = bh_plain_put_frozen(h->plain, frozen, id, &bytes, call, err);
+        rc = put_plain(h, frozen, id, &bytes, call, err);
     }
     if (rc == EAGAIN) /* the freeze broke, or the store wants to be asked later: once more */
         return rc;

@@ -134,6 +134,13 @@ int history_check_entry(struct bh_history *h, const struct bh_index_entry *e, co
 int history_meet_plain(struct bh_history *h, struct bh_load_report *report,
                        const struct bh_call *call, struct bh_error *err);
 
+/* --- history_assemble.c --- */
+/* Which bytes of the newest snapshot, `id`, KEY has already. False: not known, or of no use here;
+ * KEY is then to be sent as a whole. k->changed is the caller's to free. */
+bool history_know_plain(struct bh_history *h, const char *id, struct bh_plain_known *k,
+                        const struct bh_call *call);
+
+/* --- history_plain.c --- */
 /* A branch that has a plain object only gets a history that begins with it. ENOENT: it has none. */
 int history_adopt_branch(struct bh_history *h, const char *name, char etag[BH_ETAG_MAX],
                          const struct bh_call *call, struct bh_error *err);

@@ -166,17 +166,37 @@ static int read_image(void *arg, uint64_t offset, void *buf, size_t len, struct 
     return 0;
 }
 
+static int image_meta(const struct image *img, const char *snapshot, struct bh_meta *meta,
+                      struct bh_error *err)
+{
+    *meta = (struct bh_meta){0};
+    int rc = bh_meta_set(meta, META_SNAPSHOT, snapshot, err);
+    if (rc == 0 && img->sha256[0])
+        rc = bh_meta_set(meta, META_SHA256, img->sha256, err);
+    return rc;
+}
+
 int plain_put_image(struct bh_plain *p, struct image *img, const char *key, const char *snapshot,
                     const struct bh_cond *cond, struct bh_object_info *info,
                     const struct bh_call *call, struct bh_error *err)
 {
-    struct bh_meta meta = {0};
+    struct bh_meta meta;
     struct bh_source src = {.size = img->size, .read = read_image, .arg = img};
-    int rc = bh_meta_set(&meta, META_SNAPSHOT, snapshot, err);
+    if (img->known) {
+        int rc = image_meta(img, snapshot, &meta, err);
+        plain_phase(p, PHASE_UPLOAD, img->size);
+        if (rc == 0)
+            rc = plain_assemble(p, img, &src, &meta, cond, info, call, err);
+        if (rc != ENOTSUP)
+            return rc;
+        img->known = NULL; /* not again */
+    }
+    int rc = img->sha256[0] ? 0 : hash_image(img, call, err);
     if (rc == 0)
-        rc = bh_meta_set(&meta, META_SHA256, img->sha256, err);
+        rc = image_meta(img, snapshot, &meta, err);
     if (rc)
         return rc;
+    img->sent = img->size;
     plain_phase(p, PHASE_UPLOAD, img->size);
     struct bh_transfer how = plain_transfer(p);
     if (p->cfg->bucket.kind == BH_BUCKET_FILE) /* in parts each byte would be written twice */
@@ -226,8 +246,8 @@ void plain_adopt_older(struct bh_state *st, const struct bh_object_info *info)
 /* What the key holds after an answer that left it open: 0 it is our upload (info filled), EAGAIN it
  * is still the base, or an earlier upload of ours that arrived late (the base now), ESTALE it is
  * somebody else's, or the look itself failed. */
-static int look(struct bh_plain *p, const char *snapshot, struct bh_object_info *info,
-                const struct bh_call *call, struct bh_error *err)
+static int look(struct bh_plain *p, const char *snapshot, uint64_t size,
+                struct bh_object_info *info, const struct bh_call *call, struct bh_error *err)
 {
     struct bh_state *st = &p->live->dir.state;
     int rc = bh_bucket_head(p->bucket, p->key, info, call, err);
@@ -236,7 +256,7 @@ static int look(struct bh_plain *p, const char *snapshot, struct bh_object_info 
     if (rc)
         return rc;
     const char *id = bh_meta_get(&info->meta, META_SNAPSHOT);
-    if (id && !strcmp(id, snapshot))
+    if (id && !strcmp(id, snapshot) && info->size == size)
         return 0;
     if (plain_is_older_pending(st, id))
         plain_adopt_older(st, info);
@@ -285,7 +305,7 @@ static int upload(struct bh_plain *p, struct image *img, const char *snapshot,
         if (rc && !plain_is_passing(rc) && rc != ESTALE && rc != EEXIST)
             return rc;
         struct bh_error why;
-        int seen = look(p, snapshot, info, call, &why);
+        int seen = look(p, snapshot, img->size, info, call, &why);
         if (seen == 0)
             return 0;
         if (seen == ESTALE)
@@ -467,12 +487,17 @@ void bh_plain_keep_previous(struct bh_plain *p, bool keep)
 }
 
 int bh_plain_put_frozen(struct bh_plain *p, struct bh_frozen *frozen, const char *id,
-                        uint64_t *bytes, const struct bh_call *call, struct bh_error *err)
+                        const struct bh_plain_known *known, uint64_t *bytes,
+                        const struct bh_call *call, struct bh_error *err)
 {
     struct bh_state *st = &p->live->dir.state;
-    struct image img = {.plain = p, .frozen = frozen, .size = bh_frozen_size(frozen)};
+    struct image img = {
+        .plain = p, .frozen = frozen, .size = bh_frozen_size(frozen), .known = known};
     struct bh_object_info info;
-    int rc = hash_image(&img, call, err);
+    int rc = 0;
+    /* To hash what is not here would be to fetch it. */
+    if (!known || bh_store_absent_bytes(p->live->store) == 0)
+        rc = hash_image(&img, call, err);
     if (rc == 0)
         rc = keep_previous(p, call, err);
     if (rc == 0)
@@ -485,7 +510,7 @@ int bh_plain_put_frozen(struct bh_plain *p, struct bh_frozen *frozen, const char
     memcpy(st->base_sha256, img.sha256, sizeof st->base_sha256);
     snprintf(st->plain_snapshot, sizeof st->plain_snapshot, "%s", id);
     st->damaged_etag[0] = '\0';
-    *bytes = img.size;
+    *bytes = img.sent;
     return bh_statedir_save(&p->live->dir, err);
 }
 

@@ -69,10 +69,21 @@ int bh_plain_flush(struct bh_plain *p, bool keep_previous, struct bh_flush_resul
 /* --- beside a history, which decides what is flushed and has its own order --- */
 /* Of the next bh_plain_put_frozen. */
 void bh_plain_keep_previous(struct bh_plain *p, bool keep);
+/* What KEY has of the frozen content already. */
+struct bh_plain_known {
+    char etag[BH_ETAG_MAX]; /* of the object that this is about */
+    uint64_t size;          /* its bytes */
+    uint32_t unit;          /* bytes of a block, a power of two up to 1 MiB */
+    uint64_t blocks;
+    uint8_t *changed; /* a bit a block: it may differ from the frozen content */
+};
 /* KEY becomes the frozen content, as snapshot `id`, if KEY is what we know. ESTALE: it is not.
- * EAGAIN: the freeze was broken. *bytes: sent. */
+ * EAGAIN: the freeze was broken. known (may be NULL): what the store can copy from KEY as it is,
+ * where it can, need not be sent; where parts of the content are not local it is not hashed then,
+ * so the object has no bh-sha256. *bytes: sent. */
 int bh_plain_put_frozen(struct bh_plain *p, struct bh_frozen *frozen, const char *id,
-                        uint64_t *bytes, const struct bh_call *call, struct bh_error *err);
+                        const struct bh_plain_known *known, uint64_t *bytes,
+                        const struct bh_call *call, struct bh_error *err);
 /* KEY is that branch's from now on. */
 int bh_plain_set_branch(struct bh_plain *p, const char *branch, struct bh_error *err);
 

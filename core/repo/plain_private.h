@@ -29,8 +29,10 @@ struct image {
     struct bh_plain *plain;
     struct bh_frozen *frozen;
     uint64_t size;
-    char sha256[BH_SHA256_HEX];
-    int broken; /* errno of the freeze, if that was what ended a put */
+    char sha256[BH_SHA256_HEX];         /* "" not hashed yet */
+    const struct bh_plain_known *known; /* NULL: all is to be sent */
+    uint64_t sent;                      /* bytes of it, by the last put */
+    int broken;                         /* errno of the freeze, if that was what ended a put */
 };
 /* Freezes and hashes; tries again if a large truncation breaks the freeze, at last with a patient
  * one. *tries counts freezes, from 0 for one flush. Ended with bh_store_thaw(img->frozen). */
@@ -41,6 +43,15 @@ struct bh_transfer plain_transfer(const struct bh_plain *p);
 int plain_put_image(struct bh_plain *p, struct image *img, const char *key, const char *snapshot,
                     const struct bh_cond *cond, struct bh_object_info *info,
                     const struct bh_call *call, struct bh_error *err);
+/* --- plain_assemble.c --- */
+/* Whether a KEY of that size could be assembled from the one there is. */
+bool plain_may_assemble(const struct bh_plain *p, uint64_t size);
+/* The put of an image of which img->known tells what KEY has. ENOTSUP: nothing has happened, it is
+ * to be sent as a whole; ESTALE: KEY is another one than was known. */
+int plain_assemble(struct bh_plain *p, struct image *img, const struct bh_source *src,
+                   const struct bh_meta *meta, const struct bh_cond *cond,
+                   struct bh_object_info *info, const struct bh_call *call, struct bh_error *err);
+
 void plain_format_id(int64_t time_ms, char id[BH_SNAPSHOT_ID_MAX]);
 void plain_new_id(struct bh_plain *p, char id[BH_SNAPSHOT_ID_MAX]);
 
