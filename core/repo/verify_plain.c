@@ -94,27 +94,92 @@ int verify_databases(struct verify *v, struct bh_error *err)
 
 /* --- plain objects --- */
 
+/* A plain object as it comes in. One that was assembled by a mount that had not all of it tells no
+ * hash: it is compared with its snapshot. */
+struct incoming {
+    struct verify *v;
+    const struct bh_index_entry *e; /* NULL: no history has it */
+    struct bh_object_info info;
+    struct bh_sha256 *hash;
+    uint8_t *buf; /* of a block */
+    size_t len;
+    uint64_t block;
+    uint64_t wrong; /* the first block that differs, UINT64_MAX: none so far */
+    bool blind;     /* the snapshot cannot be read either: that is told elsewhere */
+};
+
+static bool is_same_block(struct incoming *in)
+{
+    enum { HEADER = 100 };
+    uint32_t size = bh_trees_block_size(in->v->trees);
+    struct bh_error why;
+    struct bh_ref ref;
+    uint8_t hash[BH_HASH_SIZE];
+    /* Counters in the header may differ: see is_counters_only in history_store.c. */
+    int rc = in->block == 0 && in->len >= HEADER
+                 ? bh_tree_read(in->v->trees, &in->e->db, 0, in->buf, HEADER, in->e->id,
+                                in->v->call, &why)
+                 : 0;
+    if (!rc)
+        rc = bh_tree_refs(in->v->trees, &in->e->db, in->block, 1, &ref, in->e->id, in->v->call,
+                          &why);
+    memset(in->buf + in->len, 0, size - in->len);
+    if (rc || bh_content_hash(in->buf, size, hash)) {
+        in->blind = true;
+        return true;
+    }
+    if (bh_ref_is_zero(&ref))
+        return in->buf[0] == 0 && !memcmp(in->buf, in->buf + 1, size - 1);
+    return !memcmp(hash, ref.hash, sizeof hash);
+}
+
+static void end_block(struct incoming *in)
+{
+    if (in->wrong == UINT64_MAX && !is_same_block(in))
+        in->wrong = in->block;
+    in->block++;
+    in->len = 0;
+}
+
 static int take_bytes(void *arg, const void *data, size_t len, struct bh_error *err)
 {
-    bh_sha256_update(arg, data, len);
+    struct incoming *in = arg;
+    bh_sha256_update(in->hash, data, len);
+    if (!in->e || bh_meta_get(&in->info.meta, META_SHA256))
+        return 0;
+    for (size_t at = 0; at < len && !in->blind;) {
+        size_t n = bh_trees_block_size(in->v->trees) - in->len;
+        n = n < len - at ? n : len - at;
+        memcpy(in->buf + in->len, (const uint8_t *)data + at, n);
+        in->len += n;
+        at += n;
+        if (in->len == bh_trees_block_size(in->v->trees))
+            end_block(in);
+    }
     return 0;
 }
 
-/* Damage: EIO in why. */
-static int check_hash(struct verify *v, const char *key, struct bh_error *why)
+/* e: of its snapshot, NULL if nobody knows it. Damage: EIO in why. */
+static int check_content(struct verify *v, const char *key, const struct bh_index_entry *e,
+                         struct bh_error *why)
 {
-    struct bh_object_info info;
+    struct incoming in = {.v = v, .e = e, .hash = bh_sha256_new(), .wrong = UINT64_MAX};
+    BH_FREE uint8_t *buf = in.buf = e ? malloc(bh_trees_block_size(v->trees)) : NULL;
     char hex[BH_SHA256_HEX] = "";
-    struct bh_sha256 *hash = bh_sha256_new();
-    if (!hash)
-        return no_memory(why);
-    int rc = bh_bucket_get(v->bucket, key, 0, UINT64_MAX, take_bytes, hash, &info, v->call, why);
+    int rc = in.hash && (buf || !e) ? 0 : no_memory(why);
     if (!rc)
-        bh_sha256_hex(hash, hex);
-    bh_sha256_free(hash);
-    const char *told = rc ? NULL : bh_meta_get(&info.meta, META_SHA256);
+        rc = bh_bucket_get(v->bucket, key, 0, UINT64_MAX, take_bytes, &in, &in.info, v->call, why);
+    if (!rc)
+        bh_sha256_hex(in.hash, hex);
+    bh_sha256_free(in.hash);
+    const char *told = rc ? NULL : bh_meta_get(&in.info.meta, META_SHA256);
     if (told && strcmp(told, hex) != 0)
         rc = bh_fail(why, EIO, "its SHA-256 is %s, not %s as when it was written", hex, told);
+    if (!rc && in.len > 0 && !in.blind)
+        end_block(&in);
+    if (!rc && in.wrong != UINT64_MAX)
+        rc = bh_fail(why, EIO, "its block %" PRIu64 " is not as snapshot %s has it", in.wrong,
+                     e->id);
     return rc;
 }
 
@@ -154,7 +219,7 @@ static int check_ours(struct verify *v, const char *key, const char *branch, con
         rc = bh_fail(&why, EIO, "it has %" PRIu64 " bytes, snapshot %s has %" PRIu64, size, id,
                      e.db.size);
     else if (v->full)
-        rc = check_hash(v, key, &why);
+        rc = check_content(v, key, known && v->trees ? &e : NULL, &why);
     if (rc == ENOENT) /* replaced or removed meanwhile */
         rc = 0;
     if (rc && !verify_is_damage(v, rc))

@@ -642,6 +642,32 @@ static void test_plain_objects(void **state)
     must_be_whole(true);
 }
 
+/* One that tells no hash, as a mount leaves it that had not all of it: its snapshot tells. */
+static void test_plain_without_hash(void **state)
+{
+    const char *const always[] = {"snapshot.plain=always"};
+    const char *const key = "bucketsqlite/snap.db";
+    start_bh(always, 1);
+    sql("CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(20000))");
+    flush();
+    copy_bucket();
+    struct memory_object *o = memory_find(memory, key);
+    for (size_t i = 0; i < o->meta.count; i++)
+        if (!strcmp(o->meta.items[i].name, "bh-sha256"))
+            strcpy(o->meta.items[i].name, "other");
+    must_be_whole(true);
+    const size_t last = o->size - 1, places[] = {200, 4096, 8192, 12345, last};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        o->data[places[i]] ^= 4;
+        must_be_whole(false);
+        must_name(true, key, NULL, "flipped", places[i]);
+        assert_true(says("is not as snapshot"));
+        o->data[places[i]] ^= 4;
+    }
+    o->data[27] ^= 4; /* a counter that a restore changes, too */
+    must_be_whole(true);
+}
+
 static void test_nothing(void **state)
 {
     start_bh(NULL, 0);
@@ -660,6 +686,7 @@ int main(void)
     const struct CMUnitTest others[] = {
         cmocka_unit_test_setup_teardown(test_integrity, setup, teardown),
         cmocka_unit_test_setup_teardown(test_plain_objects, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_plain_without_hash, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nothing, setup, teardown),
     };
     int rc = cmocka_run_group_tests(on_history, setup_history, teardown);
