@@ -1,6 +1,7 @@
 /* The plain layer: the newest snapshot as one SQLite file in the bucket, as upstream has it. KEY is
  * the newest, KEY.prev the one before it. Each object carries the user metadata bh-snapshot (an id
- * of ours) and bh-sha256; one without them was written by somebody else.
+ * of ours) and, where all of it was local or fetched, bh-sha256; one without an id was written by
+ * somebody else.
  *
  * No write of ours happens unseen by another's: an upload is conditional on the ETag that was seen
  * last, and its id is durable in the state directory before it starts, so that an upload whose

@@ -11,9 +11,9 @@
 
 #define MIB      ((uint64_t)1 << 20)
 #define PART_MIN (5 * MIB)
-/* Each change costs a part, and each part a request: so many parts at most, in small ones. */
+/* Each change costs a part, and each part a request: no more than so many of them are that small. */
 #define PARTS 1000
-/* Threads that copy have no buffer: as many as fit into the memory of an ordinary upload. */
+/* Of bucket.part_size, as an ordinary upload has them; smaller ones may be as many more. */
 #define BUFFERS 4
 
 static bool has(const void *arg, uint64_t offset, uint64_t length)
@@ -31,9 +31,9 @@ static bool has(const void *arg, uint64_t offset, uint64_t length)
 static struct bh_transfer plan(const struct bh_plain *p, uint64_t size)
 {
     uint64_t limit = p->cfg->bucket.part_size, part = (size / PARTS + MIB - 1) / MIB * MIB;
+    part = part > limit ? limit : part;
     part = part < PART_MIN ? PART_MIN : part;
     uint64_t parallel = BUFFERS * limit / part;
-    parallel = parallel < 1 ? 1 : parallel;
     if (parallel > p->cfg->bucket.connections)
         parallel = p->cfg->bucket.connections;
     return (struct bh_transfer){.part_size = part, .parallel = (unsigned)parallel};
