@@ -211,7 +211,10 @@ static int freeze_job(sqlite3 *db, void *arg, struct bh_error *err)
 static int freeze_any_way(struct bh_live *l, struct bh_frozen *frozen, struct bh_error *err)
 {
     int64_t begin = bh_mono_ns();
+    bool changed;
     int rc = bh_store_freeze_wal(frozen);
+    if (rc == EAGAIN && bh_sql_in_swap(l->sql, &changed)) /* under more than SHARED */
+        rc = bh_store_freeze(frozen);
     if (rc == EAGAIN)
         return bh_sql_run(l->sql, BH_SQL_READ, freeze_job, (void *[]){l, frozen}, err);
     bh_store_note_freeze(l->store, bh_mono_ns() - begin);

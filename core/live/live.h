@@ -66,10 +66,18 @@ struct bh_base {
 int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_base *base,
                     struct bh_error *err);
 
+/* What clients committed after the content was flushed, and before they were kept out: to be saved
+ * now, or it is lost. Called on the SQL thread while every client waits: to be brief.
+ * bh_live_freeze works. May change the base that the new content gets. An errno, with *err filled:
+ * nothing is replaced. */
+typedef int bh_live_save_fn(void *arg, struct bh_base *base, struct bh_error *err);
+
 /* The same with content that stays where it is until it is read: `size` bytes of the origin, of
- * which one unit is fetched. base->is_base. O(1) but for the block map. */
+ * which one unit is fetched. base->is_base. O(1) but for the block map. save (may be NULL: what is
+ * there may go) is called if what is there is not all flushed. */
 int bh_live_replace_lazily(struct bh_live *l, struct bh_origin *origin, uint64_t size,
-                           const struct bh_base *base, struct bh_error *err);
+                           const struct bh_base *base, bh_live_save_fn *save, void *arg,
+                           struct bh_error *err);
 
 /* Another snapshot of the same history, most of which is as in the present one. */
 struct bh_step {

@@ -15,6 +15,8 @@ struct replace_job {
     const char *incoming;
     const struct bh_base *base;
     struct bh_origin *origin; /* NULL: everything is in `incoming` */
+    bh_live_save_fn *save;    /* NULL: nothing of what is there is kept */
+    void *save_arg;
 };
 
 static uint32_t get32(const unsigned char *p)
@@ -190,9 +192,16 @@ static int replace_job(sqlite3 *db, void *arg, struct bh_error *err)
 {
     struct replace_job *j = arg;
     struct bh_live *l = j->live;
-    struct bh_state before = l->dir.state;
+    struct bh_base base = *j->base;
+    bool changed;
     (void)db;
-    int rc = live_clear_side_file(l, BH_JOURNAL_NAME);
+    int rc = j->save && bh_sql_in_swap(l->sql, &changed) && changed
+                 ? j->save(j->save_arg, &base, err)
+                 : 0;
+    if (rc)
+        return rc;
+    struct bh_state before = l->dir.state;
+    rc = live_clear_side_file(l, BH_JOURNAL_NAME);
     if (rc == 0)
         rc = live_clear_side_file(l, BH_WAL_NAME);
     if (rc)
@@ -200,7 +209,7 @@ static int replace_job(sqlite3 *db, void *arg, struct bh_error *err)
     rc = name_generation(j, before.generation + 1, err);
     if (rc == 0) {
         l->dir.state.generation = before.generation + 1;
-        live_set_base(&l->dir.state, j->base);
+        live_set_base(&l->dir.state, &base);
         rc = bh_statedir_save(&l->dir, err);
     }
     if (rc) {
@@ -242,9 +251,15 @@ static int make_sparse(struct bh_live *l, const char *name, struct bh_origin *or
 }
 
 int bh_live_replace_lazily(struct bh_live *l, struct bh_origin *origin, uint64_t size,
-                           const struct bh_base *base, struct bh_error *err)
+                           const struct bh_base *base, bh_live_save_fn *save, void *arg,
+                           struct bh_error *err)
 {
-    struct replace_job j = {.live = l, .incoming = "incoming.lazy", .base = base, .origin = origin};
+    struct replace_job j = {.live = l,
+                            .incoming = "incoming.lazy",
+                            .base = base,
+                            .origin = origin,
+                            .save = save,
+                            .save_arg = arg};
     int rc = make_sparse(l, j.incoming, origin, size, err);
     if (rc == 0)
         rc = prepare_generation(&j, err);

@@ -26,6 +26,10 @@ enum bh_sql_kind {
                   * everything is in the database's file and -wal is empty */
 };
 
+/* Whether the caller is a job of the swap kind; *changed: the content was not all flushed when it
+ * got in. (What -wal had is in the database's file by then, and counts as dirty whatever it was.) */
+bool bh_sql_in_swap(struct bh_sql *q, bool *changed);
+
 /* In a job of the urgent kind: rolls back the hot journal of the dead client whose EXCLUSIVE
  * `holder` has taken over, and drops that. Nobody gets in between. */
 int bh_sql_recover(struct bh_sql *q, struct bh_owner holder, struct bh_error *err);

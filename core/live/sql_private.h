@@ -34,6 +34,7 @@ struct bh_sql {
     uint64_t courtesy_reads; /* of bh_locks_wal_reads: they got in */
     atomic_bool checkpoint_posted;
     uint64_t checkpoint_limit;
+    bool swapping, swap_changed; /* see bh_sql_in_swap */
     int64_t busy_ms, window_ms;
     pthread_t thread;
     pthread_mutex_t mutex;

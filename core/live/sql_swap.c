@@ -65,7 +65,16 @@ static int lock_wal(struct bh_sql *q, struct bh_error *err)
 
 static int enter_swap(struct bh_sql *q, struct bh_error *err)
 {
+    q->swap_changed = bh_store_is_dirty(q->store); /* the gate is closed: nobody writes any more */
     return bh_store_is_wal(q->store) ? lock_wal(q, err) : lock_database(q, err);
+}
+
+bool bh_sql_in_swap(struct bh_sql *q, bool *changed)
+{
+    if (!pthread_equal(pthread_self(), q->thread) || !q->swapping)
+        return false;
+    *changed = q->swap_changed;
+    return true;
 }
 
 /* Clients of the index see a commit, and with it that what they know of the content is old. */
@@ -104,8 +113,10 @@ int sql_run_swap(struct bh_sql *q, struct job *j)
     bool wal = rc == 0 && bh_store_is_wal(q->store);
     if (wal && (rc = bh_store_shm(q->store, &shm)) != 0)
         bh_fail(&j->err, rc, "the live database cannot be locked: %s", strerror(rc));
+    q->swapping = true;
     if (rc == 0)
         rc = j->fn(q->db, j->arg, &j->err);
+    q->swapping = false;
     bh_locks_drop_owner(q->locks, &bh_store_db(q->store)->locks, swap_owner);
     if (shm && rc == 0)
         announce_swap(q, shm);

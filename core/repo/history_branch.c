@@ -7,6 +7,7 @@
 #include "repo/gc.h"
 #include "repo/history_private.h"
 #include "util/cleanup.h"
+#include "util/clock.h"
 #include "util/log.h"
 
 static int check_name(const char *name, struct bh_error *err)
@@ -184,27 +185,93 @@ void history_base_of(struct bh_history *h, const struct bh_head *head,
     snprintf(base->branch, sizeof base->branch, "%s", head->branch);
 }
 
-int history_swap_to(struct bh_history *h, const struct bh_head *head,
-                    const struct bh_index_entry *e, const char *restored, struct bh_error *err)
+/* --- other content --- */
+
+struct last_flush {
+    struct bh_history *history;
+    const struct bh_head *head;
+    const struct bh_call *call;
+};
+
+/* Clients wait for the bucket here as long as the daemon would wait for one of them. */
+static int flush_last(void *arg, struct bh_base *base, struct bh_error *err)
+{
+    const struct last_flush *f = arg;
+    struct bh_history *h = f->history;
+    struct bh_call call = f->call ? *f->call : (struct bh_call){0};
+    int64_t end = bh_mono_ms() + h->cfg->live.busy_timeout_ms;
+    if (!call.deadline_ms || call.deadline_ms > end)
+        call.deadline_ms = end;
+    int rc = h->flush(h->flush_arg, &call, err);
+    if (rc)
+        return bh_fail_prefix(err, rc,
+                              "nothing was replaced, as what clients have just committed could not "
+                              "be flushed");
+    memcpy(base->snapshot, f->head->newest.id, sizeof base->snapshot);
+    memcpy(base->etag, h->live->dir.state.base_etag, sizeof base->etag);
+    return 0;
+}
+
+static int swap_content(struct bh_history *h, const struct bh_head *head,
+                        const struct bh_index_entry *e, const char *restored, bh_live_save_fn *save,
+                        void *arg, struct bh_error *err)
 {
     struct bh_base base;
     history_base_of(h, head, e, restored, &base);
     struct bh_origin *o = history_origin(h, &e->db);
     if (!o)
         return bh_fail(err, ENOMEM, "out of memory");
-    int rc = bh_live_replace_lazily(h->live, o, e->db.size, &base, err);
+    int rc = bh_live_replace_lazily(h->live, o, e->db.size, &base, save, arg, err);
     bh_origin_unref(o);
     return rc;
 }
 
+int history_swap_to(struct bh_history *h, const struct bh_head *head,
+                    const struct bh_index_entry *e, const char *restored, struct bh_error *err)
+{
+    return swap_content(h, head, e, restored, NULL, NULL, err);
+}
+
+int history_swap_flushed(struct bh_history *h, const struct bh_head *head,
+                         const struct bh_index_entry *e, const char *restored,
+                         const struct bh_call *call, struct bh_error *err)
+{
+    struct last_flush last = {.history = h, .head = head, .call = call};
+    return swap_content(h, head, e, restored, flush_last, &last, err);
+}
+
 /* --- switch --- */
 
-static int switch_to(struct bh_history *h, const char *name, char adopted[BH_ETAG_MAX],
-                     const struct bh_call *call, struct bh_error *err)
+/* A head as it was last seen, with what the next write of it must find. */
+struct seen_head {
+    struct bh_head head;
+    char etag[BH_ETAG_MAX];
+    bool doubt;
+};
+
+static struct seen_head seen(const struct bh_history *h)
 {
-    struct bh_head before = h->head;
-    char old_etag[BH_ETAG_MAX];
-    memcpy(old_etag, h->etag, sizeof old_etag);
+    struct seen_head s = {.head = h->head, .doubt = h->doubt};
+    memcpy(s.etag, h->etag, sizeof s.etag);
+    return s;
+}
+
+/* h->head is *with from now on; *with what it was. */
+static void exchange_head(struct bh_history *h, struct seen_head *with)
+{
+    struct seen_head now = seen(h);
+    BH_LOCK_SCOPE(&h->mutex);
+    h->head = with->head;
+    memcpy(h->etag, with->etag, sizeof h->etag);
+    h->doubt = with->doubt;
+    h->have_head = true;
+    *with = now;
+}
+
+/* Reads the head of that branch into h->head and takes its lease. */
+static int take_branch(struct bh_history *h, const char *name, char adopted[BH_ETAG_MAX],
+                       const struct bh_call *call, struct bh_error *err)
+{
     int rc = history_read_head(h, name, call, err);
     if (rc == ENOENT && (rc = history_adopt_branch(h, name, adopted, call, err)) == 0)
         rc = history_read_head(h, name, call, err);
@@ -213,32 +280,29 @@ static int switch_to(struct bh_history *h, const char *name, char adopted[BH_ETA
     if (rc == 0)
         rc = history_check_lease(h, call, err);
     struct bh_head head = h->head;
-    if (rc == 0)
-        rc = history_put_head(h, &head, call, err);
-    bool taken = rc == 0;
-    if (rc == 0)
-        rc = history_swap_to(h, &h->head, &h->head.newest, "", err);
-    if (rc && taken) { /* let go of it again */
-        struct bh_head back = h->head;
-        char now[BH_ETAG_MAX];
-        memcpy(now, h->etag, sizeof now);
-        history_release_head(h, &back, now, call, NULL);
-    }
-    if (rc) { /* as it was; a lease that was taken runs out */
-        BH_LOCK_SCOPE(&h->mutex);
-        h->head = before;
-        memcpy(h->etag, old_etag, sizeof h->etag);
-        h->have_head = true;
-        return rc;
-    }
-    pthread_mutex_lock(&h->mutex);
-    h->fenced = false; /* that was the other one */
-    pthread_mutex_unlock(&h->mutex);
+    return rc ? rc : history_put_head(h, &head, call, err);
+}
+
+static int switch_to(struct bh_history *h, const char *name, char adopted[BH_ETAG_MAX],
+                     const struct bh_call *call, struct bh_error *err)
+{
+    struct seen_head other = seen(h);
     struct bh_error why;
-    if (history_release_head(h, &before, old_etag, call, &why) != 0)
-        bh_log(BH_LOG_WARNING, "branch %s is kept until its lease ends: %s", before.branch,
+    int rc = take_branch(h, name, adopted, call, err);
+    exchange_head(h, &other); /* as it was: what clients still write is of this branch */
+    if (rc)
+        return rc; /* a lease that was taken runs out */
+    rc = history_swap_flushed(h, &other.head, &other.head.newest, "", call, err);
+    if (rc == 0) {
+        exchange_head(h, &other);
+        BH_LOCK_SCOPE(&h->mutex);
+        h->fenced = false; /* that was the other one */
+    }
+    /* The one that this mount is not on (any more). */
+    if (history_release_head(h, &other.head, other.etag, call, &why) != 0)
+        bh_log(BH_LOG_WARNING, "branch %s is kept until its lease ends: %s", other.head.branch,
                why.text);
-    return 0;
+    return rc;
 }
 
 int bh_history_switch(struct bh_history *h, const char *name, const struct bh_call *call,

@@ -199,11 +199,17 @@ int history_new_branch(struct bh_history *h, const char *name, const struct bh_h
 /* Saves the live content, unflushed changes included, as a new branch beside `on`. */
 int history_save_as(struct bh_history *h, const char *name, const struct bh_head *on,
                     const struct bh_call *call, struct bh_error *err);
-/* The content becomes that of e, of h->head's branch. */
-/* What the live content is then. */
+/* What the live content is once it is that of e, of the branch of `head`. */
 void history_base_of(struct bh_history *h, const struct bh_head *head,
                      const struct bh_index_entry *e, const char *restored, struct bh_base *base);
+/* The content becomes that of e, of the branch of `head`. What is there is given up. */
 int history_swap_to(struct bh_history *h, const struct bh_head *head,
                     const struct bh_index_entry *e, const char *restored, struct bh_error *err);
+/* The same, but what clients have committed since the last flush is flushed first, to the branch of
+ * h->head, while they wait. For what is called just after a flush: else they wait long. Where `head`
+ * is &h->head, the new content's base is what that is after the flush. */
+int history_swap_flushed(struct bh_history *h, const struct bh_head *head,
+                         const struct bh_index_entry *e, const char *restored,
+                         const struct bh_call *call, struct bh_error *err);
 
 #endif

@@ -153,7 +153,7 @@ int bh_history_restore(struct bh_history *h, const char *what, char id[BH_SNAPSH
     if (rc == 0)
         rc = history_check_entry(h, &e, "nothing was restored", call, err);
     if (rc == 0)
-        rc = history_swap_to(h, &h->head, &e, e.id, err);
+        rc = history_swap_flushed(h, &h->head, &e, e.id, call, err);
     if (rc == 0)
         rc = h->flush(h->flush_arg, call, err);
     history_keep_pin(h, call); /* until it is flushed */
