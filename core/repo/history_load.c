@@ -192,6 +192,20 @@ static int load_with_head(struct bh_history *h, struct bh_load_report *report,
     return rc;
 }
 
+/* What is loaded is loaded before the lease is taken, so that a refused mount changes nothing.
+ * Whoever had the branch may have flushed once more in between: that is the newest content then. */
+static int take_and_catch_up(struct bh_history *h, struct bh_load_report *report,
+                             const struct bh_call *call, struct bh_error *err)
+{
+    char loaded[BH_SNAPSHOT_ID_MAX];
+    memcpy(loaded, h->head.newest.id, sizeof loaded);
+    int rc = take_lease_if_it_answers(h, call, err);
+    if (rc || !strcmp(loaded, h->head.newest.id))
+        return rc;
+    report->text[0] = '\0'; /* what was said of the older one */
+    return load_with_head(h, report, call, err);
+}
+
 static const char *start_branch(struct bh_history *h, struct bh_load_report *report)
 {
     const struct bh_state *st = &h->live->dir.state;
@@ -236,7 +250,7 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
     if (rc == 0 && h->cfg->snapshot.follow_ms)
         rc = history_may_follow(h, found, call, err);
     if (rc == 0 && found && !h->read_only)
-        rc = take_lease_if_it_answers(h, call, err);
+        rc = take_and_catch_up(h, report, call, err);
     if (rc == 0)
         history_keep_pin(h, call);
     if (rc == 0 && strcmp(before, branch))

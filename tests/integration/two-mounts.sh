@@ -78,6 +78,39 @@ assert_eq "$(sql 'SELECT max(i) FROM t' "$B/live.db")" 4
 assert_eq "$(status_of recovered "$B")" none "recovered, of a mount that had nothing of its own"
 assert_eq "$(ls "$B/branches" | grep -c '^rescue-')" 1 "number of rescue branches in the end"
 
+# The one that has the branch flushes once more just before it is taken: the other one shows that, and saves what it had.
+if [ "$ON" != swift ]; then # which has no conditional writes: the later head is the one that counts there
+    kill -KILL "${daemons[$B]}"
+    wait_for 10 gone "${daemons[$B]}"
+    unmount_dead "$B"
+    mount_at "$B" "$T/state-b" "$URL"
+    sql 'INSERT INTO t VALUES(5)' "$B/live.db"
+    kill -KILL "${daemons[$B]}"
+    wait_for 10 gone "${daemons[$B]}"
+    unmount_dead "$B"
+    mount_at "$A" "$T/state-a" "$URL" -o snapshot.steal=true
+    sql 'INSERT INTO t VALUES(6)' "$A/live.db"
+    "$BHFS" -o live.dir="$T/state-b" -o log.file="$T/daemon.log" -o snapshot.steal=true -o bucket.fault='put:delay=3s:key=*/branches/main' \
+        "$URL" "$B" &
+    taker=$!
+    sleep 1.5
+    flush "$A"
+    wait $taker || fail "it cannot be taken while the other one flushes"
+    daemons[$B]=$(status_of pid "$B")
+    assert_eq "$(sql 'SELECT group_concat(i) FROM (SELECT i FROM t ORDER BY i)' "$B/live.db")" 0,1,3,4,6 "what was flushed while it was taken"
+    mapfile -t rescue < <(ls -t "$B/branches" | grep '^rescue-')
+    assert_eq "${#rescue[@]}" 2 "number of rescue branches"
+    assert_match "$(sqlite3 "$B/branches/${rescue[0]}/live.db" 'SELECT group_concat(i) FROM t') $(sqlite3 "$B/branches/${rescue[1]}/live.db" \
+        'SELECT group_concat(i) FROM t')" '0,1,3,4,5' "what it had itself"
+    sql 'INSERT INTO t VALUES(7)' "$A/live.db"
+    assert_errno ESTALE "os.utime('$A/.ctl/flush')"
+    must_fail "$BHFS" umount --force "$A"
+    ended "$A"
+    rm -rf "$T/state-a"
+    sql 'DELETE FROM t WHERE i = 6' "$B/live.db"
+    flush "$B"
+fi
+
 # After kill -9 the same state directory takes the branch back at once; another one waits for the lease to end.
 kill -KILL "${daemons[$B]}"
 wait_for 10 gone "${daemons[$B]}"
