@@ -5,7 +5,7 @@ every branch must hold. Ends with the first difference.
     historytorture.py BHFS URL DIR STEPS SEED [OPTION...]
 
 DIR gets the mount point, the state directory and the log. OPTIONs are given to each mount. BH_RULES names a file of fault
-rules that is filled by chance for single steps."""
+rules that is filled by chance for single steps. BH_KILLS=N makes kills N times as likely."""
 import hashlib
 import os
 import random
@@ -18,6 +18,7 @@ import time
 BHFS, URL, DIR, STEPS, SEED = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
 OPTIONS = sys.argv[6:]
 RULES = os.environ.get("BH_RULES")
+KILLS = int(os.environ.get("BH_KILLS", "1"))
 MNT, STATE = DIR + "/mnt", DIR + "/state"
 DB, CTL = MNT + "/live.db", MNT + "/.ctl"
 rand = random.Random(SEED)
@@ -262,7 +263,7 @@ class Torture:
                 assert digest(MNT + "/snapshots/" + label + "/live.db", True) == self.snapshots[target], "label " + label
 
     def run(self):
-        steps = [(self.write, 30), (self.flush, 20), (self.flush_and_kill, 6), (self.die, 4), (self.fork, 4), (self.switch, 6),
+        steps = [(self.write, 30), (self.flush, 20), (self.flush_and_kill, 6 * KILLS), (self.die, 4 * KILLS), (self.fork, 4), (self.switch, 6),
                  (self.remove_branch, 2), (self.restore, 6), (self.label, 4), (self.unlabel, 3), (self.lose_machine, 2)]
         self.mount()
         c = sqlite3.connect(DB, timeout=20)
