@@ -8,6 +8,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 steps=${BH_STEPS:-${BHFS_LONG:+600}}
+[ "$ON" = file ] || steps=${steps:-40} # a server is slow
 seed=${BH_SEED:-$(date +%s)}
 echo "seed: $seed (BH_SEED=$seed repeats it)"
 need_fuse
