@@ -244,6 +244,7 @@ void bh_history_status(struct bh_history *h, struct bh_history_status *out)
 {
     *out = (struct bh_history_status){0};
     out->absent_bytes = h->live ? bh_store_absent_bytes(h->live->store) : 0;
+    const char *writer = h->live ? h->live->dir.state.writer : "";
     BH_LOCK_SCOPE(&h->mutex);
     out->ready = h->have_head;
     memcpy(out->branch, h->head.branch, sizeof out->branch);
@@ -251,7 +252,8 @@ void bh_history_status(struct bh_history *h, struct bh_history_status *out)
     out->snapshots = bh_index_count(&h->head.index);
     out->fenced = h->fenced;
     out->advisory = h->advisory;
-    out->have_lease = h->have_head && !h->fenced && !h->read_only && h->head.lease.writer[0];
+    out->have_lease = h->have_head && !h->fenced && !h->read_only && h->head.lease.writer[0] &&
+                      !strcmp(h->head.lease.writer, writer);
     out->lease_left_ms = h->head.lease.expires_ms - (bh_boot_ms() + h->clock_offset_ms);
     memcpy(out->plain_error, h->plain_error, sizeof out->plain_error);
     out->block_size = h->block_size;

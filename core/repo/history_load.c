@@ -202,7 +202,6 @@ static int take_and_catch_up(struct bh_history *h, struct bh_load_report *report
     int rc = take_lease_if_it_answers(h, call, err);
     if (rc || !strcmp(loaded, h->head.newest.id))
         return rc;
-    report->text[0] = '\0'; /* what was said of the older one */
     return load_with_head(h, report, call, err);
 }
 

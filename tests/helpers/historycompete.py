@@ -239,6 +239,10 @@ class Compete:
                 self.doubt(m)
             self.count("refused mounts")
             return False
+        m.faults("")
+        if faulty and not m.status("lease").startswith("held"):
+            self.mounted_without_lease(m)
+            return True
         if not free and not steal and o.process and o.taken == "no" and time.monotonic() - o.acked < LEASE - 2:
             raise Wrong("%s got the branch that %s has" % (m.name, o.name))
         if o.process and o.taken != "yes":
@@ -248,6 +252,20 @@ class Compete:
         o.tried.clear()  # from now on it gets nothing in any more
         self.after_mount(m)
         return True
+
+    def mounted_without_lease(self, m):
+        """The store did not answer, so it went on with what it had, or could just read: its flushes will tell."""
+        self.doubt(m)
+        self.look()
+        now = m.now()
+        if m.live not in (None, now) and m.live not in self.saved:
+            raise Wrong("%s: what was committed is neither live nor in a branch" % m.name)
+        if now not in (m.live, self.snapshots[self.newest()]):
+            raise Wrong("%s shows neither what it had nor the newest snapshot" % m.name)
+        if now != m.live:
+            m.live, m.base, m.dirty = now, self.newest(), False
+        m.taken, m.acked = "maybe", time.monotonic()
+        self.count("mounted without the lease")
 
     def doubt(self, m):
         """A mount that failed in the middle may have taken the branch."""
@@ -276,9 +294,12 @@ class Compete:
         m = self.pick(lambda m: not m.process)
         if not m:
             return False
-        steal = rand.random() < 0.6
+        steal, faulty = rand.random() < 0.6, rand.random() < 0.25
+        if faulty:
+            m.faults(rand.choice(["*:eio:30%", "put:done-but-failed:50%", "*:eagain:30%", "get:eio:50%", "put:etimedout:70%"]))
         self.begin_mount(m, steal)
-        self.end_mount(m, steal)
+        self.end_mount(m, steal, faulty)
+        m.faults("")
 
     def mount_beside_flush(self):
         """The branch is taken while its writer is flushing to it, on a store that is slow at times."""
@@ -334,6 +355,8 @@ class Compete:
             m.tried.clear()
             self.count("flushes")
             if alone:
+                if taken == "maybe" and self.other(m).process:
+                    self.other(m).taken = "yes"
                 m.taken, self.holder = "no", m
         elif rc and m.taken != "no":
             if rc not in (errno.ESTALE, errno.EBUSY):
