@@ -204,6 +204,11 @@ uint64_t bh_frozen_size(const struct bh_frozen *z)
     return m->count > 0 ? (uint64_t)m->db_pages * m->page_size : z->db.size;
 }
 
+int bh_frozen_broken(const struct bh_frozen *z)
+{
+    return atomic_load(&z->broken);
+}
+
 static struct bh_map *map_of(struct bh_frozen *z)
 {
     return z->detached ? &z->old_map : &z->store->map;

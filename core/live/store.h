@@ -177,9 +177,11 @@ uint64_t bh_frozen_size(const struct bh_frozen *z);
  * header 1. Any one thread. EAGAIN: the freeze was broken by a truncation; ENOSPC: old content
  * could not be saved. */
 int bh_frozen_read(struct bh_frozen *z, void *buf, size_t len, uint64_t offset);
+/* 0 while it is whole; else what a read or a list of its blocks fails with. */
+int bh_frozen_broken(const struct bh_frozen *z);
 /* The blocks of block_size bytes (a power of two, 4096 or more) that are not as in the base, in
  * ascending order, after bh_frozen_find_frames; all of them where `all`. base_size: bytes of the
- * base. Freed by the caller. ENOMEM. */
+ * base. Freed by the caller. ENOMEM; EAGAIN, ENOSPC as for bh_frozen_read. */
 int bh_frozen_changed(struct bh_frozen *z, uint32_t block_size, uint64_t base_size, bool all,
                       uint64_t **blocks, size_t *count);
 /* Before the frozen content becomes the origin: what is absent, and not in it any more, is fetched

@@ -126,12 +126,12 @@ static int put_plain(struct bh_history *h, struct bh_frozen *frozen, const char 
 
 /* The history has the snapshot already. A KEY that somebody else has ruined is no reason to fail;
  * one that cannot be written is, as the policy promises it. */
-static int write_plain(struct bh_history *h, struct bh_frozen *frozen, const char *id,
+static int write_plain(struct bh_history *h, struct history_image *img, const char *id,
                        struct bh_flush_result *result, const struct bh_call *call,
                        struct bh_error *err)
 {
     uint64_t bytes = 0;
-    int rc = put_plain(h, frozen, id, &bytes, call, err);
+    int rc = put_plain(h, img->frozen, id, &bytes, call, err);
     if (rc == ESTALE) {
         struct bh_error why;
         if (history_meet_plain(h, NULL, call, &why) != 0) {
@@ -139,10 +139,12 @@ static int write_plain(struct bh_history *h, struct bh_frozen *frozen, const cha
             bh_log(BH_LOG_WARNING, "%s", why.text);
             return 0;
         }
-        rc = put_plain(h, frozen, id, &bytes, call, err);
+        rc = put_plain(h, img->frozen, id, &bytes, call, err);
     }
-    if (rc == EAGAIN) /* the freeze broke, or the store wants to be asked later: once more */
+    if (rc == EAGAIN && bh_frozen_broken(img->frozen) == EAGAIN) { /* the flush begins anew */
+        img->broken = rc;
         return rc;
+    }
     note_plain_error(h, rc ? err->text : "");
     if (rc)
         return bh_fail_prefix(err, rc, "snapshot %s is in the history, but not in %s", id,
@@ -187,7 +189,7 @@ static int flush_image(struct bh_history *h, struct history_image *img, bool las
     uint64_t size = bh_frozen_size(img->frozen);
     bool behind = strcmp(st->plain_snapshot, st->base_snapshot) != 0;
     if (rc == 0 && size > 0 && behind && wants_plain(h, size, last))
-        rc = write_plain(h, img->frozen, st->base_snapshot, result, call, err);
+        rc = write_plain(h, img, st->base_snapshot, result, call, err);
     return rc;
 }
 

@@ -213,21 +213,19 @@ static int list_changes(struct bh_history *h, struct history_image *img, bool al
     return rc ? bh_fail(err, rc, "the changes cannot be listed: %s", strerror(rc)) : 0;
 }
 
-int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tries,
-                   const struct bh_call *call, struct bh_error *err)
+static int freeze_once(struct bh_history *h, struct history_image *img, bool patient,
+                       struct bh_error *err)
 {
-    *img = (struct history_image){0};
-    plain_phase(h->plain, PHASE_FREEZE, 0);
     int rc = history_base_root(h, &img->base, err);
     if (rc == 0)
-        rc = bh_call_check(call, "the flush", err);
-    if (rc == 0)
-        rc = bh_live_freeze(h->live, (*tries)++ >= IMPATIENT_TRIES, &img->frozen, err);
+        rc = bh_live_freeze(h->live, patient, &img->frozen, err);
     if (rc)
         return rc;
     rc = list_changes(h, img, !h->live->dir.state.base_root[0] || !h->head.newest.id[0], err);
-    if (rc)
+    if (rc) {
+        img->broken = bh_frozen_broken(img->frozen);
         bh_store_thaw(img->frozen, false);
+    }
     return rc;
 }
 
@@ -237,6 +235,20 @@ int history_image_anew(struct bh_history *h, struct history_image *img, struct b
     img->blocks = NULL;
     img->count = 0;
     return list_changes(h, img, true, err);
+}
+
+int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tries,
+                   const struct bh_call *call, struct bh_error *err)
+{
+    for (;;) {
+        *img = (struct history_image){0};
+        plain_phase(h->plain, PHASE_FREEZE, 0);
+        int rc = bh_call_check(call, "the flush", err);
+        if (rc == 0)
+            rc = freeze_once(h, img, (*tries)++ >= IMPATIENT_TRIES, err);
+        if (rc == 0 || img->broken != EAGAIN)
+            return rc;
+    }
 }
 
 int history_store_image(struct bh_history *h, struct history_image *img, const struct bh_head *on,
