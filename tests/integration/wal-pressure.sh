@@ -4,7 +4,7 @@
 # is left. No increment is lost, nobody fails. Needs a memory controller, of cgroup v2 or v1, as root: the group is made
 # inside the one that the test is in, or in BH_CGROUP=DIR.
 # level: long
-# time: 600
+# time: 900
 # plain: a sanitizer needs the memory for itself
 # own_group: the directory of the group that this process is in, as far as memory is concerned
 own_group() {
@@ -41,7 +41,7 @@ fi
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 megabytes=${BH_MEGABYTES:-64}
-increments=${BH_INCREMENTS:-5000}
+increments=${BH_INCREMENTS:-2000}
 if [ -e "$IN_GROUP/memory.max" ]; then limit=$IN_GROUP/memory.max; else limit=$IN_GROUP/memory.limit_in_bytes; fi
 
 # reclaimed: how often the kernel had to look for memory here.
@@ -76,8 +76,8 @@ beside() { # COMMAND...: again and again until the file $T/enough is there
     (
         trap - ERR EXIT
         set +e
-        while [ ! -e "$T/enough" ]; do "$@" >/dev/null 2>&1; done
-    ) &
+        while [ ! -e "$T/enough" ]; do "$@"; done
+    ) >/dev/null 2>&1 & # bash would report each one that the kernel kills
     others+=($!)
 }
 others=()
