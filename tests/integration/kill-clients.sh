@@ -2,14 +2,16 @@
 # Clients are killed with kill -9 at random moments, in every journal mode, and started again, while other clients and the
 # daemon commit and flush follows flush. Each death is a hot journal for the next one, or (MEMORY, OFF) old contents for
 # the daemon to put back, or (WAL) frames without a commit and locks on -shm. No acknowledged transaction is lost, none is
-# there by half, nobody is locked out for good. First in rollback modes, then in WAL, then with modes that change.
+# there by half, nobody is locked out for good. First in rollback modes, then in WAL, then with modes that change, then a
+# client that is alone. BH_ROUNDS scales how many deaths there are, BH_PARTS chooses among the parts.
 # level: full
-# time: 300
+# time: 900
 # buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 deaths=${BH_ROUNDS:-${BHFS_LONG:+1000}}
 deaths=${deaths:-150}
+parts=${BH_PARTS:-rollback wal changing alone}
 modes=(DELETE TRUNCATE PERSIST MEMORY OFF)
 changing=WAL,WAL,DELETE,TRUNCATE,PERSIST,MEMORY,OFF
 say_seed
@@ -65,27 +67,36 @@ kill_many() {
     assert_eq "$(door query 'PRAGMA integrity_check')" ok "$*: integrity_check by the daemon (seed $SEED)"
 }
 
+# lone_deaths: alone with the database a client is in mid-commit more often than not.
+lone_deaths() {
+    local i ms undone
+    undone=$(metric bhfs_undone_total)
+    for ((i = 0; i < deaths / 4; i++)); do
+        start counter -n 1000000 -i 1 -q $seq -j "${modes[3 + i % 2]}" -p 40000 -a "$ACKS" "$DB"
+        seq=$((seq + 100000))
+        random ms 10 60
+        sleep_ms "$ms"
+        kill -KILL "$PID"
+        reap 137 "$PID"
+    done
+    undone=$(($(metric bhfs_undone_total) - undone))
+    echo "$((deaths / 4)) deaths of a lone client without a journal, $undone transactions undone"
+    [ "$undone" -gt 0 ] || [ "$deaths" -lt 100 ] || fail 'no client died in mid-commit: this shows little'
+}
+
 daemon_load 1
 flush_load
-kill_many $((deaths * 2 / 3)) DELETE "${modes[@]}"
-assert_eq "$(sql 'PRAGMA journal_mode=WAL')" wal "the change of mode beside the daemon alone"
-kill_many $((deaths / 2)) WAL WAL
-kill_many $((deaths / 3)) "$changing" "$changing"
-
-# Alone with the database a client is in mid-commit more often than not.
-assert_eq "$(sql 'PRAGMA journal_mode=DELETE')" delete "the change of mode beside the daemon alone"
-undone=$(metric bhfs_undone_total)
-for ((i = 0; i < deaths / 4; i++)); do
-    start counter -n 1000000 -i 1 -q $seq -j "${modes[3 + i % 2]}" -p 40000 -a "$ACKS" "$DB"
-    seq=$((seq + 100000))
-    random ms 10 60
-    sleep_ms "$ms"
-    kill -KILL "$PID"
-    reap 137 "$PID"
+for part in $parts; do
+    if [[ $part = wal || $part = changing ]]; then mode=wal; else mode=delete; fi
+    assert_eq "$(sql "PRAGMA journal_mode=$mode")" $mode "the change of mode beside the daemon alone"
+    case $part in
+    rollback) kill_many $((deaths * 2 / 3)) DELETE "${modes[@]}" ;;
+    wal) kill_many $((deaths / 2)) WAL WAL ;;
+    changing) kill_many $((deaths / 3)) "$changing" "$changing" ;;
+    alone) lone_deaths ;;
+    *) fail "BH_PARTS: there is no part $part" ;;
+    esac
 done
-undone=$(($(metric bhfs_undone_total) - undone))
-echo "$((deaths / 4)) deaths of a lone client without a journal, $undone transactions undone"
-[ "$undone" -gt 0 ] || [ "$deaths" -lt 100 ] || fail 'no client died in mid-commit: this shows little'
 check_acks
 kill_daemon # ends the daemon's own load, too
 mount_bh -o snapshot.interval=0

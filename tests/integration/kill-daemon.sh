@@ -3,7 +3,7 @@
 # on what is left. No transaction that was acknowledged is ever missing, none is there by half. By turns the clients are
 # in rollback modes, in WAL, and change between them. 20 rounds; 200 in --long.
 # level: full
-# time: 450
+# time: 900
 # buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 

@@ -2,7 +2,7 @@
 # 100,000 transactions in WAL, by six client processes and the daemon, with a reader, one who opens and closes, and flushes
 # beside them: none is lost, none is counted twice.
 # level: long
-# time: 900
+# time: 1800
 # buckets: file ceph
 # level@ceph: long
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1

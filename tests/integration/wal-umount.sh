@@ -3,7 +3,7 @@
 # after the last client's exit, a normal one or kill -9 by turns, succeeds; whatever it finds busy is free within 10 ms.
 # The daemon ends, with the process that had the mapping, and its last flush is complete. 40 rounds; 200 in --long.
 # level: full
-# time: 300
+# time: 900
 # buckets: file ceph
 # level@ceph: long
 # serial
