@@ -423,6 +423,8 @@ static int start_parts(struct bh *b, struct bh_error *err)
         rc = bh_live_settle_mode(b->live, b->read_only, err);
     if (rc == 0)
         rc = bh_connect_live(b, &b->connection, err);
+    if (rc == 0)
+        rc = bh_store_set_cache_max(b->live->store, b->cfg->live.cache_max, err);
     if (rc)
         return rc;
     if (report.text[0])

@@ -95,6 +95,8 @@ int bh_reload(struct bh *b, struct bh_config *fresh, struct bh_strbuf *changes,
 {
     pthread_mutex_lock(&b->mutex);
     int rc = bh_config_apply_reload(b->cfg, fresh, changes, err);
+    if (rc == 0 && b->running)
+        rc = bh_store_set_cache_max(b->live->store, b->cfg->live.cache_max, err);
     b->kick = true;
     pthread_cond_broadcast(&b->changed);
     pthread_mutex_unlock(&b->mutex);

@@ -128,6 +128,11 @@ static void history(struct facts *f, struct daemon *d)
     lease(f, &st);
     text(f, "plain", st.plain_error[0] ? st.plain_error : "ok");
     number(f, "absent_bytes", st.absent_bytes);
+    struct bh_store_cache c;
+    bh_store_cache(d->store, &c);
+    number(f, "cache_bytes", c.clean_bytes);
+    number(f, "cache_max", c.max);
+    number(f, "evicted_bytes", c.evicted_bytes);
 }
 
 static void seconds(struct facts *f, const char *name, int64_t ms)
@@ -344,6 +349,13 @@ void text_metrics(struct daemon *d, struct bh_strbuf *out)
     if (history_of(d, &st)) {
         gauge(out, "bhfs_absent_bytes", "Bytes of live.db that are in the bucket only.",
               st.absent_bytes);
+        struct bh_store_cache c;
+        bh_store_cache(d->store, &c);
+        gauge(out, "bhfs_cache_bytes", "Bytes of live.db that are here as they are in the bucket.",
+              c.clean_bytes);
+        gauge(out, "bhfs_cache_max_bytes", "The bound on them (live.cache_max); 0: none.", c.max);
+        counter(out, "bhfs_evicted_bytes_total", "Bytes of them that were given up to keep it.",
+                c.evicted_bytes);
         gauge(out, "bhfs_snapshots", "Snapshots in the history of this branch.", st.snapshots);
     }
     follow_metrics(d, out);

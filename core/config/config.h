@@ -87,6 +87,7 @@ struct bh_config {
         char *dir; /* "" : the default state directory; "memory": tmpfs; else an absolute path */
         enum bh_journal journal; /* WAL: of a new database; else of the daemon's transactions */
         bool hydrate;
+        uint64_t cache_max;      /* bytes of clean content that are kept; 0: all that was fetched */
         uint64_t wal_limit;      /* bytes of -wal at which the daemon checkpoints; 0: never */
         int64_t busy_timeout_ms; /* how long the daemon waits for a client's transaction */
         int64_t window_ms;       /* how long the SQL thread gathers requests into one transaction */

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const journals[] = {"delete", "truncate", "persist", "memory", "off", "wal", NULL};
+static const char *const journals[] = {"delete", "truncate", "persist", "memory",
+                                       "off",    "wal",      NULL};
 static const char *const plains[] = {"auto", "always", "on_stop", "never", NULL};
 static const char *const recovers[] = {"no", "prev", NULL};
 static const char *const sses[] = {"none", "AES256", "aws:kms", NULL};
@@ -103,8 +104,7 @@ const struct bh_key bh_keys[] = {
             "keep the snapshot before as KEY.prev"),
     DURATION(snapshot, stop_timeout, "60s", 1, DAY, BH_KEY_RELOADABLE,
              "bound of the last flush at unmount"),
-    CHOICE(snapshot, recover, "no", recovers, 0,
-           "prev: start from KEY.prev if KEY is damaged"),
+    CHOICE(snapshot, recover, "no", recovers, 0, "prev: start from KEY.prev if KEY is damaged"),
     BOOLEAN(snapshot, history, "true", 0,
             "keep every flush as a snapshot in KEY.bhfs/; false: the newest, in KEY, alone"),
     CHOICE(snapshot, plain, "auto", plains, 0,
@@ -135,6 +135,8 @@ const struct bh_key bh_keys[] = {
            "journal mode of a new database: wal, delete, truncate, persist, memory, off"),
     BOOLEAN(live, hydrate, "false", 0,
             "fetch all that is not local in the background; false: as it is read"),
+    SIZE(live, cache_max, "10GiB", 0, INT64_MAX, BH_KEY_RELOADABLE,
+         "so much of what is in the bucket too is kept here; 0: all that was ever fetched"),
     SIZE(live, wal_limit, "16MiB", 0, INT64_MAX, 0,
          "live.db-wal is checkpointed by the daemon beyond this; 0: by clients only"),
     DURATION(live, busy_timeout, "5s", 0, HOUR, 0,

@@ -1,6 +1,7 @@
 /* Sub-blocks that are still in the bucket only, and how they come here: fetched in the origin's
  * units when they are read, ahead of who reads in sequence, each once however many wait for it. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,13 +13,41 @@
 /* The store's mutex is held for so many bytes at once. */
 #define FILL_STEP (256u << 10)
 
-void bh_store_set_origin(struct bh_store *s, struct bh_origin *o)
+/* With the evictions' pass. */
+static void set_origin(struct bh_store *s, struct bh_origin *o)
 {
     pthread_mutex_lock(&s->mutex);
     struct bh_origin *old = s->origin;
     s->origin = bh_origin_ref(o);
+    s->evict.barred = false;
     pthread_mutex_unlock(&s->mutex);
     bh_origin_unref(old);
+}
+
+void bh_store_set_origin(struct bh_store *s, struct bh_origin *o)
+{
+    BH_LOCK_SCOPE(&s->evict.pass);
+    set_origin(s, o);
+}
+
+int bh_store_advance_origin(struct bh_frozen *z, struct bh_origin *o, struct bh_error *err)
+{
+    struct bh_store *s = z->store;
+    BH_LOCK_SCOPE(&s->evict.pass);
+    int rc = bh_frozen_fetch_old(z, err);
+    if (rc)
+        return rc;
+    if (z->detached) /* other content has taken the place */
+        return 0;
+    set_origin(s, o);
+    pthread_mutex_lock(&s->mutex);
+    struct bh_origin *old = z->origin;
+    z->origin = bh_origin_ref(o); /* of what is evicted while it is still read */
+    z->advanced = true;
+    s->evict.proven = true;
+    pthread_mutex_unlock(&s->mutex);
+    bh_origin_unref(old);
+    return 0;
 }
 
 /* The first absent sub-block of [first, end), or end. With the mutex held. */
@@ -29,20 +58,31 @@ static uint64_t find_absent(struct bh_store *s, uint64_t first, uint64_t end)
     return first;
 }
 
+/* With the mutex held. */
+static bool is_absent(struct bh_store *s, uint64_t offset, uint64_t len)
+{
+    if (len == 0 || atomic_load(&s->map.absent) == 0)
+        return false;
+    uint64_t end = (offset + len - 1) / BH_SUBBLOCK + 1;
+    return find_absent(s, offset / BH_SUBBLOCK, end) < end;
+}
+
 bool bh_file_is_absent(struct bh_file *f, uint64_t offset, uint64_t len)
 {
     struct bh_store *s = f->store;
     if (f->kind != BH_FILE_DB || len == 0 || atomic_load(&s->map.absent) == 0)
         return false;
-    uint64_t end = (offset + len - 1) / BH_SUBBLOCK + 1;
     BH_LOCK_SCOPE(&s->mutex);
-    return find_absent(s, offset / BH_SUBBLOCK, end) < end;
+    return is_absent(s, offset, len);
 }
 
-static bool has_undo(struct bh_store *s, enum bh_door door)
+bool write_needs_fetch(struct bh_store *s, enum bh_door door, uint64_t offset, uint64_t len)
 {
-    BH_LOCK_SCOPE(&s->mutex);
-    return store_needs_undo(s, door);
+    if (store_needs_undo(s, door)) /* which saves what is overwritten */
+        return is_absent(s, offset, len);
+    uint64_t end = offset + len;
+    return (offset % BH_SUBBLOCK && is_absent(s, offset, 1)) ||
+           (end % BH_SUBBLOCK && is_absent(s, end - 1, 1));
 }
 
 bool bh_file_write_needs_fetch(struct bh_file *f, enum bh_door door, uint64_t offset, uint64_t len)
@@ -50,28 +90,30 @@ bool bh_file_write_needs_fetch(struct bh_file *f, enum bh_door door, uint64_t of
     struct bh_store *s = f->store;
     if (f->kind != BH_FILE_DB || len == 0 || atomic_load(&s->map.absent) == 0)
         return false;
-    if (has_undo(s, door)) /* which saves what is overwritten */
-        return bh_file_is_absent(f, offset, len);
-    uint64_t end = offset + len;
-    return (offset % BH_SUBBLOCK && bh_file_is_absent(f, offset, 1)) ||
-           (end % BH_SUBBLOCK && bh_file_is_absent(f, end - 1, 1));
+    evict_note(s, offset, len); /* so that the answer holds for a while */
+    BH_LOCK_SCOPE(&s->mutex);
+    return write_needs_fetch(s, door, offset, len);
 }
 
-uint64_t truncation_fetch(struct bh_file *f, enum bh_door door, uint64_t size)
+uint64_t truncation_fetch(struct bh_store *s, enum bh_door door, uint64_t size)
 {
-    uint64_t old = bh_file_size(f), len;
-    if (f->kind != BH_FILE_DB || size >= old || atomic_load(&f->store->map.absent) == 0)
+    uint64_t old = bh_file_size(s->db), len;
+    if (size >= old || atomic_load(&s->map.absent) == 0)
         return 0;
-    if (has_undo(f->store, door)) /* which saves all that is cut off */
+    if (store_needs_undo(s, door)) /* which saves all that is cut off */
         len = old - size;
     else
         len = size % BH_SUBBLOCK ? 1 : 0;
-    return len > 0 && bh_file_is_absent(f, size, len) ? len : 0;
+    return is_absent(s, size, len) ? len : 0;
 }
 
 bool bh_file_truncate_needs_fetch(struct bh_file *f, enum bh_door door, uint64_t size)
 {
-    return truncation_fetch(f, door, size) > 0;
+    if (f->kind != BH_FILE_DB)
+        return false;
+    evict_note(f->store, size, 1);
+    BH_LOCK_SCOPE(&f->store->mutex);
+    return truncation_fetch(f->store, door, size) > 0;
 }
 
 uint64_t bh_store_absent_bytes(struct bh_store *s)
@@ -131,14 +173,16 @@ static bool choose(struct bh_store *s, uint32_t unit, uint64_t offset, uint64_t 
     return true;
 }
 
-/* Puts what came into its place, where it is still absent and the content is still the same. */
-static int fill(struct bh_store *s, uint64_t generation, const struct fetch_range *r,
-                const unsigned char *data)
+/* Puts what came into its place, where it is still absent and the content is still the same. From
+ * an origin that is another by now nothing is taken: what was changed when it was read may have
+ * been flushed and evicted since. */
+static int fill(struct bh_store *s, const struct bh_origin *o, uint64_t generation,
+                const struct fetch_range *r, const unsigned char *data)
 {
     uint64_t size = bh_file_size(s->db);
     for (uint64_t at = r->offset; at < r->end;) {
         BH_LOCK_SCOPE(&s->mutex);
-        if (s->generation + s->steps != generation || s->stepping)
+        if (s->generation + s->steps != generation || s->stepping || s->origin != o)
             return 0;
         uint64_t stop = at + FILL_STEP < r->end ? at + FILL_STEP : r->end;
         for (; at < stop; at += BH_SUBBLOCK) {
@@ -152,6 +196,8 @@ static int fill(struct bh_store *s, uint64_t generation, const struct fetch_rang
             if (rc)
                 return rc;
         }
+        s->evict.proven = true;
+        evict_nudge(s);
     }
     return 0;
 }
@@ -165,7 +211,8 @@ static int fetch_range(struct bh_store *s, struct bh_origin *o, uint64_t generat
     int rc = o->read(o, r->offset, data, r->end - r->offset, err);
     if (rc)
         return rc;
-    rc = fill(s, generation, r, data);
+    evict_note(s, r->offset, r->end - r->offset);
+    rc = fill(s, o, generation, r, data);
     return rc ? bh_fail(err, rc, "%s cannot take what was fetched of " BH_DB_NAME ": %s",
                         bh_disk_path(s->disk), strerror(rc))
               : 0;
@@ -218,6 +265,15 @@ int bh_store_fetch(struct bh_store *s, uint64_t offset, uint64_t len, struct bh_
 int bh_store_hydrate(struct bh_store *s, const atomic_bool *cancel, struct bh_error *err)
 {
     uint64_t size = bh_file_size(s->db);
+    struct bh_store_cache c;
+    bh_store_cache(s, &c);
+    uint64_t all = c.clean_bytes + bh_store_absent_bytes(s);
+    if (c.max > 0 && all > c.max)
+        return bh_fail(err, EDQUOT,
+                       "live.cache_max is %" PRIu64 " bytes, and " BH_DB_NAME " has %" PRIu64
+                       " that are as in the bucket: not all of them can be kept here; nothing was "
+                       "fetched. Set live.cache_max to more, or to 0, and send SIGHUP to bhfs",
+                       c.max, all);
     for (uint64_t at = 0; at < size && bh_store_absent_bytes(s) > 0; at += FILL_STEP) {
         if (cancel && atomic_load(cancel))
             return bh_fail(err, ECANCELED, "fetching the rest of " BH_DB_NAME " was cancelled");

@@ -125,6 +125,14 @@ int bh_dfile_truncate(struct bh_dfile *f, uint64_t size)
     return f->mirror ? bh_mirror_truncated(f->mirror, size) : 0;
 }
 
+int bh_dfile_punch(struct bh_dfile *f, uint64_t offset, uint64_t len)
+{
+    if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)len) !=
+        0)
+        return errno;
+    return f->mirror ? bh_mirror_wrote(f->mirror, f->fd, offset, len) : 0;
+}
+
 int bh_dfile_sync(struct bh_dfile *f)
 {
     if (fdatasync(f->fd) != 0)

@@ -44,6 +44,9 @@ void bh_dfile_close(struct bh_dfile *f);
 
 int bh_dfile_write(struct bh_dfile *f, const void *buf, size_t len, uint64_t offset);
 int bh_dfile_truncate(struct bh_dfile *f, uint64_t size);
+/* The bytes read as zeros and take no space any more; the size stays. EOPNOTSUPP: the file system
+ * cannot. */
+int bh_dfile_punch(struct bh_dfile *f, uint64_t offset, uint64_t len);
 int bh_dfile_sync(struct bh_dfile *f); /* fdatasync */
 
 int bh_disk_unlink(struct bh_disk *d, const char *name);

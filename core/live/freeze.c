@@ -214,9 +214,9 @@ static struct bh_map *map_of(struct bh_frozen *z)
     return z->detached ? &z->old_map : &z->store->map;
 }
 
-/* Where the run of sub-blocks ends that are like the one at `at`: absent at the freeze, or not.
- * What is absent now was then, and what is not will not be again, so that what the file has of it
- * can be read after this. */
+/* Where the run of sub-blocks ends that are like the one at `at`: absent at the freeze, or evicted
+ * since (then, too, the origin of that time has it), or neither. What is here may be evicted before
+ * it is read: see part_read. */
 static uint64_t run_end(struct bh_frozen *z, const struct frozen_part *p, uint64_t at,
                         uint64_t limit, bool *absent)
 {
@@ -235,11 +235,15 @@ static uint64_t run_end(struct bh_frozen *z, const struct frozen_part *p, uint64
 static int read_origin(struct bh_frozen *z, void *buf, size_t len, uint64_t offset)
 {
     struct bh_error err;
-    if (!z->origin)
+    pthread_mutex_lock(&z->store->mutex); /* bh_store_advance_origin sets another */
+    struct bh_origin *o = bh_origin_ref(z->origin);
+    pthread_mutex_unlock(&z->store->mutex);
+    if (!o)
         return EIO;
-    int rc = z->origin->read(z->origin, offset, buf, len, &err);
+    int rc = o->read(o, offset, buf, len, &err);
     if (rc)
         bh_log(BH_LOG_ERROR, "%s", err.text);
+    bh_origin_unref(o);
     return rc;
 }
 
@@ -263,15 +267,18 @@ static int part_read(struct bh_frozen *z, struct frozen_part *p, void *buf, size
                      uint64_t offset)
 {
     int rc = 0;
-    if (!z->had_absent || !p->was)
+    if (!p->was)
         rc = read_range(z, p, buf, len, offset);
     else
-        for (uint64_t at = offset, end; rc == 0 && at < offset + len; at = end) {
+        for (uint64_t at = offset, end; rc == 0 && at < offset + len;) {
             bool absent = false;
             char *to = (char *)buf + (at - offset);
-            end = run_end(z, p, at, offset + len, &absent);
+            uint_fast64_t swaps = store_read_begin(z->store);
+            end = z->had_absent ? run_end(z, p, at, offset + len, &absent) : offset + len;
             rc = absent ? read_origin(z, to, (size_t)(end - at), at)
                         : read_range(z, p, to, (size_t)(end - at), at);
+            if (absent || atomic_load(&z->store->swaps) == swaps)
+                at = end; /* else some of it may have become absent meanwhile */
         }
     if (rc)
         return rc;
@@ -487,11 +494,22 @@ static int make_clean(struct bh_frozen *z)
     return 0;
 }
 
+/* What becomes clean now is not in the store's origin. */
+static void bar_unless_advanced(struct bh_frozen *z)
+{
+    BH_LOCK_SCOPE(&z->store->mutex);
+    if (!z->detached)
+        z->store->evict.barred = true;
+}
+
 int bh_store_thaw(struct bh_frozen *z, bool flushed)
 {
     struct bh_store *s = z->store;
+    if (flushed && !z->advanced)
+        bar_unless_advanced(z);
     int rc = flushed ? make_clean(z) : 0;
     pthread_mutex_lock(&s->mutex);
+    evict_nudge(s);
     if (s->frozen == z)
         s->frozen = NULL;
     if (flushed && !z->detached && z->wal_changes > s->wal_flushed)

@@ -36,6 +36,7 @@ static void count_loaded(struct bh_map *m)
         enum bh_block_state s = bh_map_get(m, i);
         if (s == BH_BLOCK_DIRTY)
             m->dirty++;
+        m->clean += s == BH_BLOCK_CLEAN;
         m->absent += s == BH_BLOCK_ABSENT;
         if (s != BH_BLOCK_ZERO)
             used = i + 1;
@@ -75,7 +76,7 @@ void bh_map_close(struct bh_map *m)
     bh_dfile_close(&m->file);
     free(m->bits);
     m->bits = NULL;
-    m->cap = m->used = m->dirty = 0;
+    m->cap = m->used = m->dirty = m->clean = 0;
     m->absent = 0;
 }
 
@@ -112,6 +113,7 @@ int bh_map_set(struct bh_map *m, uint64_t first, uint64_t count, enum bh_block_s
         if (old == state)
             continue;
         m->dirty += (uint64_t)(state == BH_BLOCK_DIRTY) - (uint64_t)(old == BH_BLOCK_DIRTY);
+        m->clean += (uint64_t)(state == BH_BLOCK_CLEAN) - (uint64_t)(old == BH_BLOCK_CLEAN);
         if (state == BH_BLOCK_ABSENT || old == BH_BLOCK_ABSENT)
             m->absent += (uint64_t)(state == BH_BLOCK_ABSENT) - (uint64_t)(old == BH_BLOCK_ABSENT);
         put(m, i, state);

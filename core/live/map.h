@@ -32,6 +32,7 @@ struct bh_map {
     uint64_t cap;                /* entries that bits has room for */
     uint64_t used;               /* entries from here on are zero */
     uint64_t dirty;              /* how many are dirty */
+    uint64_t clean;              /* how many are clean */
     atomic_uint_fast64_t absent; /* how many are absent; read without the mutex, too */
     uint64_t changes;            /* counts changes of the file */
     uint64_t synced;             /* the value of changes that is on the disk */

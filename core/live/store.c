@@ -24,8 +24,8 @@ static void generation_names(uint64_t generation, char db[32], char map[32])
 /* --- reading and writing --- */
 
 /* A swap puts another file under the descriptor, and another map beside it: what was read meanwhile
- * may be holes of the one by the word of the other. */
-static uint_fast64_t read_begin(struct bh_store *s)
+ * may be holes of the one by the word of the other. An eviction makes holes. */
+uint_fast64_t store_read_begin(struct bh_store *s)
 {
     uint_fast64_t swaps;
     while ((swaps = atomic_load(&s->swaps)) & 1) {
@@ -39,8 +39,10 @@ int bh_file_read_why(struct bh_file *f, void *buf, size_t len, uint64_t offset, 
                      struct bh_error *err)
 {
     struct bh_store *s = f->store;
+    if (f->kind == BH_FILE_DB)
+        evict_note(s, offset, len);
     for (;;) {
-        uint_fast64_t swaps = read_begin(s);
+        uint_fast64_t swaps = store_read_begin(s);
         int rc = bh_file_is_absent(f, offset, len) ? bh_store_fetch(s, offset, len, err) : 0;
         if (rc)
             return rc;
@@ -78,6 +80,8 @@ int bh_file_read_at_once(struct bh_file *f, void *buf, size_t len, uint64_t offs
     struct bh_store *s = f->store;
     uint_fast64_t swaps = atomic_load(&s->swaps);
     struct iovec iov = {buf, len};
+    if (f->kind == BH_FILE_DB)
+        evict_note(s, offset, len);
     if (swaps & 1 || bh_file_is_absent(f, offset, len))
         return EAGAIN;
     ssize_t n = preadv2(f->disk.fd, &iov, 1, (off_t)offset, memory ? 0 : RWF_NOWAIT);
@@ -122,6 +126,8 @@ int db_truncate_locked(struct bh_store *s, uint64_t size)
     /* Being shorter is a change, too: the block that was cut shows it, or the header's where none
      * was. */
     uint64_t shown = size % BH_SUBBLOCK ? size / BH_SUBBLOCK : 0;
+    if (bh_map_get(&s->map, shown) == BH_BLOCK_ABSENT) /* an undo after nothing but growth */
+        shown = 0;
     if (rc == 0 && size > 0 && s->frozen)
         freeze_before_write(s, s->db, shown * BH_SUBBLOCK,
                             1); /* or the end of this flush would make it clean */
@@ -140,18 +146,39 @@ bool store_needs_undo(const struct bh_store *s, enum bh_door door)
 static int db_write(struct bh_store *s, enum bh_door door, const void *buf, size_t len,
                     uint64_t offset)
 {
-    if (bh_file_write_needs_fetch(s->db, door, offset, len)) {
-        int rc = fetch_first(s, offset, len);
-        if (rc)
+    evict_note(s, offset, len);
+    for (;;) { /* what was fetched may be evicted before the mutex is taken */
+        pthread_mutex_lock(&s->mutex);
+        bool absent = write_needs_fetch(s, door, offset, len);
+        int rc = 0;
+        if (!absent && store_needs_undo(s, door))
+            rc = undo_before_write(s, offset, len);
+        if (!absent && rc == 0)
+            rc = db_write_locked(s, buf, len, offset);
+        pthread_mutex_unlock(&s->mutex);
+        if (absent)
+            rc = fetch_first(s, offset, len);
+        if (rc || !absent)
             return rc;
     }
-    BH_LOCK_SCOPE(&s->mutex);
-    if (store_needs_undo(s, door)) {
-        int rc = undo_before_write(s, offset, len);
-        if (rc)
+}
+
+static int db_truncate(struct bh_store *s, enum bh_door door, uint64_t size)
+{
+    for (;;) { /* as in db_write */
+        pthread_mutex_lock(&s->mutex);
+        uint64_t fetch = truncation_fetch(s, door, size);
+        int rc = 0;
+        if (fetch == 0 && store_needs_undo(s, door))
+            rc = undo_before_truncate(s, size);
+        if (fetch == 0 && rc == 0)
+            rc = db_truncate_locked(s, size);
+        pthread_mutex_unlock(&s->mutex);
+        if (fetch > 0)
+            rc = fetch_first(s, size, fetch);
+        if (rc || fetch == 0)
             return rc;
     }
-    return db_write_locked(s, buf, len, offset);
 }
 
 static int wal_write(struct bh_file *f, const void *buf, size_t len, uint64_t offset)
@@ -213,23 +240,10 @@ int bh_file_truncate(struct bh_file *f, enum bh_door door, uint64_t size)
             store_note_magic(f);
         return rc;
     }
-    struct bh_store *s = f->store;
-    uint64_t fetch = truncation_fetch(f, door, size);
-    if (fetch > 0) {
-        int rc = fetch_first(s, size, fetch);
-        if (rc)
-            return rc;
-    }
-    BH_LOCK_SCOPE(&s->mutex);
-    if (store_needs_undo(s, door)) {
-        int rc = undo_before_truncate(s, size);
-        if (rc)
-            return rc;
-    }
-    return db_truncate_locked(s, size);
+    return db_truncate(f->store, door, size);
 }
 
-static int sync_map(struct bh_store *s)
+int store_sync_map(struct bh_store *s)
 {
     pthread_mutex_lock(&s->mutex);
     uint64_t changes = s->map.changes;
@@ -253,7 +267,7 @@ static int sync_db(struct bh_file *f)
 {
     struct bh_store *s = f->store;
     pthread_rwlock_rdlock(&s->generation_lock);
-    int rc = sync_map(s);
+    int rc = store_sync_map(s);
     if (rc == 0)
         rc = bh_dfile_sync(&f->disk);
     pthread_rwlock_unlock(&s->generation_lock);
@@ -490,6 +504,7 @@ int bh_store_open(struct bh_store **out, struct bh_disk *disk, uint64_t generati
     pthread_cond_init(&s->fetches.done, NULL);
     pthread_cond_init(&s->stepped, NULL);
     pthread_rwlock_init(&s->generation_lock, NULL);
+    evict_init(s);
     s->disk = disk;
     s->generation = generation;
     s->undo.file.fd = -1;
@@ -515,6 +530,7 @@ void bh_store_close(struct bh_store *s)
 {
     if (!s)
         return;
+    evict_close(s);
     assert(!s->frozen);
     undo_close(s);
     bh_map_close(&s->map);
@@ -576,6 +592,7 @@ static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origi
     s->map = map;
     atomic_store(&s->map.absent, absent);
     s->generation = generation;
+    s->evict.barred = false;
     atomic_fetch_add(&s->swaps, 1);
     *old_origin = s->origin;
     s->origin = bh_origin_ref(origin);

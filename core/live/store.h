@@ -146,11 +146,32 @@ bool bh_file_write_needs_fetch(struct bh_file *f, enum bh_door door, uint64_t of
 bool bh_file_truncate_needs_fetch(struct bh_file *f, enum bh_door door, uint64_t size);
 /* Makes that range of the database local. As long as the bucket takes: ETIMEDOUT, EIO; ENOSPC. */
 int bh_store_fetch(struct bh_store *s, uint64_t offset, uint64_t len, struct bh_error *err);
-/* The whole database. ECANCELED soon after *cancel (may be NULL) became true. */
+/* The whole database. ECANCELED soon after *cancel (may be NULL) became true; EDQUOT, and nothing
+ * fetched: it is more than the bound on clean blocks. */
 int bh_store_hydrate(struct bh_store *s, const atomic_bool *cancel, struct bh_error *err);
 uint64_t bh_store_absent_bytes(struct bh_store *s);
 /* Clean blocks become absent, but for the first: they are fetched again. */
 int bh_store_forget_clean(struct bh_store *s);
+
+/* --- the bound on what is kept here of clean content (evict.c) ---
+ * When more is, a thread of the store's makes what was not used lately absent again: first in the
+ * block map, durably, then by a hole in the file. Only what the origin can give back, never the
+ * beginning of the database, nor what has a newer version in -wal. Readers and writers of either
+ * door may run beside it. */
+struct bh_store_cache {
+    uint64_t clean_bytes, max; /* max 0: no bound */
+    uint64_t evicted_bytes;    /* since the start */
+};
+void bh_store_cache(struct bh_store *s, struct bh_store_cache *out);
+/* max: bytes, 0 for no bound. The first bound starts the thread, which bh_store_close ends; it does
+ * nothing before something was fetched or flushed, which shows that the bucket is there. ENOMEM,
+ * EAGAIN. */
+int bh_store_set_cache_max(struct bh_store *s, uint64_t max, struct bh_error *err);
+/* Evicts until no more than `goal` bytes of clean blocks are here, or no more may go; now, by this
+ * thread. *evicted: bytes. 0 or errno, also where some went. */
+int bh_store_evict(struct bh_store *s, uint64_t goal, uint64_t *evicted);
+/* Nothing is evicted until there is another origin: this one may lose what it has. */
+void bh_store_bar_eviction(struct bh_store *s);
 
 /* --- freeze: the content as of one moment, while writers go on ---
  * With a rollback journal the caller holds a SHARED lock on the database during bh_store_freeze
@@ -187,6 +208,9 @@ int bh_frozen_changed(struct bh_frozen *z, uint32_t block_size, uint64_t base_si
 /* Before the frozen content becomes the origin: what is absent, and not in it any more, is fetched
  * from the present one. Readers of an older state of -wal may still want it. */
 int bh_frozen_fetch_old(struct bh_frozen *z, struct bh_error *err);
+/* Both: o, of which a reference is taken, has the frozen content. Without it what a flush makes
+ * clean is kept from eviction. After an error the old origin stays. */
+int bh_store_advance_origin(struct bh_frozen *z, struct bh_origin *o, struct bh_error *err);
 /* Ends the freeze. flushed: what it held is in the base now, so what has not changed since becomes
  * clean. */
 int bh_store_thaw(struct bh_frozen *z, bool flushed);

@@ -28,9 +28,10 @@ struct bh_frozen {
     struct bh_wal_map frames;
     uint64_t wal_changes;     /* the store's at the time */
     struct bh_origin *origin; /* of what was absent */
-    bool had_absent;
-    struct bh_map old_map; /* if detached: the map of the frozen content */
-    atomic_int broken;     /* errno; 0 while whole */
+    atomic_bool had_absent;   /* or has got some since, by an eviction */
+    bool advanced;            /* what it held is the store's origin now */
+    struct bh_map old_map;    /* if detached: the map of the frozen content */
+    atomic_int broken;        /* errno; 0 while whole */
     bool patient;
     bool detached; /* the content was swapped since */
 };
@@ -56,6 +57,26 @@ struct fetches {
     uint64_t next, window; /* of one who reads in sequence; under the store's mutex */
 };
 
+#define EVICT_GRANULE 65536u     /* bytes whose use is noted together */
+#define EVICT_NOTES   (1u << 20) /* notes; content that is larger shares them */
+
+struct evict { /* under the store's mutex, where nothing else is said */
+    /* Held from the look at what may go until it is gone, and by whoever changes the origin: what
+     * is in the log and in the origin must not change in between. Taken before all other locks. */
+    pthread_mutex_t pass;
+    pthread_cond_t wake;
+    pthread_t thread;
+    bool runs, stop;
+    uint64_t max;                  /* bytes of clean blocks to be kept; 0: no bound */
+    bool proven;                   /* the bucket has answered, or taken a flush, since the start */
+    bool barred;                   /* what is clean is not what the origin has */
+    bool off;                      /* the file system cannot */
+    uint64_t hand;                 /* of the clock: a sub-block */
+    atomic_uint_fast64_t evicted;  /* bytes since the start */
+    _Atomic(atomic_uchar *) notes; /* EVICT_NOTES of them: read or written since the hand passed;
+                                    * NULL until there is a bound. Any thread, no lock */
+};
+
 struct bh_store {
     struct bh_disk *disk;
     struct bh_locks *locks;
@@ -67,7 +88,9 @@ struct bh_store {
     struct bh_file *side; /* linked side files */
     struct bh_map map;
     uint64_t generation;
-    atomic_uint_fast64_t swaps; /* odd while one is under way */
+    /* Odd while a swap is under way, or holes are made: what a reader without the mutex got
+     * meanwhile may be neither. */
+    atomic_uint_fast64_t swaps;
     struct bh_frozen *frozen;
     struct undo undo;
     struct bh_origin *origin; /* of absent blocks */
@@ -75,6 +98,7 @@ struct bh_store {
     uint64_t steps; /* that changed the content in place */
     bool stepping;  /* one is under way: nothing is fetched */
     pthread_cond_t stepped;
+    struct evict evict;
     struct bh_file *journal;   /* the linked journal, in `side`, or NULL: asked at every write */
     struct bh_file *wal, *shm; /* the same */
     pthread_mutex_t shm_wire;  /* bh_shm_new; taken before the mutex */
@@ -85,6 +109,21 @@ struct bh_store {
     uint32_t freeze_ns[FREEZE_SAMPLES];
     uint64_t freezes;
 };
+
+/* --- evict.c --- */
+void evict_init(struct bh_store *s);
+void evict_close(struct bh_store *s);
+/* That range was read or written: it stays for a while. Any thread, no lock. */
+void evict_note(struct bh_store *s, uint64_t offset, uint64_t len);
+/* With the mutex: content has come, or became clean. */
+void evict_nudge(struct bh_store *s);
+
+/* Begins a read without the mutex: what it got counts if `swaps` is still the same after it. Waits
+ * for a swap under way. */
+uint_fast64_t store_read_begin(struct bh_store *s);
+
+/* Makes the block map durable. Takes the mutex; with the generation_lock. */
+int store_sync_map(struct bh_store *s);
 
 /* All with the store's mutex held. */
 
@@ -112,8 +151,10 @@ bool is_wal_locked(struct bh_store *s);
 /* Whether a client's write is one without a journal. */
 bool store_needs_undo(const struct bh_store *s, enum bh_door door);
 
-/* Bytes from `size` on that a truncation to it must have here first; 0: none. */
-uint64_t truncation_fetch(struct bh_file *f, enum bh_door door, uint64_t size);
+/* Whether a write, or a truncation (of how many bytes from `size` on; 0: none), must have something
+ * here first. What is here stays while the mutex is held. */
+bool write_needs_fetch(struct bh_store *s, enum bh_door door, uint64_t offset, uint64_t len);
+uint64_t truncation_fetch(struct bh_store *s, enum bh_door door, uint64_t size);
 
 /* The write itself: block map first, then data. */
 int db_write_locked(struct bh_store *s, const void *buf, size_t len, uint64_t offset);

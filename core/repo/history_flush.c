@@ -22,8 +22,10 @@ static void advance_origin(struct bh_history *h, const struct bh_index_entry *e,
                            struct bh_frozen *frozen)
 {
     struct bh_error err;
-    if (bh_frozen_fetch_old(frozen, &err) != 0 || history_set_origin(h, &e->db, &err) != 0)
-        bh_log(BH_LOG_WARNING, "%s", err.text);
+    struct bh_origin *o = history_origin(h, &e->db);
+    if (!o || bh_store_advance_origin(frozen, o, &err) != 0)
+        bh_log(BH_LOG_WARNING, "%s", o ? err.text : "out of memory");
+    bh_origin_unref(o);
 }
 
 /* The base of the live content is that snapshot now. Durable before it counts. */
@@ -173,6 +175,8 @@ static int flush_image(struct bh_history *h, struct history_image *img, bool las
     if (unchanged) {
         snprintf(st->base_wal, sizeof st->base_wal, "%s", bh_frozen_wal_tag(img->frozen));
         rc = bh_statedir_save(&h->live->dir, err);
+        if (rc == 0)
+            advance_origin(h, &h->head.newest, img->frozen);
     } else {
         memcpy(head.previous, h->head.newest.id, sizeof head.previous);
         head.newest = e;

@@ -38,6 +38,7 @@ int history_fenced(struct bh_history *h, const struct bh_head *now, struct bh_er
     if (now)
         h->taker = now->lease;
     pthread_mutex_unlock(&h->mutex);
+    bh_store_bar_eviction(h->live->store); /* gc may have the base before the changes are saved */
     return bh_fail(err, ESTALE,
                    "branch %s was taken over by another writer (%s, process %lld): nothing more is "
                    "flushed to it. Your changes are kept in %s; save them as a branch of their own "

@@ -167,8 +167,12 @@ static int adopt(struct bh_history *h, struct bh_load_report *report, struct bh_
 {
     struct bh_state *st = &h->live->dir.state;
     const struct bh_index_entry *e = &h->head.newest;
-    if (e->id[0] && strcmp(e->id, st->base_snapshot)) /* the answer to its flush was lost */
+    if (e->id[0] && strcmp(e->id, st->base_snapshot)) { /* the answer to its flush was lost */
+        int rc = history_set_origin(h, &e->db, err);
+        if (rc)
+            return rc;
         history_set_base(st, e);
+    }
     history_no_pending(st);
     plain_say_unflushed(h->live, report);
     return bh_statedir_save(&h->live->dir, err);

@@ -42,9 +42,7 @@ static inline void remote_free(struct bh_origin *o)
     free(r);
 }
 
-/* Its only reference is the store's. */
-static inline struct remote *set_remote(struct bh_store *s, const void *data, size_t size,
-                                        uint32_t unit)
+static inline struct remote *remote_of(const void *data, size_t size, uint32_t unit)
 {
     struct remote *r = calloc(1, sizeof *r);
     assert_non_null(r);
@@ -54,6 +52,14 @@ static inline struct remote *set_remote(struct bh_store *s, const void *data, si
     assert_non_null(r->data);
     memcpy(r->data, data, size);
     r->size = size;
+    return r;
+}
+
+/* Its only reference is the store's. */
+static inline struct remote *set_remote(struct bh_store *s, const void *data, size_t size,
+                                        uint32_t unit)
+{
+    struct remote *r = remote_of(data, size, unit);
     bh_store_set_origin(s, &r->o);
     bh_origin_unref(&r->o);
     return r;
@@ -148,6 +154,21 @@ static inline void write_and_undo(void)
         touched[b] = true;
 }
 
+static inline void evict_some(struct bh_store *s)
+{
+    uint64_t evicted;
+    must(bh_store_evict(s, any(2) ? 0 : any(MODEL_MAX), &evicted));
+}
+
+/* The bucket has what was frozen: as history_flush.c does it. */
+static inline void advance(struct bh_store *s, uint32_t unit)
+{
+    struct remote *r = remote_of(base, base_size, unit);
+    must(bh_store_advance_origin(frozen, &r->o, ERR));
+    bh_origin_unref(&r->o);
+    evict_some(s);
+}
+
 static inline void random_change(void)
 {
     size_t offset = any((uint32_t)now_size), len = 1 + any(3 * BLOCK), blocks = 1 + any(6);
@@ -172,6 +193,8 @@ static inline void random_change(void)
         write_and_undo();
         break;
     case 5:
+        evict_some(store);
+        break;
     case 6:
     case 7:
         read_some();

@@ -1,5 +1,5 @@
-/* What is in the bucket only against a model: random reads, writes, truncations, clients that die
- * and crashes, with an origin that fails now and then. */
+/* What is in the bucket only against a model: random reads, writes, truncations, evictions, clients
+ * that die and crashes, with an origin that fails now and then. */
 #include "live_absent.h"
 
 enum { MODEL_MAX = 3 << 20 };
@@ -86,6 +86,15 @@ static void model_client(void)
     free(before);
 }
 
+static uint64_t evicted;
+
+static void model_evict(void)
+{
+    uint64_t some;
+    must(bh_store_evict(store, any(4) ? 0 : any((uint32_t)model_size), &some));
+    evicted += some;
+}
+
 static void random_step(int step)
 {
     size_t offset = any((uint32_t)model_size), size = model_size;
@@ -93,7 +102,7 @@ static void random_step(int step)
         remote->fail = ETIMEDOUT;
         remote->fail_calls = 1;
     }
-    switch (any(12)) {
+    switch (any(13)) {
     case 0:
     case 1:
     case 2:
@@ -118,6 +127,9 @@ static void random_step(int step)
     case 7:
         reopen_store();
         set_origin_anew();
+        break;
+    case 8:
+        model_evict();
         break;
     default:
         remote->fail_calls = 0;
@@ -148,6 +160,7 @@ static void test_against_a_model(void **state)
         assert_false(remote->unaligned);
     }
     free(model);
+    assert_true(evicted > 10 << 20);
 }
 
 int main(void)

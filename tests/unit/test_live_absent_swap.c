@@ -1,4 +1,5 @@
-/* Fetches and readers while other content takes the place of that which is in the bucket only. */
+/* Fetches, readers and evictions while other content takes the place of that which is in the bucket
+ * only. */
 #include "live_absent.h"
 
 /* Files of a generation with the content of r: page 1 here, the rest absent, or everything here. */
@@ -75,9 +76,22 @@ static void *read_beside_swaps(void *arg)
     return NULL;
 }
 
+static void *evict_beside_swaps(void *arg)
+{
+    uint64_t *evicted = arg, some;
+    while (!swaps_enough) {
+        int rc = bh_store_evict(store, 0, &some);
+        swap_wrong |= rc && rc != ESTALE;
+        *evicted += some;
+    }
+    return NULL;
+}
+
 static void swap_for(int64_t ms, bool absent)
 {
     struct reader r[4] = {0};
+    pthread_t evictor;
+    uint64_t evicted = 0;
     lay_out(64 * BLOCK, 4096);
     swap_begun = swap_done = 1;
     swaps_enough = swap_wrong = false;
@@ -85,6 +99,7 @@ static void swap_for(int64_t ms, bool absent)
         r[i].seed = i + 1;
         must(pthread_create(&r[i].thread, NULL, read_beside_swaps, &r[i]));
     }
+    must(pthread_create(&evictor, NULL, evict_beside_swaps, &evicted));
     int swap_rc = 0;
     int64_t end = bh_mono_ms() + ms;
     for (uint64_t g = 2; bh_mono_ms() < end && g < 60000 && !swap_wrong && !swap_rc; g++) {
@@ -98,11 +113,14 @@ static void swap_for(int64_t ms, bool absent)
     swaps_enough = true;
     for (unsigned i = 0; i < 4; i++)
         must(pthread_join(r[i].thread, NULL));
+    must(pthread_join(evictor, NULL));
     must(swap_rc);
+    assert_true(evicted > 0);
     for (unsigned i = 0; i < 4; i++)
         if (r[i].rc)
             fail_msg("error %d, or the word %llx in place of content", r[i].rc,
                      (unsigned long long)r[i].wrong_at);
+    assert_false(swap_wrong);
 }
 
 static void test_reading_beside_swaps_to_absent_content(void **state)

@@ -1,5 +1,5 @@
-/* What a flush reads and what it is told has changed, after random writes, truncations and reads of
- * one thread, before the freeze and after it. */
+/* What a flush reads and what it is told has changed, after random writes, truncations, reads and
+ * evictions of one thread, before the freeze and after it. */
 #include "live_changed.h"
 
 static void must_be_some_of_the_image(void)
@@ -27,8 +27,10 @@ static void model_flush(uint32_t block_size, uint32_t unit)
         for (int i = 0; i < 3; i++)
             if (sizes[i] == block_size)
                 upload(&lists[i], block_size, image_size);
-        if (any(2))
-            set_remote(store, base, base_size, unit);
+        if (any(2)) {
+            advance(store, unit);
+            must_be_image(0, image_size); /* KEY is written from it */
+        }
     } else {
         for (size_t b = 0; b < SUBS; b++)
             touched[b] |= before[b];

@@ -1,9 +1,10 @@
-/* What a flush reads and what it is told has changed, while threads write, truncate, fetch and read
- * the frozen content. */
+/* What a flush reads and what it is told has changed, while threads write, truncate, fetch, evict
+ * and read the frozen content. */
 #include "live_changed.h"
 
-static atomic_bool enough;
+static atomic_bool enough, leisurely; /* leaves something clean */
 static atomic_int thread_failed;
+static atomic_uint_fast64_t total_evicted;
 
 struct worker {
     pthread_t thread;
@@ -24,6 +25,7 @@ static void *write_all_the_time(void *arg)
         uint64_t kind = next(w) % 20, offset = next(w) % (MODEL_MAX - 200000),
                  len = 1 + next(w) % sizeof buf;
         memset(buf, (int)next(w), sizeof buf);
+        usleep(leisurely ? 500 : 0);
         if (kind < 8) {
             offset -= offset % BLOCK;
             len = 2 * BLOCK;
@@ -45,6 +47,20 @@ static void *fetch_all_the_time(void *arg)
         int rc = bh_file_read(db, buf, sizeof buf, next(w) % MODEL_MAX, NULL);
         if (rc)
             thread_failed = rc;
+    }
+    return NULL;
+}
+
+static void *evict_all_the_time(void *arg)
+{
+    struct worker *w = arg;
+    while (!enough) {
+        uint64_t evicted;
+        int rc = bh_store_evict(store, next(w) % 2 ? 0 : next(w) % MODEL_MAX, &evicted);
+        if (rc)
+            thread_failed = rc;
+        total_evicted += evicted;
+        usleep(200);
     }
     return NULL;
 }
@@ -90,10 +106,11 @@ static void take_content(void)
 
 static void run_threads(bool patient, int rounds, uint32_t block_size)
 {
-    struct worker w[3] = {{.seed = 1}, {.seed = 2}, {.seed = 3}};
+    struct worker w[4] = {{.seed = 1}, {.seed = 2}, {.seed = 3}, {.seed = 4}};
     int which = block_size == 4096 ? 0 : block_size == 16384 ? 1 : 2;
     begin_model(900000, 16384);
     thread_failed = 0;
+    total_evicted = 0;
     for (int round = 0; round < rounds; round++) {
         take_content();
         memcpy(image, now, sizeof image);
@@ -101,9 +118,11 @@ static void run_threads(bool patient, int rounds, uint32_t block_size)
         frozen = freeze_store(patient);
         take_lists();
         enough = false;
+        leisurely = round % 2;
         must(pthread_create(&w[0].thread, NULL, write_all_the_time, &w[0]));
         must(pthread_create(&w[1].thread, NULL, fetch_all_the_time, &w[1]));
         must(pthread_create(&w[2].thread, NULL, read_frozen_all_the_time, &w[2]));
+        must(pthread_create(&w[3].thread, NULL, evict_all_the_time, &w[3]));
         bool same = true, flushed = round % 4;
         int64_t wrong = -1;
         int rc = 0;
@@ -119,16 +138,24 @@ static void run_threads(bool patient, int rounds, uint32_t block_size)
         }
         if (rc == 0 && wrong < 0 && same && flushed)
             upload(&lists[which], block_size, image_size);
+        if (rc == 0 && wrong < 0 && same && flushed && round % 3) { /* and KEY after it */
+            advance(store, 16384);
+            rc = bh_frozen_read(frozen, scratch_buf, image_size, 0);
+            wrong = rc == 0 ? first_difference(scratch_buf, 0, image_size) : wrong;
+        }
         enough = true; /* the reader of the frozen content ends before it */
+        must(pthread_join(w[3].thread, NULL));
         must(pthread_join(w[2].thread, NULL));
         must(pthread_join(w[1].thread, NULL));
         must(pthread_join(w[0].thread, NULL));
         enough = false;
         must(pthread_create(&w[0].thread, NULL, write_all_the_time, &w[0]));
+        must(pthread_create(&w[3].thread, NULL, evict_all_the_time, &w[3]));
         usleep(any(500));
         int thaw_rc = bh_store_thaw(frozen, flushed && rc == 0); /* beside the writer, too */
         frozen = NULL;
         enough = true;
+        must(pthread_join(w[3].thread, NULL));
         must(pthread_join(w[0].thread, NULL));
         must(rc);
         must(thaw_rc);
@@ -139,6 +166,7 @@ static void run_threads(bool patient, int rounds, uint32_t block_size)
         if (round % 3 == 0)
             forget_clean(store);
     }
+    assert_true(total_evicted > 1 << 20);
 }
 
 static void test_threads_with_small_blocks(void **state)
