@@ -12,7 +12,7 @@
 
 /* Before bh_start: where clients will see the database. 0 or ENOMEM. */
 int bh_set_mountpoint(struct bh *b, const char *mountpoint);
-/* Before bh_start: nothing is ever written to the bucket. */
+/* Before bh_start: nothing but a pin is ever written to the bucket. */
 void bh_set_read_only(struct bh *b);
 /* Before bh_start, which then ends with ECANCELED soon after *cancel became true. */
 void bh_set_start_cancel(struct bh *b, const atomic_bool *cancel);

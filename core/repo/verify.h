@@ -13,7 +13,8 @@
  * ECANCELED); what was found until then is in the report.
  *
  * Needs no turn: flushes and gc may go on beside it, here and elsewhere. Nothing is written to the
- * bucket. Memory: 16 to 32 bytes a tree node, 64 MiB of trailers at most, the listing. */
+ * bucket. Reads with up to bucket.connections requests at once, 32 at most. Memory: 16 to 32 bytes a
+ * tree node, 64 MiB of trailers at most, 32 MiB read ahead, the listing. */
 int bh_history_verify(struct bh_history *h, bool full, struct bh_strbuf *report,
                       const struct bh_call *call, struct bh_error *err);
 
