@@ -21,8 +21,8 @@
 #define LOOK_MS 15000
 /* How long clients' transactions are waited for, again and again: a try holds those that come
  * back for moments. */
-#define PATIENCE_MS    250
-#define RETRY_STEP_MS  500
+#define PATIENCE_MS   250
+#define RETRY_STEP_MS 500
 
 struct bh_follow {
     struct bh *bh;

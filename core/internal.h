@@ -58,9 +58,10 @@ int bh_drop_call(struct bh *b, const char *id, const struct bh_call *call, struc
 /* How a mount that follows its branch (snapshot.follow) is doing. */
 struct bh_follow_status {
     char newest[BH_SNAPSHOT_ID_MAX]; /* that is known; "" none */
-    int64_t lag_ms;       /* since what is shown is known not to be the newest; 0: it is */
-    int64_t looked_ago_ms; /* since the last look that the bucket answered; -1: none yet */
-    uint64_t steps, failures; /* of looks and steps; a step that waits for a reader is one */
+    int64_t lag_ms;                  /* since what is shown is known not to be the newest; 0: it is */
+    int64_t looked_ago_ms;           /* since the last look that the bucket answered; -1: none yet */
+    uint64_t steps;
+    uint64_t failures;             /* of looks and steps; a step that waits for a reader is one */
     char error[BH_ERROR_TEXT_MAX]; /* why it does not show the newest, or does not know it; "" */
 };
 /* False: it does not follow. */

@@ -1,5 +1,5 @@
-/* What the ways to replace the content (replace.c, step.c) share. All on the SQL thread, in a job of
- * kind SWAP. */
+/* What the ways to replace the content (replace.c, step.c) share. All on the SQL thread, in a job
+ * of kind SWAP. */
 #ifndef BH_LIVE_REPLACE_H
 #define BH_LIVE_REPLACE_H
 

@@ -144,7 +144,8 @@ static int change(struct bh_live *l, struct bh_step *t, const struct bh_base *ba
     }
     if (rc == 0 && (rc = step_end(l->store, t)) != 0)
         bh_fail(err, rc, "the next snapshot cannot be stored in %s: %s", l->dir.path, strerror(rc));
-    if (rc) { /* strings in it are shared, and unchanged; what was absent is of the old base again */
+    if (rc) { /* strings in it are shared, and unchanged; what was absent is of the old base again
+               */
         uint32_t counter = l->dir.state.max_counter, cookie = l->dir.state.max_cookie;
         l->dir.state = before;
         l->dir.state.max_counter = counter;
@@ -241,8 +242,8 @@ int bh_live_end_steps(struct bh_live *l, bool trusted, struct bh_error *err)
     int rc = restore_size(l->store, st->base_size, trusted);
     if (rc)
         return bh_fail(err, rc, "%s cannot be written: %s", l->dir.path, strerror(rc));
-    if (trusted && (rc = bh_file_read_why(bh_store_db(l->store), header, sizeof header, 0, NULL,
-                                          err)) != 0)
+    if (trusted &&
+        (rc = bh_file_read_why(bh_store_db(l->store), header, sizeof header, 0, NULL, err)) != 0)
         return rc;
     if (!trusted || !live_has_last_counters(st, header))
         rc = renew_page_1(l, err);

@@ -39,10 +39,11 @@ int history_may_follow(struct bh_history *h, bool found, const struct bh_call *c
     struct bh_object_info info;
     const char *key = bh_plain_key(h->plain);
     if (bh_history_is_dirty(h))
-        return bh_fail(err, EBUSY,
-                       "%s has changes that are not flushed, which a follower could not keep: mount "
-                       "it once without ro and follow, or give the follower a live.dir of its own",
-                       h->live->dir.path);
+        return bh_fail(
+            err, EBUSY,
+            "%s has changes that are not flushed, which a follower could not keep: mount "
+            "it once without ro and follow, or give the follower a live.dir of its own",
+            h->live->dir.path);
     if (found)
         return 0;
     int rc = bh_bucket_head(h->bucket, key, &info, call, err);
@@ -62,8 +63,8 @@ static int no_branch(struct bh_history *h, const char *etag, struct bh_error *er
     h->seen_sequence = 0; /* a new one of that name begins anew */
     if (!shown[0])
         return bh_fail(err, ENOENT, "there is no branch %s yet: it is waited for", h->head.branch);
-    return bh_fail(err, ENOENT, "branch %s was %s: what is shown stays snapshot %s",
-                   h->head.branch, etag[0] ? "deleted" : "removed from the bucket", shown);
+    return bh_fail(err, ENOENT, "branch %s was %s: what is shown stays snapshot %s", h->head.branch,
+                   etag[0] ? "deleted" : "removed from the bucket", shown);
 }
 
 /* What a restored backup of the bucket, say, does to a head. */
@@ -187,7 +188,7 @@ static int compare(struct bh_history *h, const struct bh_root *old, const struct
     s->step.size = new->size;
     s->step.block_size = h->block_size;
     s->step.origin = history_origin(h, new);
-    size_t len = new->size < sizeof s->step.first ? (size_t)new->size : sizeof s->step.first;
+    size_t len = new->size < sizeof s->step.first ? (size_t) new->size : sizeof s->step.first;
     return s->step.origin ? bh_tree_read(h->trees, new, 0, s->step.first, len, s->to, call, err)
                           : bh_fail(err, ENOMEM, "out of memory");
 }
