@@ -11,7 +11,7 @@
 
 #define MIB      ((uint64_t)1 << 20)
 #define PART_MIN (5 * MIB)
-/* Each change costs a part, and each part a request: no more than so many of them are that small. */
+/* Each change costs a part, and each part a request: no more than so many are that small. */
 #define PARTS 1000
 /* Of bucket.part_size, as an ordinary upload has them; smaller ones may be as many more. */
 #define BUFFERS 4
