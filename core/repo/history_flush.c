@@ -55,8 +55,6 @@ static bool lease_is_over(const struct bh_history *h)
 int history_sync_head(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
 {
     struct bh_state *st = &h->live->dir.state;
-    const bool had_head = h->have_head;
-    if (had_head && !h->doubt && !st->pending_snapshot[0] && !lease_is_over(h))
         return 0;
     int rc = history_open(h, true, call, err);
     if (rc)
@@ -81,8 +79,9 @@ int history_sync_head(struct bh_history *h, const struct bh_call *call, struct b
         if (rc)
             return rc;
     }
-    rc = history_check_lease(h, call, err);
-    return rc == EBUSY && had_head ? history_fenced(h, &h->head, err) : rc;
+    /* snapshot.steal is for the beginning: two such mounts would go on taking it from each other. */
+    rc = history_may_take(h, &h->head, h->cfg->snapshot.steal && !h->held, call, err);
+    return rc == EBUSY && h->held ? history_fenced(h, &h->head, err) : rc;
 }
 
 static int announce(struct bh_history *h, const char *id, struct bh_error *err)

@@ -73,7 +73,7 @@ int history_put_head(struct bh_history *h, struct bh_head *head, const struct bh
         return rc;
     h->head = *head;
     memcpy(h->etag, etag, sizeof h->etag);
-    h->have_head = true;
+    h->have_head = h->held = true;
     h->advisory = advisory;
     return 0;
 }

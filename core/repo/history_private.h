@@ -36,6 +36,7 @@ struct bh_history {
     struct bh_head head;
     char etag[BH_ETAG_MAX];
     bool fenced, advisory;
+    bool held; /* the branch was ours in this life: whoever has it now has taken it from us */
     struct bh_lease taker;   /* if fenced: who has the branch now, as far as known */
     bool doubt;              /* the head may be another: it is read again before it is written */
     int64_t clock_offset_ms; /* the store's clock minus bh_boot_ms */

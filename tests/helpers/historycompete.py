@@ -294,9 +294,9 @@ class Compete:
         m = self.pick(lambda m: not m.process)
         if not m:
             return False
-        steal, faulty = rand.random() < 0.6, rand.random() < 0.25
+        steal, faulty = rand.random() < 0.6, rand.random() < 0.4
         if faulty:
-            m.faults(rand.choice(["*:eio:30%", "put:done-but-failed:50%", "*:eagain:30%", "get:eio:50%", "put:etimedout:70%"]))
+            m.faults(rand.choice(["*:eio:30%", "put:done-but-failed:50%", "*:eagain:30%", "get:eio:50%", "put:eio:key=*/branches/main", "put:eio:key=*/branches/main"]))
         self.begin_mount(m, steal)
         self.end_mount(m, steal, faulty)
         m.faults("")
