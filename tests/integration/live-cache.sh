@@ -14,11 +14,15 @@ SLACK=$((12 << 20))
 options=(-o snapshot.interval=0 -o snapshot.plain=never -o live.cache_max=8MiB)
 
 mount_bh -o snapshot.interval=0 -o snapshot.plain=never
-load make "$DB" 20000
+load make "$T/made.db" 20000
+"$BHFS" import "$T/made.db" "$MNT"
+rm "$T/made.db"
 flush
 umount_bh
 drop_state
 
+small() { [ "$(metric bhfs_cache_bytes)" -le $MAX ]; }
+fits() { [ "$(used)" -le $((MAX + $(metric bhfs_dirty_bytes) + (1 << 20))) ]; }
 used() { du -k "$STATE"/db.* | awk '{ n += $1 } END { print n * 1024 }'; }
 
 # round JOURNAL-MODE SECONDS: clients, flushes, and a look at the disk now and then, then kill -9 in the middle of it.
@@ -57,9 +61,8 @@ round() {
     mount_bh "${options[@]}"
     load check "$DB" "$T"/log.?
     integrity
-    small() { [ "$(metric bhfs_cache_bytes)" -le $MAX ]; }
     wait_for 20 small
-    wait_for 5 test "$(used)" -le $((MAX + $(metric bhfs_dirty_bytes) + (1 << 20)))
+    wait_for 5 fits
     flush
     umount_bh
 }
@@ -83,7 +86,7 @@ assert_between "$(used)" $((55 << 20)) $((200 << 20)) "bytes on the disk after h
 printf '[snapshot]\ninterval = 0\n[live]\ncache_max = 8MiB\n' >"$BUCKETHEAD_CONFIG"
 kill -HUP "$DAEMON"
 wait_for 20 small
-wait_for 5 test "$(used)" -le $((MAX + (1 << 20)))
+wait_for 5 fits
 load check "$DB" "$T"/log.?
 integrity
 umount_bh
