@@ -553,6 +553,21 @@ void bh_store_close(struct bh_store *s)
 
 /* --- swap --- */
 
+/* Field by field: one is read without the mutex. */
+static void take_map(struct bh_map *to, const struct bh_map *from)
+{
+    to->file = from->file;
+    to->bits = from->bits;
+    to->cap = from->cap;
+    to->used = from->used;
+    to->dirty = from->dirty;
+    to->clean = from->clean;
+    to->changes = from->changes;
+    to->synced = from->synced;
+    to->stale = from->stale;
+    atomic_store(&to->absent, from->absent);
+}
+
 static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
                 struct bh_origin **old_origin, struct bh_error *err)
 {
@@ -587,10 +602,7 @@ static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origi
     } else {
         bh_map_close(&s->map);
     }
-    uint_fast64_t absent = map.absent;
-    map.absent = s->map.absent;
-    s->map = map;
-    atomic_store(&s->map.absent, absent);
+    take_map(&s->map, &map);
     s->generation = generation;
     s->evict.barred = false;
     atomic_fetch_add(&s->swaps, 1);
