@@ -55,6 +55,7 @@ static bool lease_is_over(const struct bh_history *h)
 int history_sync_head(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
 {
     struct bh_state *st = &h->live->dir.state;
+    if (h->have_head && !h->doubt && !st->pending_snapshot[0] && !lease_is_over(h))
         return 0;
     int rc = history_open(h, true, call, err);
     if (rc)

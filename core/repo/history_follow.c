@@ -238,5 +238,6 @@ int bh_history_step(struct bh_history *h, int64_t patience_ms, const struct bh_c
         bh_log(BH_LOG_DEBUG, "shows snapshot %s, %zu blocks of which differ", e->id,
                h->step->step.count);
     history_forget_step(h);
+    history_pin_step(h, call);
     return 0;
 }

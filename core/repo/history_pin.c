@@ -148,6 +148,12 @@ void history_pin_again(struct bh_history *h, const struct bh_call *call)
     history_keep_pin(h, call);
 }
 
+void history_pin_step(struct bh_history *h, const struct bh_call *call)
+{
+    if (left_ms(h) < READER_MS - h->cfg->retention.grace_ms / 4)
+        history_pin_again(h, call);
+}
+
 int history_pin_entry(struct bh_history *h, const struct bh_index_entry *e,
                       const struct bh_call *call, struct bh_error *err)
 {

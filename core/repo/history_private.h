@@ -110,6 +110,9 @@ void history_let_go(struct bh_history *h, const char *branch, const struct bh_ca
 void history_keep_pin(struct bh_history *h, const struct bh_call *call);
 /* The same after h->head has become another one. */
 void history_pin_again(struct bh_history *h, const struct bh_call *call);
+/* The same for a follower, after a step, and not at each of them: gc leaves alone for the grace what
+ * has just been given up. */
+void history_pin_step(struct bh_history *h, const struct bh_call *call);
 /* Before e becomes what the live content is based on. */
 int history_pin_entry(struct bh_history *h, const struct bh_index_entry *e,
                       const struct bh_call *call, struct bh_error *err);

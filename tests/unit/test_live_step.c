@@ -123,7 +123,7 @@ static void begin_with(struct image *m)
     struct bh_base b = base_of(m, "a");
     open_live(NULL);
     must(bh_live_settle_mode(live, true, ERR)); /* a read-only mount's */
-    must(bh_live_replace_lazily(live, &m->o, m->len, &b, ERR));
+    must(bh_live_replace_lazily(live, &m->o, m->len, &b, NULL, NULL, ERR));
 }
 
 static void everything_here(void)
