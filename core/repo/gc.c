@@ -21,6 +21,7 @@ struct run {
     struct gc_roots roots;
     struct gc_mark mark;
     struct gc_sweep sweep;
+    struct gc_compaction compaction;
     size_t branches, tombstones, pins;
     size_t deleted, removed, expired, aborted;
 };
@@ -119,7 +120,7 @@ static int remove_anchors(struct run *r, struct bh_error *err)
     return rc;
 }
 
-static int carry_out(struct run *r, struct bh_error *err)
+static int clean(struct run *r, struct bh_error *err)
 {
     bool dry = r->options->dry_run;
     int rc = dry ? 0 : publish(r, err);
@@ -130,14 +131,28 @@ static int carry_out(struct run *r, struct bh_error *err)
     return rc ? rc : gc_sweep_uploads(&r->sweep, dry, &r->aborted, err);
 }
 
+/* Where packs cannot be rewritten (perhaps the bucket is full) the rest is done all the same. */
+static int carry_out(struct run *r, struct bh_error *err)
+{
+    struct bh_error why = {0};
+    int compacted =
+        r->options->compact ? gc_compact(&r->sweep, r->options->dry_run, &r->compaction, &why) : 0;
+    int rc = clean(r, err);
+    if (compacted && rc)
+        return bh_fail_prefix(err, rc, "%s; besides", why.text);
+    return compacted ? bh_fail(err, compacted, "%s", why.text) : rc;
+}
+
 /* --- the report --- */
 
 static void say_tally(struct bh_strbuf *out, const char *name, const struct gc_tally *t,
                       const char *note)
 {
     char size[32];
-    bh_strbuf_addf(out, "%s: %" PRIu64 " packs, %" PRIu64 " records, %s%s\n", name, t->packs,
-                   t->records, bh_format_size(t->bytes, size, sizeof size), note);
+    bh_strbuf_addf(out, "%s: %" PRIu64 " packs, %" PRIu64 " records, ", name, t->packs, t->records);
+    if (t->moved)
+        bh_strbuf_addf(out, "%" PRIu64 " moved records, ", t->moved);
+    bh_strbuf_addf(out, "%s%s\n", bh_format_size(t->bytes, size, sizeof size), note);
 }
 
 static void say_plan(const struct run *r, struct bh_strbuf *out)
@@ -168,15 +183,35 @@ static void say_found(const struct run *r, struct bh_strbuf *out)
     snprintf(note, sizeof note, ": deleted after %s, unless in use again", grace);
     say_tally(out, "condemned now", &s->condemned, note);
     say_tally(out, "condemned before", &s->waiting, "");
-    if (s->saved.packs + s->saved.records)
+    if (s->saved.packs + s->saved.records + s->saved.moved)
         say_tally(out, "in use again", &s->saved, "");
     say_tally(out, r->options->dry_run ? "to be deleted" : "due", &s->doom, "");
     if (r->list.damaged)
         bh_strbuf_addf(out, "list: was damaged, the grace begins anew\n");
 }
 
+static void say_compaction(const struct run *r, struct bh_strbuf *out)
+{
+    const struct gc_compaction *c = &r->compaction;
+    char a[32], b[32];
+    if (!r->options->compact)
+        return;
+    bh_strbuf_addf(out, "needed: %s of the %s of live packs\n",
+                   bh_format_size(c->needed, a, sizeof a), bh_format_size(c->size, b, sizeof b));
+    bh_format_size(c->before, a, sizeof a);
+    bh_format_size(c->after, b, sizeof b);
+    if (r->options->dry_run)
+        bh_strbuf_addf(out, "compaction: would rewrite %zu packs, %s, as %s\n", c->chosen, a, b);
+    else
+        bh_strbuf_addf(out, "compaction: rewrote %zu packs, %s, as %zu, %s\n", c->moved, a,
+                       c->packs, b);
+    if (c->notes.len)
+        bh_strbuf_add(out, c->notes.data, c->notes.len);
+}
+
 static void say_done(const struct run *r, struct bh_strbuf *out)
 {
+    say_compaction(r, out);
     bh_strbuf_addf(out,
                    "deleted: %zu objects\nbranches removed: %zu\npins removed: %zu\n"
                    "uploads aborted: %zu\n",
@@ -191,6 +226,8 @@ static int look(struct run *r, struct bh_error *err)
     int rc = bh_bucket_server_time(s->bucket, &s->begin_ms, s->call, err);
     if (rc == 0)
         rc = gc_list_read(s->bucket, s->prefix, &r->list, s->call, err);
+    if (rc == 0)
+        rc = gc_live_list(&r->mark, err);
     if (rc == 0)
         rc = gc_roots_read(s->bucket, s->prefix, &r->roots, s->call, err);
     if (rc == 0)
@@ -242,6 +279,7 @@ int bh_gc_run(struct bh_bucket *b, const char *prefix, uint32_t block_size,
     bh_packs_free(packs);
     gc_mark_free(&r.mark);
     gc_sweep_free(&r.sweep);
+    bh_strbuf_free(&r.compaction.notes);
     gc_roots_free(&r.roots);
     gc_set_free(&r.list.items);
     return rc ? bh_fail(err, rc, "%s", why.text) : 0;

@@ -1,6 +1,8 @@
 /* Reclaiming what no snapshot needs any more: in two runs, a grace apart. The first puts what it
  * finds on the condemned list KEY.bhfs/gc (written by compare-and-swap), a later one deletes what
- * is on it for the grace and still needed by nobody. Needed is what is reachable from
+ * is on it for the grace and still needed by nobody. Packs of which little is needed are rewritten
+ * first (gc_compact.c): what is needed of them is in other packs then, and moved records
+ * (repo/moved.h) lead there. Needed is what is reachable from
  *
  *   - the heads of all branches, those deleted within the grace among them: their index, its
  *     entries that are not dropped, the newest;
@@ -33,6 +35,7 @@ void bh_gc_plan_free(struct bh_gc_plan *plan);
 struct bh_gc_options {
     int64_t grace_ms;
     bool dry_run;                  /* nothing is written */
+    bool compact;                  /* packs of which little is needed are rewritten */
     unsigned parallel;             /* requests at once, 1 to 64 */
     const struct bh_gc_plan *plan; /* NULL; told in the report, and for a dry run taken as done */
 };

@@ -173,7 +173,8 @@ int bh_history_collect(struct bh_history *h, int64_t grace_ms, bool dry_run,
                        const struct bh_call *call, struct bh_error *err)
 {
     uint64_t parallel = h->cfg->bucket.connections;
-    struct bh_gc_options options = {.grace_ms = grace_ms, .dry_run = dry_run, .plan = plan};
+    struct bh_gc_options options = {
+        .grace_ms = grace_ms, .dry_run = dry_run, .compact = true, .plan = plan};
     options.parallel = parallel < PARALLEL_MAX ? (unsigned)parallel : PARALLEL_MAX;
     pthread_mutex_lock(&h->mutex);
     uint32_t block_size = h->trees ? h->block_size : 0;

@@ -38,6 +38,8 @@ static bool take_line(char *line, struct gc_set *items, int *rc)
         return false;
     if (!strncmp(line, "packs/", 6) && bh_pack_id_of_name(&pack, line + 6) == 0)
         key = gc_pack_key(pack);
+    else if (!strncmp(line, "moved/", 6) && bh_pack_id_of_name(&pack, line + 6) == 0)
+        key = gc_moved_key(pack);
     else if (!strncmp(line, "snapshots/", 10) && bh_is_snapshot_id(line + 10))
         key = gc_record_key(line + 10);
     else

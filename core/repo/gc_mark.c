@@ -19,17 +19,11 @@ static int no_memory(struct bh_error *err)
 
 void gc_mark_free(struct gc_mark *m)
 {
-    gc_set_free(&m->packs);
+    gc_live_free(&m->live);
     gc_set_free(&m->records);
     gc_set_free(&m->labelled);
     gc_set_free(&m->walked);
     gc_set_free(&m->dropped);
-}
-
-static int mark_pack(struct gc_mark *m, const struct bh_ref *ref, struct bh_error *err)
-{
-    int rc = gc_set_add(&m->packs, gc_pack_key(ref->pack), m->time_ms);
-    return rc == ENOMEM ? no_memory(err) : 0;
 }
 
 static int visit(void *arg, unsigned level, uint64_t number, const struct bh_ref *ref,
@@ -40,7 +34,7 @@ static int visit(void *arg, unsigned level, uint64_t number, const struct bh_ref
     if (damage)
         return bh_fail(m->err, damage->code ? damage->code : EIO,
                        "%s: a node of level %u cannot be read: %s", m->what, level, damage->text);
-    return mark_pack(m, ref, m->err);
+    return gc_live_reach(&m->live, ref, m->time_ms, m->err);
 }
 
 int gc_mark_root(struct gc_mark *m, const struct bh_root *root, struct bh_root *last,

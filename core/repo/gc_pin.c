@@ -73,28 +73,27 @@ static int gone(const struct gc_key *key, struct bh_error *err)
 
 /* One on the list goes a grace after it came there at the earliest, so what is not on it, and there
  * after the list was read, stays for a grace. */
-static int check_list(struct bh_bucket *b, const char *prefix, const struct gc_set *const *sets,
-                      const struct bh_call *call, struct bh_error *err)
+static int check_condemned(const struct gc_list *list, const struct gc_set *items,
+                           struct bh_error *err)
 {
-    struct gc_list list;
-    int rc = gc_list_read(b, prefix, &list, call, err);
-    for (; *sets; sets++)
-        for (size_t i = 0; rc == 0 && i < (*sets)->room; i++)
-            if ((*sets)->slots[i].key.b && gc_set_get(&list.items, (*sets)->slots[i].key))
-                rc = condemned(&(*sets)->slots[i].key, err);
-    gc_set_free(&list.items);
-    return rc;
+    for (size_t i = 0; i < items->room; i++)
+        if (items->slots[i].key.b && gc_set_get(&list->items, items->slots[i].key))
+            return condemned(&items->slots[i].key, err);
+    return 0;
 }
 
 int bh_gc_check_packs(struct bh_bucket *b, const char *prefix, const uint64_t *ids, size_t count,
                       const struct bh_call *call, struct bh_error *err)
 {
     GC_SET packs = {0};
-    const struct gc_set *const sets[] = {&packs, NULL};
+    struct gc_list list = {0};
     for (size_t i = 0; i < count; i++)
         if (gc_set_add(&packs, gc_pack_key(ids[i]), 0) == ENOMEM)
             return bh_fail(err, ENOMEM, "out of memory checking packs");
-    int rc = check_list(b, prefix, sets, call, err);
+    int rc = gc_list_read(b, prefix, &list, call, err);
+    if (rc == 0)
+        rc = check_condemned(&list, &packs, err);
+    gc_set_free(&list.items);
     for (size_t i = 0; rc == 0 && i < count; i++) {
         char key[BH_KEY_MAX + 1], name[BH_PACK_NAME_MAX];
         const struct gc_key pack = gc_pack_key(ids[i]);
@@ -108,10 +107,8 @@ int bh_gc_check_packs(struct bh_bucket *b, const char *prefix, const uint64_t *i
     return rc;
 }
 
-/* Value -1: it is there. */
 struct presence {
-    struct gc_set *items;
-    enum gc_kind kind;
+    struct gc_set *records; /* value -1: it is there */
     size_t skip, found;
 };
 
@@ -120,19 +117,11 @@ static int note_present(void *arg, const char *key, bool is_prefix,
 {
     struct presence *p = arg;
     const char *name = key + p->skip;
-    struct gc_key item;
-    uint64_t id;
     (void)info;
     (void)err;
-    if (is_prefix)
+    if (is_prefix || !bh_is_snapshot_id(name))
         return 0;
-    if (p->kind == GC_PACK && bh_pack_id_of_name(&id, name) == 0)
-        item = gc_pack_key(id);
-    else if (p->kind == GC_RECORD && bh_is_snapshot_id(name))
-        item = gc_record_key(name);
-    else
-        return 0;
-    int64_t *value = gc_set_get(p->items, item);
+    int64_t *value = gc_set_get(p->records, gc_record_key(name));
     if (value && *value >= 0) {
         *value = -1;
         p->found++;
@@ -140,31 +129,52 @@ static int note_present(void *arg, const char *key, bool is_prefix,
     return 0;
 }
 
-static int check_present(struct bh_bucket *b, const char *prefix, const char *place,
-                         struct gc_set *items, enum gc_kind kind, const struct bh_call *call,
-                         struct bh_error *err)
+static int check_records(struct gc_mark *m, struct bh_error *err)
 {
     char all[BH_KEY_MAX + 1];
-    snprintf(all, sizeof all, "%s%s", prefix, place);
-    struct presence p = {.items = items, .kind = kind, .skip = strlen(all)};
+    struct gc_set *records = &m->records;
+    snprintf(all, sizeof all, "%ssnapshots/", m->prefix);
+    struct presence p = {.records = records, .skip = strlen(all)};
     const struct bh_list_request req = {.prefix = all};
-    int rc = items->count ? bh_bucket_list(b, &req, note_present, &p, call, err) : 0;
-    for (size_t i = 0; rc == 0 && p.found < items->count && i < items->room; i++)
-        if (items->slots[i].key.b && items->slots[i].value >= 0)
-            rc = gone(&items->slots[i].key, err);
+    int rc = records->count ? bh_bucket_list(m->bucket, &req, note_present, &p, m->call, err) : 0;
+    for (size_t i = 0; rc == 0 && p.found < records->count && i < records->room; i++)
+        if (records->slots[i].key.b && records->slots[i].value >= 0)
+            rc = gone(&records->slots[i].key, err);
     return rc;
+}
+
+/* Of what is needed: a pack that was moved is not, but its moved record is. */
+static int check_packs(const struct gc_mark *m, const struct gc_list *list, struct bh_error *err)
+{
+    for (size_t i = 0; i < m->live.count; i++) {
+        const struct gc_pack *p = &m->live.packs[i];
+        const struct gc_key pack = gc_pack_key(p->id), moved = gc_moved_key(p->id);
+        if (p->needed && !p->present)
+            return gone(&pack, err);
+        if (p->needed && gc_set_get(&list->items, pack))
+            return condemned(&pack, err);
+        if (p->record_needed && gc_set_get(&list->items, moved))
+            return condemned(&moved, err);
+    }
+    return 0;
 }
 
 /* What was marked. */
 static int check_all(struct gc_mark *m, struct bh_error *err)
 {
-    const struct gc_set *const sets[] = {&m->packs, &m->records, NULL};
-    int rc = check_list(m->bucket, m->prefix, sets, m->call, err);
+    struct gc_list list = {0};
+    int rc = gc_list_read(m->bucket, m->prefix, &list, m->call, err);
     if (rc == 0)
-        rc = check_present(m->bucket, m->prefix, "packs/", &m->packs, GC_PACK, m->call, err);
+        rc = gc_live_list(m, err);
     if (rc == 0)
-        rc =
-            check_present(m->bucket, m->prefix, "snapshots/", &m->records, GC_RECORD, m->call, err);
+        rc = gc_live_settle(m, err);
+    if (rc == 0)
+        rc = check_packs(m, &list, err);
+    if (rc == 0)
+        rc = check_condemned(&list, &m->records, err);
+    if (rc == 0)
+        rc = check_records(m, err);
+    gc_set_free(&list.items);
     return rc;
 }
 

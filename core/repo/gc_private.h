@@ -10,7 +10,13 @@
 struct gc_key {
     uint64_t a, b;
 };
-enum gc_kind { GC_PACK = 1, GC_RECORD = 2, GC_ROOT = 3, GC_TEXT = 4 }; /* the top byte of b */
+enum gc_kind {
+    GC_PACK = 1,
+    GC_RECORD = 2,
+    GC_ROOT = 3,
+    GC_TEXT = 4,
+    GC_MOVED = 5
+}; /* the top byte of b */
 
 struct gc_slot {
     struct gc_key key; /* b 0: empty */
@@ -22,11 +28,12 @@ struct gc_set {
 };
 
 struct gc_key gc_pack_key(uint64_t id);
+struct gc_key gc_moved_key(uint64_t id);     /* the moved record of a pack */
 struct gc_key gc_record_key(const char *id); /* of the form of a snapshot id */
 struct gc_key gc_root_key(const struct bh_root *root);
 int gc_text_key(const char *text, struct gc_key *key); /* 0 or ENOMEM */
 enum gc_kind gc_key_kind(const struct gc_key *key);
-/* The name that it is stored under: "packs/ID", "snapshots/ID". */
+/* The name that it is stored under: "packs/ID", "snapshots/ID", "moved/ID". */
 #define GC_NAME_MAX 48
 void gc_key_name(const struct gc_key *key, char name[GC_NAME_MAX]);
 
@@ -76,6 +83,60 @@ void gc_roots_free(struct gc_roots *roots);
 /* Room for one more in an array; zeros. NULL: no memory. */
 void *gc_grow(void *array, size_t *count, size_t *room, size_t item);
 
+/* --- gc_live.c: what of each pack is reached, and where it is --- */
+
+/* A pack of which less than 1/GC_DENSE is garbage is never rewritten. */
+#define GC_DENSE 8u
+
+struct gc_spot {
+    uint32_t offset, stored; /* of a record */
+};
+struct gc_pack {
+    uint64_t id;
+    bool present; /* listed; then size and mtime_ms are known */
+    uint64_t size;
+    int64_t mtime_ms;
+    bool has_record; /* moved/ID is listed */
+    uint64_t record_size;
+    int64_t record_mtime_ms;
+
+    bool reached; /* by a reference in a tree (then `direct`), or by a moved record */
+    bool direct;
+    int64_t time_ms; /* of the snapshot that reached it first */
+    uint32_t end;    /* of what is reached */
+    bool dense;      /* nearly all of it is reached: no spots are kept */
+    struct gc_spot *spots;
+    size_t count, room;
+    uint64_t bytes; /* of what is reached, with entries; of a dense one: at least */
+
+    /* gc_live_settle: */
+    unsigned moves;  /* on the longest way to here */
+    size_t settled;  /* spots that were followed */
+    bool uncovered;  /* something that is reached is not in its moved record */
+    const char *why; /* NULL; of the record, for the report */
+    size_t *targets;
+    size_t target_count, target_room;
+    bool judged, moved;         /* moved: all that is reached is to be had elsewhere */
+    bool needed, record_needed; /* the answer: what of both must stay */
+};
+struct gc_live {
+    struct gc_pack *packs; /* all that are listed or reached */
+    size_t count, room;
+    struct gc_set numbers;
+};
+
+struct gc_mark;
+/* One more reference. 0 or ENOMEM. */
+int gc_live_reach(struct gc_live *l, const struct bh_ref *ref, int64_t time_ms,
+                  struct bh_error *err);
+/* Lists packs and moved records; called anew it forgets what it said before. Before the marking it
+ * is of use only to save memory. */
+int gc_live_list(struct gc_mark *m, struct bh_error *err);
+/* After the marking and the listing: reads the moved records of what is reached. A pack that is
+ * needed, but not present, is missing. */
+int gc_live_settle(struct gc_mark *m, struct bh_error *err);
+void gc_live_free(struct gc_live *l);
+
 /* --- gc_mark.c: what is reachable --- */
 
 struct gc_mark {
@@ -83,7 +144,7 @@ struct gc_mark {
     const char *prefix;
     struct bh_trees *trees;
     const struct bh_call *call;
-    struct gc_set packs;   /* reached; value: time of the snapshot that reached it first */
+    struct gc_live live;
     struct gc_set records; /* of snapshots that are kept */
     /* Inside: */
     struct gc_set labelled; /* value: 1 when its snapshot was found in an index */
@@ -108,7 +169,7 @@ void gc_mark_free(struct gc_mark *m);
 /* --- gc_sweep.c: what is there, and what becomes of it --- */
 
 struct gc_tally {
-    uint64_t packs, records, bytes;
+    uint64_t packs, records, moved, bytes;
 };
 struct gc_sweep {
     struct bh_bucket *bucket;
@@ -123,7 +184,8 @@ struct gc_sweep {
     struct gc_tally live, young, condemned, waiting, saved, doom;
     bool changed; /* to_list is not what was read */
 };
-/* Lists packs and records and sorts them. EIO: a pack that is reached is not there. */
+/* Lists packs, moved records and records and sorts them. EIO: a pack that is needed is not there.
+ */
 int gc_sweep_list(struct gc_sweep *s, struct bh_error *err);
 /* Deletes the doomed; *deleted: how many are gone. */
 int gc_sweep_delete(struct gc_sweep *s, size_t *deleted, struct bh_error *err);
@@ -133,6 +195,22 @@ int gc_sweep_uploads(struct gc_sweep *s, bool dry_run, size_t *aborted, struct b
 int gc_remove_tombstone(struct gc_sweep *s, const struct gc_anchor *tombstone, bool *removed,
                         struct bh_error *err);
 void gc_sweep_free(struct gc_sweep *s);
+
+/* --- gc_compact.c: packs of which little is needed --- */
+
+struct gc_compaction {
+    uint64_t needed;        /* bytes of records that are reached, in needed packs of ... */
+    uint64_t size;          /* ... these bytes */
+    size_t chosen;          /* packs to be rewritten */
+    size_t moved;           /* done: they are condemned */
+    size_t packs;           /* that were written */
+    uint64_t before, after; /* bytes of those that were chosen, and of what is needed of them */
+    struct bh_strbuf notes; /* lines of the report */
+};
+/* Chooses packs and, but for a dry run, rewrites them: what is needed of them goes into new packs,
+ * is read back, then each gets its moved record and goes onto the list that will be published. When
+ * it fails, what is on that list is as good as done, and what is not is as before. */
+int gc_compact(struct gc_sweep *s, bool dry_run, struct gc_compaction *c, struct bh_error *err);
 
 /* --- gc_pin.c --- */
 int gc_pin_read(struct bh_bucket *b, const char *prefix, const char *id, struct bh_head *pin,

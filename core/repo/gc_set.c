@@ -21,6 +21,11 @@ struct gc_key gc_pack_key(uint64_t id)
     return (struct gc_key){id, tag(GC_PACK)};
 }
 
+struct gc_key gc_moved_key(uint64_t id)
+{
+    return (struct gc_key){id, tag(GC_MOVED)};
+}
+
 /* "YYYYMMDDTHHMMSS.mmmZ-xxxxxxxx": 17 decimal and 8 hexadecimal digits. */
 struct gc_key gc_record_key(const char *id)
 {
@@ -59,9 +64,9 @@ enum gc_kind gc_key_kind(const struct gc_key *key)
 void gc_key_name(const struct gc_key *key, char name[GC_NAME_MAX])
 {
     char pack[BH_PACK_NAME_MAX];
-    if (gc_key_kind(key) == GC_PACK) {
+    if (gc_key_kind(key) != GC_RECORD) {
         bh_pack_name(key->a, pack);
-        snprintf(name, GC_NAME_MAX, "packs/%s", pack);
+        snprintf(name, GC_NAME_MAX, "%s/%s", gc_key_kind(key) == GC_PACK ? "packs" : "moved", pack);
         return;
     }
     char digits[32];

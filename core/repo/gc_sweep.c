@@ -31,10 +31,16 @@ void gc_sweep_free(struct gc_sweep *s)
 static void count(struct gc_tally *t, const struct gc_key *key, uint64_t bytes)
 {
     t->bytes += bytes;
-    if (gc_key_kind(key) == GC_PACK)
+    switch (gc_key_kind(key)) {
+    case GC_PACK:
         t->packs++;
-    else
+        break;
+    case GC_MOVED:
+        t->moved++;
+        break;
+    default:
         t->records++;
+    }
 }
 
 static int doom(struct gc_sweep *s, const struct gc_key *key, struct bh_error *err)
@@ -43,54 +49,55 @@ static int doom(struct gc_sweep *s, const struct gc_key *key, struct bh_error *e
     return to ? (*to = *key, 0) : no_memory(err);
 }
 
-/* One that nothing reaches. */
-static int judge(struct gc_sweep *s, const struct gc_key *key, const struct bh_object_info *info,
+/* One that is not needed. */
+static int judge(struct gc_sweep *s, const struct gc_key *key, uint64_t size, int64_t mtime_ms,
                  struct bh_error *err)
 {
     const int64_t *since = gc_set_get(&s->list->items, *key);
     int64_t when = since ? *since : -1;
-    bool old = (since ? *since : info->mtime_ms) + s->grace_ms <= s->begin_ms;
+    bool old = (since ? *since : mtime_ms) + s->grace_ms <= s->begin_ms;
     if (!since && !old) {
-        count(&s->young, key, info->size);
+        count(&s->young, key, size);
         return 0;
     }
-    count(!since ? &s->condemned : old ? &s->doom : &s->waiting, key, info->size);
+    count(!since ? &s->condemned : old ? &s->doom : &s->waiting, key, size);
     s->changed = s->changed || !since;
     if (since && old && doom(s, key, err) != 0)
         return ENOMEM;
     return gc_set_add(&s->to_list, *key, when) == ENOMEM ? no_memory(err) : 0;
 }
 
-static int take(struct gc_sweep *s, struct gc_set *live, const struct gc_key *key,
-                const struct bh_object_info *info, struct bh_error *err)
+static int take(struct gc_sweep *s, bool needed, const struct gc_key *key, uint64_t size,
+                int64_t mtime_ms, struct bh_error *err)
 {
-    int64_t *value = gc_set_get(live, *key);
-    if (!value)
-        return judge(s, key, info, err);
+    if (!needed)
+        return judge(s, key, size, mtime_ms, err);
     if (gc_set_get(&s->list->items, *key)) {
-        count(&s->saved, key, info->size);
+        count(&s->saved, key, size);
         s->changed = true;
     }
-    count(&s->live, key, info->size);
-    *value = -1; /* it is there */
+    count(&s->live, key, size);
     return 0;
+}
+
+static int take_packs(struct gc_sweep *s, struct bh_error *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < s->mark->live.count; i++) {
+        const struct gc_pack *p = &s->mark->live.packs[i];
+        const struct gc_key pack = gc_pack_key(p->id), record = gc_moved_key(p->id);
+        if (p->present)
+            rc = take(s, p->needed, &pack, p->size, p->mtime_ms, err);
+        if (rc == 0 && p->has_record)
+            rc = take(s, p->record_needed, &record, p->record_size, p->record_mtime_ms, err);
+    }
+    return rc;
 }
 
 struct listing {
     struct gc_sweep *sweep;
     size_t skip;
 };
-
-static int take_pack(void *arg, const char *key, bool is_prefix, const struct bh_object_info *info,
-                     struct bh_error *err)
-{
-    struct listing *l = arg;
-    uint64_t id;
-    if (is_prefix || bh_pack_id_of_name(&id, key + l->skip) != 0)
-        return 0;
-    const struct gc_key pack = gc_pack_key(id);
-    return take(l->sweep, &l->sweep->mark->packs, &pack, info, err);
-}
 
 static int take_record(void *arg, const char *key, bool is_prefix,
                        const struct bh_object_info *info, struct bh_error *err)
@@ -100,7 +107,8 @@ static int take_record(void *arg, const char *key, bool is_prefix,
     if (is_prefix || !bh_is_snapshot_id(id))
         return 0;
     const struct gc_key record = gc_record_key(id);
-    return take(l->sweep, &l->sweep->mark->records, &record, info, err);
+    bool needed = gc_set_get(&l->sweep->mark->records, record) != NULL;
+    return take(l->sweep, needed, &record, info->size, info->mtime_ms, err);
 }
 
 static int list_under(struct gc_sweep *s, const char *name, bh_list_fn *fn, struct bh_error *err)
@@ -116,32 +124,35 @@ static int list_under(struct gc_sweep *s, const char *name, bh_list_fn *fn, stru
 /* What can be salvaged may be in what nothing reaches. */
 static int find_missing(struct gc_sweep *s, struct bh_error *err)
 {
-    const struct gc_set *packs = &s->mark->packs;
-    const struct gc_slot *missing = NULL;
+    const struct gc_pack *missing = NULL;
     char when[32];
     size_t n = 0;
-    for (size_t i = 0; i < packs->room; i++) {
-        if (!packs->slots[i].key.b || packs->slots[i].value < 0)
+    for (size_t i = 0; i < s->mark->live.count; i++) {
+        const struct gc_pack *p = &s->mark->live.packs[i];
+        if (!p->needed || p->present)
             continue;
-        missing = &packs->slots[i];
+        missing = p;
         n++;
     }
     if (!missing)
         return 0;
     return bh_fail(err, EIO,
                    "%zu packs that snapshots need are missing, %016" PRIx64
-                   " among them (the snapshot of %s needs it)",
-                   n, missing->key.a, bh_format_time(missing->value, when, sizeof when));
+                   " among them (the snapshot of %s needs it%s%s)",
+                   n, missing->id, bh_format_time(missing->time_ms, when, sizeof when),
+                   missing->why ? "; " : "", missing->why ? missing->why : "");
 }
 
 int gc_sweep_list(struct gc_sweep *s, struct bh_error *err)
 {
-    int rc = list_under(s, "packs/", take_pack, err);
+    int rc = gc_live_list(s->mark, err);
+    if (rc == 0)
+        rc = gc_live_settle(s->mark, err);
     if (rc == 0)
         rc = find_missing(s, err);
     if (rc == 0)
-        rc = list_under(s, "snapshots/", take_record, err);
-    return rc;
+        rc = take_packs(s, err);
+    return rc ? rc : list_under(s, "snapshots/", take_record, err);
 }
 
 /* --- deleting --- */
@@ -150,8 +161,11 @@ int gc_sweep_list(struct gc_sweep *s, struct bh_error *err)
 static int compare(const void *a, const void *b)
 {
     const struct gc_key *x = a, *y = b;
-    if (gc_key_kind(x) != gc_key_kind(y))
-        return gc_key_kind(x) == GC_RECORD ? -1 : 1;
+    if (gc_key_kind(x) != gc_key_kind(y)) {
+        if (gc_key_kind(x) == GC_RECORD || gc_key_kind(y) == GC_RECORD)
+            return gc_key_kind(x) == GC_RECORD ? -1 : 1;
+        return gc_key_kind(x) < gc_key_kind(y) ? -1 : 1;
+    }
     return x->a < y->a ? -1 : x->a > y->a;
 }
 

@@ -52,6 +52,7 @@ void bh_packs_free(struct bh_packs *p)
         return;
     while (p->idle_count > 0)
         ZSTD_freeDCtx(p->idle[--p->idle_count]);
+    bh_packs_forget_moved(p);
     pthread_mutex_destroy(&p->mutex);
     free(p->prefix);
     free(p);
@@ -118,8 +119,19 @@ static int sink_take(void *arg, const void *data, size_t len, struct bh_error *e
     return 0;
 }
 
-int bh_packs_fetch(struct bh_packs *p, uint64_t id, uint64_t at, void *buf, size_t len,
-                   const char *what, const struct bh_call *call, struct bh_error *err)
+int bh_packs_missing(const struct bh_packs *p, uint64_t id, uint64_t at, const char *what,
+                     struct bh_error *err)
+{
+    char name[BH_PACK_NAME_MAX];
+    bh_pack_name(id, name);
+    return bh_fail(err, EIO,
+                   "%s: pack %s, which has its bytes at offset %llu, is not in the bucket: put "
+                   "%spacks/%s back; verify tells what else was in it",
+                   what, name, (unsigned long long)at, p->prefix, name);
+}
+
+int bh_packs_try_fetch(struct bh_packs *p, uint64_t id, uint64_t at, void *buf, size_t len,
+                       const char *what, const struct bh_call *call, struct bh_error *err)
 {
     struct sink sink = {.buf = buf, .len = len};
     struct bh_object_info info;
@@ -131,10 +143,7 @@ int bh_packs_fetch(struct bh_packs *p, uint64_t id, uint64_t at, void *buf, size
     bh_pack_name(id, name);
     int rc = bh_bucket_get(p->bucket, key, at, len, sink_take, &sink, &info, call, &why);
     if (rc == ENOENT)
-        return bh_fail(err, EIO,
-                       "%s: pack %s, which has its bytes at offset %llu, is not in the bucket: put "
-                       "%s back; verify tells what else was in it",
-                       what, name, (unsigned long long)at, key);
+        return rc;
     if (rc == EINVAL || (!rc && sink.got < len)) /* the range begins, or ends, beyond the end */
         return bh_fail(err, EIO, "%s: pack %s is cut: it has no %zu bytes at offset %llu", what,
                        name, len, (unsigned long long)at);
@@ -142,6 +151,13 @@ int bh_packs_fetch(struct bh_packs *p, uint64_t id, uint64_t at, void *buf, size
         return bh_fail(err, rc, "%s: pack %s cannot be read at offset %llu: %s", what, name,
                        (unsigned long long)at, why.text);
     return 0;
+}
+
+int bh_packs_fetch(struct bh_packs *p, uint64_t id, uint64_t at, void *buf, size_t len,
+                   const char *what, const struct bh_call *call, struct bh_error *err)
+{
+    int rc = bh_packs_try_fetch(p, id, at, buf, len, what, call, err);
+    return rc == ENOENT ? bh_packs_missing(p, id, at, what, err) : rc;
 }
 
 /* --- records --- */

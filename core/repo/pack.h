@@ -23,7 +23,8 @@ char *bh_packs_key(const struct bh_packs *p, uint64_t id);
 
 /* One record: its content, raw bytes long, into buf. A zero reference reads as zeros without a
  * request. EIO: missing, cut or damaged; the sentence names the pack, the offset and `what`. What
- * is in buf after a failure is not to be used. */
+ * is in buf after a failure is not to be used. A pack that gc has rewritten is no longer there: its
+ * records are read from where its moved record (repo/moved.h) says. */
 int bh_packs_read(struct bh_packs *p, const struct bh_ref *ref, size_t raw, void *buf,
                   const char *what, const struct bh_call *call, struct bh_error *err);
 
@@ -57,9 +58,15 @@ void bh_pack_writer_set_tree(struct bh_pack_writer *w, enum bh_tree_kind tree);
  * call: the writer is good for nothing more. */
 int bh_pack_add(struct bh_pack_writer *w, enum bh_record_kind kind, unsigned level, uint64_t number,
                 const void *data, size_t len, struct bh_ref *ref, struct bh_error *err);
+/* Adds a record as another pack has it (its entry there, decoded, and the bytes stored, checked by
+ * the caller); *ref differs from the entry's in its place only. */
+int bh_pack_add_stored(struct bh_pack_writer *w, const struct bh_pack_entry *entry,
+                       const void *bytes, struct bh_ref *ref, struct bh_error *err);
 /* Uploads what is left and waits for all: when it returns 0 everything added is in the bucket,
  * durable. Nothing is uploaded where nothing was added. More may be added then, and finished. */
 int bh_pack_writer_finish(struct bh_pack_writer *w, struct bh_error *err);
+/* Whether it is good for nothing more. */
+bool bh_pack_writer_failed(struct bh_pack_writer *w);
 /* Of all packs so far; without the trailer of the one that is being filled. */
 uint64_t bh_pack_writer_bytes(const struct bh_pack_writer *w);
 /* Ids of the packs so far, count in *count (NULL where that is 0); valid until more is added. */

@@ -1,7 +1,9 @@
-/* Records of packs: what lies close together comes with one request, several at once. */
+/* Records of packs: what lies close together comes with one request, several at once. What was in a
+ * pack that gc has rewritten is read, in another round, from where it is now. */
 #include "repo/pack_private.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +17,7 @@ struct group {
     struct bh_pack_want *wants;
     size_t count;
     uint64_t at, end; /* in the pack */
+    bool moved;       /* the pack was missing: the wants are of where gc has moved it, now */
 };
 
 struct team {
@@ -55,8 +58,8 @@ static int decode_group(const struct group *g, ZSTD_DCtx *context, const char *b
 }
 
 /* *buf, with room for *cap bytes, is the thread's own and grows. */
-static int read_group(struct team *t, const struct group *g, ZSTD_DCtx *context, char **buf,
-                      size_t *cap, struct bh_error *err)
+static int read_group(struct team *t, struct group *g, ZSTD_DCtx *context, char **buf, size_t *cap,
+                      struct bh_error *err)
 {
     size_t len = (size_t)(g->end - g->at);
     bool in_place = g->count == 1 && g->wants->ref.encoding == BH_ENC_RAW;
@@ -68,8 +71,13 @@ static int read_group(struct team *t, const struct group *g, ZSTD_DCtx *context,
             return bh_fail(err, ENOMEM, "out of memory while reading %s", t->what);
     }
     char *bytes = in_place ? g->wants->buf : *buf;
-    int rc =
-        bh_packs_fetch(t->packs, g->wants->ref.pack, g->at, bytes, len, t->what, &t->call, err);
+    const uint64_t id = g->wants->ref.pack;
+    int rc = bh_packs_try_fetch(t->packs, id, g->at, bytes, len, t->what, &t->call, err);
+    if (rc == ENOENT) {
+        rc = bh_packs_move_wants(t->packs, g->wants, g->count, t->what, &t->call, err);
+        g->moved = rc == 0;
+        return rc == ENOENT ? bh_packs_missing(t->packs, id, g->at, t->what, err) : rc;
+    }
     return rc ? rc : decode_group(g, context, bytes, t->what, err);
 }
 
@@ -150,9 +158,10 @@ static size_t make_groups(struct bh_pack_want *wants, size_t count, struct group
     return n;
 }
 
+/* One round. *left: how many of the wants, now the first ones, are of packs that were moved. */
 static int read_wants(struct bh_packs *p, struct bh_pack_want *wants, size_t count,
-                      struct group *groups, const char *what, const struct bh_call *call,
-                      struct bh_error *err)
+                      struct group *groups, size_t *left, const char *what,
+                      const struct bh_call *call, struct bh_error *err)
 {
     struct team t = {.packs = p, .what = what, .groups = groups};
     t.count = make_groups(wants, count, groups);
@@ -160,13 +169,63 @@ static int read_wants(struct bh_packs *p, struct bh_pack_want *wants, size_t cou
     pthread_mutex_init(&t.mutex, NULL);
     team_run(&t);
     pthread_mutex_destroy(&t.mutex);
+    *left = 0;
+    for (size_t i = 0; i < t.count; i++) {
+        if (!groups[i].moved)
+            continue;
+        memmove(wants + *left, groups[i].wants, groups[i].count * sizeof *wants);
+        *left += groups[i].count;
+    }
     return t.rc ? bh_fail(err, t.rc, "%s", t.error.text) : 0;
+}
+
+/* Sends wants of packs that are known to be moved to where their records are now. */
+static int follow_moves(struct bh_packs *p, struct bh_pack_want *wants, size_t count, bool *some,
+                        const char *what, struct bh_error *err)
+{
+    *some = false;
+    for (size_t i = 0; i < count; i++) {
+        if (!bh_packs_is_moved(p, wants[i].ref.pack))
+            continue;
+        *some = true;
+        int rc = bh_packs_follow(p, &wants[i].ref, what, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* knew: a record of before was used, which may be out of date. */
+static int read_all(struct bh_packs *p, const struct bh_pack_want *wants, size_t count, bool *knew,
+                    const char *what, const struct bh_call *call, struct bh_error *err)
+{
+    BH_FREE struct group *groups = malloc(count * sizeof *groups);
+    BH_FREE struct bh_pack_want *copy = malloc(count * sizeof *copy);
+    if (!groups || !copy)
+        return bh_fail(err, ENOMEM, "out of memory while reading %s", what);
+    memcpy(copy, wants, count * sizeof *copy);
+    int rc = follow_moves(p, copy, count, knew, what, err);
+    if (*knew)
+        qsort(copy, count, sizeof *copy, by_place);
+    for (unsigned moves = 0; rc == 0 && count > 0; moves++) {
+        bool some;
+        rc = read_wants(p, copy, count, groups, &count, what, call, err);
+        if (rc == 0 && moves == BH_MOVES_MAX && count > 0)
+            rc = bh_fail(err, EIO, "%s: it was moved in a circle, to pack %016" PRIx64 " again",
+                         what, copy->ref.pack);
+        if (rc == 0)
+            rc = follow_moves(p, copy, count, &some, what, err);
+        if (rc == 0 && count > 1)
+            qsort(copy, count, sizeof *copy, by_place);
+    }
+    return rc;
 }
 
 int bh_packs_read_many(struct bh_packs *p, struct bh_pack_want *wants, size_t count,
                        const char *what, const struct bh_call *call, struct bh_error *err)
 {
     size_t zeros = 0;
+    bool knew = false;
     for (size_t i = 0; i < count; i++) {
         int rc = bh_ref_check(&wants[i].ref, wants[i].raw, what, err);
         if (rc)
@@ -178,10 +237,11 @@ int bh_packs_read_many(struct bh_packs *p, struct bh_pack_want *wants, size_t co
         memset(wants[zeros].buf, 0, wants[zeros].raw);
     if (zeros == count)
         return 0;
-    BH_FREE struct group *groups = malloc((count - zeros) * sizeof *groups);
-    if (!groups)
-        return bh_fail(err, ENOMEM, "out of memory while reading %s", what);
-    return read_wants(p, wants + zeros, count - zeros, groups, what, call, err);
+    int rc = read_all(p, wants + zeros, count - zeros, &knew, what, call, err);
+    if (rc != EIO || !knew)
+        return rc;
+    bh_packs_forget_moved(p);
+    return read_all(p, wants + zeros, count - zeros, &knew, what, call, err);
 }
 
 int bh_packs_read(struct bh_packs *p, const struct bh_ref *ref, size_t raw, void *buf,

@@ -304,6 +304,20 @@ int bh_pack_add(struct bh_pack_writer *w, enum bh_record_kind kind, unsigned lev
     return rc;
 }
 
+int bh_pack_add_stored(struct bh_pack_writer *w, const struct bh_pack_entry *entry,
+                       const void *bytes, struct bh_ref *ref, struct bh_error *err)
+{
+    struct bh_pack_entry e = *entry;
+    int rc = bh_call_check(&w->call, "the rewriting of packs", err);
+    int first = failed(w, err);
+    if (rc || first)
+        return first ? first : rc;
+    rc = append(w, &e, bytes, err);
+    if (!rc)
+        *ref = e.ref;
+    return rc;
+}
+
 /* --- the writer --- */
 
 int bh_pack_writer_new(struct bh_pack_writer **out, struct bh_packs *p, enum bh_tree_kind tree,
@@ -334,6 +348,11 @@ int bh_pack_writer_finish(struct bh_pack_writer *w, struct bh_error *err)
         (void)send_open(w, true, NULL);
     wait_for_all(w);
     return failed(w, err);
+}
+
+bool bh_pack_writer_failed(struct bh_pack_writer *w)
+{
+    return failed(w, NULL) != 0;
 }
 
 uint64_t bh_pack_writer_bytes(const struct bh_pack_writer *w)

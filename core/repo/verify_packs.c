@@ -1,4 +1,5 @@
-/* Packs: whether they are there, what their trailers list, and (full) every byte of them. */
+/* Packs: whether they are there, what their trailers list, and (full) every byte of them; of those
+ * that gc has rewritten, where their records are now. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,9 +22,16 @@ struct record {
 
 struct verify_pack {
     uint64_t id;
-    enum { PACK_LISTED, PACK_BLIND, PACK_MISSING } state; /* BLIND: there, but without a trailer */
-    struct record *records;                               /* LISTED, ascending; NULL: forgotten */
+    enum {
+        PACK_LISTED,
+        PACK_BLIND, /* there, but without a trailer */
+        PACK_MISSING,
+        PACK_MOVED
+    } state;
+    struct record *records; /* LISTED, ascending; NULL: forgotten */
     size_t count;
+    struct bh_moved_entry *moved; /* MOVED */
+    size_t moved_count;
     uint32_t *bad; /* offsets of records that are damaged */
     size_t bad_count, bad_room;
     size_t damage; /* number + 1; 0: none */
@@ -219,6 +227,56 @@ static int keep_records(struct verify *v, struct verify_pack *p, const struct bh
     return 0;
 }
 
+/* --- moved records --- */
+
+static void record_name(uint64_t id, char name[6 + BH_PACK_NAME_MAX])
+{
+    memcpy(name, "moved/", 6);
+    bh_pack_name(id, name + 6);
+}
+
+/* A pack that is missing. *why: of its moved record, if that is damaged. 0 also if it has none. */
+static int load_moved(struct verify *v, struct verify_pack *p, struct bh_error *why,
+                      struct bh_error *err)
+{
+    char name[6 + BH_PACK_NAME_MAX];
+    struct bh_error cause = {0};
+    int rc = bh_packs_moved(v->packs, p->id, &p->moved, &p->moved_count, v->call, &cause);
+    if (rc == 0) {
+        record_name(p->id, name);
+        verify_meet(v, name);
+        p->state = PACK_MOVED;
+    } else if (rc != ENOENT && !verify_is_damage(v, rc))
+        return bh_fail(err, rc, "%s", cause.text);
+    if (rc && rc != ENOENT)
+        bh_fail(why, EIO, "it is missing, and %s", cause.text);
+    return 0;
+}
+
+/* One that is there, but on its way out: what takes its place is no garbage. */
+static int meet_moved(struct verify *v, uint64_t id, struct bh_error *err)
+{
+    BH_FREE struct bh_moved_entry *entries = NULL;
+    size_t count;
+    struct bh_error why = {0};
+    char name[6 + BH_PACK_NAME_MAX];
+    record_name(id, name);
+    if (!verify_listed(v, name))
+        return 0;
+    int rc = bh_packs_moved(v->packs, id, &entries, &count, v->call, &why);
+    if (rc == EIO && verify_is_damage(v, rc))
+        return verify_note_name(v, name, why.text, err);
+    if (rc)
+        return rc == ENOENT ? 0 : bh_fail(err, rc, "%s", why.text);
+    verify_meet(v, name);
+    for (size_t i = 0; i < count; i++) {
+        memcpy(name, "packs/", 6);
+        bh_pack_name(entries[i].pack, name + 6);
+        verify_meet(v, name);
+    }
+    return 0;
+}
+
 /* first: it has not been looked at before. */
 static int load(struct verify *v, struct verify_pack *p, bool first, struct bh_error *err)
 {
@@ -229,11 +287,17 @@ static int load(struct verify *v, struct verify_pack *p, bool first, struct bh_e
     if (rc && !verify_is_damage(v, rc))
         return bh_fail(err, rc, "%s", why.text);
     p->state = rc == 0 ? PACK_LISTED : rc == ENOENT ? PACK_MISSING : PACK_BLIND;
-    if (rc == ENOENT)
+    if (rc == ENOENT) {
         bh_fail(&why, rc, "it is missing");
+        int moved = load_moved(v, p, &why, err);
+        if (moved || p->state == PACK_MOVED)
+            return moved;
+    }
     if (rc)
         return note(v, p, &why, err);
-    if (v->full && first)
+    if (first)
+        rc = meet_moved(v, p->id, err);
+    if (!rc && v->full && first)
         rc = read_all(v, p, entries, count, err);
     return rc ? rc : keep_records(v, p, entries, count, err);
 }
@@ -274,6 +338,7 @@ void verify_packs_free(struct verify *v)
 {
     for (size_t i = 0; i < v->pack_count; i++) {
         free(v->all_packs[i]->records);
+        free(v->all_packs[i]->moved);
         free(v->all_packs[i]->bad);
         free(v->all_packs[i]);
     }
@@ -300,13 +365,31 @@ static bool lists(const struct verify_pack *p, const struct bh_ref *ref, unsigne
            !memcmp(r->hash, ref->hash, BH_HASH_SIZE);
 }
 
+/* The pack that has the record, and *ref in it. One that is MOVED: its moved record does not tell
+ * of this one. */
+static int locate(struct verify *v, struct bh_ref *ref, struct verify_pack **p,
+                  struct bh_error *err)
+{
+    int rc = get_pack(v, ref->pack, p, err);
+    for (unsigned moves = 0; !rc && (*p)->state == PACK_MOVED && moves < BH_MOVES_MAX; moves++) {
+        const struct bh_moved_entry *e = bh_moved_find((*p)->moved, (*p)->moved_count, ref->offset);
+        if (!e)
+            return 0;
+        ref->pack = e->pack;
+        ref->offset = e->offset;
+        rc = get_pack(v, ref->pack, p, err);
+    }
+    return rc;
+}
+
 int verify_bad_record(struct verify *v, const struct bh_ref *ref, const struct bh_error *why,
                       uint64_t *mask, struct bh_error *err)
 {
     struct verify_pack *p = NULL;
-    int rc = get_pack(v, ref->pack, &p, err);
+    struct bh_ref now = *ref;
+    int rc = locate(v, &now, &p, err);
     if (!rc)
-        rc = add_bad(v, p, ref->offset, why, err);
+        rc = add_bad(v, p, now.offset, why, err);
     if (!rc)
         hit(v, p, mask);
     return rc;
@@ -328,16 +411,18 @@ int verify_record(struct verify *v, const struct bh_ref *ref, unsigned level, bo
 {
     struct verify_pack *p = NULL;
     struct bh_error why = {0};
-    int rc = get_pack(v, ref->pack, &p, err);
+    struct bh_ref now = *ref;
+    int rc = locate(v, &now, &p, err);
     if (rc)
         return rc;
-    if (p->state == PACK_MISSING || is_bad(p, ref->offset)) {
+    if (p->state == PACK_MISSING || is_bad(p, now.offset)) {
         hit(v, p, mask);
         return 0;
     }
-    if (p->state == PACK_LISTED && !lists(p, ref, level)) {
-        bh_fail(&why, EIO, "it has no %s at offset %u as it is referred to",
-                level ? "node" : "block", ref->offset);
+    if (p->state == PACK_MOVED || (p->state == PACK_LISTED && !lists(p, &now, level))) {
+        bh_fail(&why, EIO, "it has no %s at offset %u as it is referred to%s",
+                level ? "node" : "block", now.offset,
+                p->state == PACK_MOVED ? ", nor has its moved record" : "");
         return verify_bad_record(v, ref, &why, mask, err);
     }
     /* Without a trailer only reading tells; nodes are read by the walk. */
