@@ -40,6 +40,7 @@ struct bh {
     atomic_bool cancel; /* of the loop's own flush, at stop */
     pthread_t hydrator;
     bool hydrator_runs;
+    bool hydrated; /* all was local once; of that thread */
     atomic_bool hydrator_stops;
 
     uint64_t flush_index;

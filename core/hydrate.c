@@ -1,6 +1,7 @@
 /* Background hydration (live.hydrate): after a mount, a restore or a switch everything that is not
  * local yet is fetched, beside whatever else goes on. What clients read meanwhile comes first come,
  * first served; what fails is tried again. */
+#include <errno.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -11,6 +12,7 @@
 
 #define LOOK_MS  1000 /* between looks whether there is something to fetch */
 #define RETRY_MS 15000
+#define FULL_MS  600000 /* live.cache_max does not allow it */
 
 /* Sleeps. False: the mount ends. */
 static bool rest(struct bh *b, int64_t ms)
@@ -23,25 +25,30 @@ static bool rest(struct bh *b, int64_t ms)
     return !atomic_load(&b->hydrator_stops);
 }
 
+/* For how long to rest then. */
+static int64_t hydrate(struct bh *b)
+{
+    struct bh_error err;
+    int64_t began = bh_mono_ms();
+    int rc = bh_store_hydrate(b->live->store, &b->hydrator_stops, &err);
+    if (rc == 0) { /* a follower has a little to fetch again and again */
+        bool worth_saying = bh_mono_ms() - began > LOOK_MS || !b->hydrated;
+        bh_log(worth_saying ? BH_LOG_INFO : BH_LOG_DEBUG, "all of the live database is local");
+        b->hydrated = true;
+        return LOOK_MS;
+    }
+    if (!atomic_load(&b->hydrator_stops))
+        bh_log(BH_LOG_WARNING, "the rest of the live database is fetched later: %s", err.text);
+    return rc == EDQUOT ? FULL_MS : RETRY_MS;
+}
+
 static void *hydrate_main(void *arg)
 {
     struct bh *b = arg;
-    struct bh_store *store = b->live->store;
     int64_t pause = LOOK_MS;
     pthread_setname_np(pthread_self(), "bhfs-hydrate");
-    while (rest(b, pause)) {
-        struct bh_error err;
-        pause = LOOK_MS;
-        if (bh_store_absent_bytes(store) == 0)
-            continue;
-        int rc = bh_store_hydrate(store, &b->hydrator_stops, &err);
-        if (rc == 0) {
-            bh_log(BH_LOG_INFO, "all of the live database is local");
-        } else if (!atomic_load(&b->hydrator_stops)) {
-            bh_log(BH_LOG_WARNING, "the rest of the live database is fetched later: %s", err.text);
-            pause = RETRY_MS;
-        }
-    }
+    while (rest(b, pause))
+        pause = bh_store_absent_bytes(b->live->store) > 0 ? hydrate(b) : LOOK_MS;
     return NULL;
 }
 
@@ -50,6 +57,7 @@ int bh_hydrator_start(struct bh *b, struct bh_error *err)
     if (!b->history || !b->cfg->live.hydrate)
         return 0;
     atomic_store(&b->hydrator_stops, false);
+    b->hydrated = false;
     int rc = pthread_create(&b->hydrator, NULL, hydrate_main, b);
     if (rc)
         return bh_fail(err, rc, "background hydration cannot be started: %s", strerror(rc));

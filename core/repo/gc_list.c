@@ -48,8 +48,7 @@ static bool take_line(char *line, struct gc_set *items, int *rc)
     return *rc == 0;
 }
 
-/* False: it is damaged, or *rc is ENOMEM. */
-static bool decode(char *text, size_t len, struct gc_set *items, int *rc)
+bool gc_list_decode(char *text, size_t len, struct gc_set *items, int *rc)
 {
     char hex[BH_SHA256_HEX];
     size_t tail = sizeof CHECKSUM - 1 + BH_SHA256_HEX - 1 + 1;
@@ -86,7 +85,7 @@ int gc_list_read(struct bh_bucket *b, const char *prefix, struct gc_list *list,
     if (rc)
         return rc;
     memcpy(list->etag, info.etag, sizeof list->etag);
-    if (!decode(text, len, &list->items, &rc)) {
+    if (!gc_list_decode(text, len, &list->items, &rc)) {
         gc_set_free(&list->items);
         list->damaged = true;
     }

@@ -51,6 +51,8 @@ struct gc_list {
     char etag[BH_ETAG_MAX];
     bool damaged;
 };
+/* text[len] is NUL; it is changed. False: it is damaged, or *rc is ENOMEM. */
+bool gc_list_decode(char *text, size_t len, struct gc_set *items, int *rc);
 /* Empty if there is none. One that is damaged counts as empty: the grace begins anew. */
 int gc_list_read(struct bh_bucket *b, const char *prefix, struct gc_list *list,
                  const struct bh_call *call, struct bh_error *err);
