@@ -34,11 +34,7 @@ int bh_create(struct bh **out, struct bh_config *cfg, struct bh_error *err)
     b->cfg = cfg;
     pthread_mutex_init(&b->life, NULL);
     pthread_mutex_init(&b->mutex, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&b->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    bh_cond_init(&b->changed);
     *out = b;
     return 0;
 }

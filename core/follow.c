@@ -196,11 +196,7 @@ int bh_follow_start(struct bh *b, struct bh_error *err)
     bh_history_status(b->history, &h);
     f->looked_ms = h.ready ? bh_mono_ms() : 0;
     pthread_mutex_init(&f->mutex, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&f->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    bh_cond_init(&f->wake);
     int rc = pthread_create(&f->thread, NULL, follow_main, f);
     if (rc) {
         pthread_cond_destroy(&f->wake);

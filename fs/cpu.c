@@ -313,11 +313,7 @@ int follower_new(struct follower **out, const char *setting, struct bh_error *er
     f->automatic = !strcmp(setting, "auto");
     f->fixed_cpu = f->automatic || !strcmp(setting, "off") ? -1 : atoi(setting);
     pthread_mutex_init(&f->mutex, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&f->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    bh_cond_init(&f->wake);
     int rc = sched_getaffinity(0, sizeof f->all, &f->all) == 0 ? 0 : errno;
     if (rc == 0 && f->fixed_cpu >= 0 &&
         (f->fixed_cpu >= CPU_SETSIZE || !CPU_ISSET(f->fixed_cpu, &f->all)))

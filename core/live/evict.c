@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "live/store_private.h"
+#include "util/bytes.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/io.h"
@@ -51,11 +52,6 @@ struct shield {
 static void shield_free(struct shield *sh)
 {
     free(sh->pages);
-}
-
-static uint32_t get32(const unsigned char *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
 static int compare_pages(const void *a, const void *b)
@@ -102,7 +98,7 @@ static int shield_read(struct bh_store *s, struct shield *sh)
     struct bh_file *wal = find_log(s, header, &size, &rc);
     if (!wal)
         return 0;
-    uint32_t page_size = get32(header + 8);
+    uint32_t page_size = bh_get_be32(header + 8);
     if (page_size < 512 || page_size > 65536) /* no log, to SQLite */
         size = 0;
     sh->page_size = page_size;
@@ -111,10 +107,10 @@ static int shield_read(struct bh_store *s, struct shield *sh)
         rc = bh_pread_full(wal->disk.fd, frame, sizeof frame, at, NULL);
         if (rc || memcmp(frame + 8, header + 16, 8)) /* salts: of an older log */
             break;
-        uint64_t cut = (uint64_t)get32(frame + 4) * page_size;
+        uint64_t cut = (uint64_t)bh_get_be32(frame + 4) * page_size;
         if (cut > 0 && cut < sh->end)
             sh->end = cut;
-        rc = shield_add(sh, get32(frame));
+        rc = shield_add(sh, bh_get_be32(frame));
     }
     bh_file_unref(wal);
     if (sh->count > 0)

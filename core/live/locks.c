@@ -34,11 +34,7 @@ struct bh_locks *bh_locks_new(struct bh_lockset *gated)
     if (!t)
         return NULL;
     pthread_mutex_init(&t->mutex, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&t->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    bh_cond_init(&t->changed);
     t->gated = gated;
     t->parked_tail = &t->parked;
     return t;

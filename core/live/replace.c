@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "live/replace.h"
+#include "util/bytes.h"
 #include "util/io.h"
 
 struct replace_job {
@@ -18,19 +19,6 @@ struct replace_job {
     bh_live_save_fn *save;    /* NULL: nothing of what is there is kept */
     void *save_arg;
 };
-
-static uint32_t get32(const unsigned char *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-static void put32(unsigned char *p, uint32_t v)
-{
-    p[0] = (unsigned char)(v >> 24);
-    p[1] = (unsigned char)(v >> 16);
-    p[2] = (unsigned char)(v >> 8);
-    p[3] = (unsigned char)v;
-}
 
 static uint32_t max3(uint32_t a, uint32_t b, uint32_t c)
 {
@@ -51,8 +39,9 @@ enum { VERSIONS = 18, COUNTER = 24, COOKIE = 40, VALID_FOR = 92 };
 
 bool live_has_last_counters(const struct bh_state *st, const unsigned char header[LIVE_HEADER])
 {
-    return get32(header + COUNTER) == st->max_counter && get32(header + COOKIE) == st->max_cookie &&
-           get32(header + VALID_FOR) == st->max_counter;
+    return bh_get_be32(header + COUNTER) == st->max_counter &&
+           bh_get_be32(header + COOKIE) == st->max_cookie &&
+           bh_get_be32(header + VALID_FOR) == st->max_counter;
 }
 
 int live_outrun_counters(struct bh_live *l, unsigned char new[LIVE_HEADER], bool *changed)
@@ -60,8 +49,8 @@ int live_outrun_counters(struct bh_live *l, unsigned char new[LIVE_HEADER], bool
     unsigned char old[LIVE_HEADER] = {0};
     struct bh_state *st = &l->dir.state;
     int rc = bh_file_read(bh_store_db(l->store), old, sizeof old, 0, NULL);
-    st->max_counter = max3(st->max_counter, get32(old + COUNTER), 0);
-    st->max_cookie = max3(st->max_cookie, get32(old + COOKIE), 0);
+    st->max_counter = max3(st->max_counter, bh_get_be32(old + COUNTER), 0);
+    st->max_cookie = max3(st->max_cookie, bh_get_be32(old + COOKIE), 0);
     bool shown = st->max_counter > 0 || st->max_cookie > 0, wal = shall_be_wal(l);
     *changed = !rc && (shown || wal);
     if (!*changed)
@@ -69,11 +58,11 @@ int live_outrun_counters(struct bh_live *l, unsigned char new[LIVE_HEADER], bool
     new[VERSIONS] = new[VERSIONS + 1] = wal ? 2 : 1;
     if (!shown)
         return 0;
-    st->max_counter = max3(st->max_counter, get32(new + COUNTER), 0) + 1;
-    st->max_cookie = max3(st->max_cookie, get32(new + COOKIE), 0) + 1;
-    put32(new + COUNTER, st->max_counter);
-    put32(new + VALID_FOR, st->max_counter);
-    put32(new + COOKIE, st->max_cookie);
+    st->max_counter = max3(st->max_counter, bh_get_be32(new + COUNTER), 0) + 1;
+    st->max_cookie = max3(st->max_cookie, bh_get_be32(new + COOKIE), 0) + 1;
+    bh_put_be32(new + COUNTER, st->max_counter);
+    bh_put_be32(new + VALID_FOR, st->max_counter);
+    bh_put_be32(new + COOKIE, st->max_cookie);
     return 0;
 }
 

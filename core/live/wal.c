@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "util/bytes.h"
 #include "util/cleanup.h"
 
 #define MAGIC         0x377f0682u /* the lowest bit: checksums over big-endian words */
@@ -24,14 +25,9 @@ struct scan {
     size_t cap;
 };
 
-static uint32_t get32(const unsigned char *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
 static uint32_t word(const struct scan *s, const unsigned char *p)
 {
-    return s->big_endian ? get32(p)
+    return s->big_endian ? bh_get_be32(p)
                          : (uint32_t)p[3] << 24 | (uint32_t)p[2] << 16 | (uint32_t)p[1] << 8 | p[0];
 }
 
@@ -49,13 +45,13 @@ static void add_to_sum(struct scan *s, const unsigned char *p, size_t len)
 
 static bool sum_is(const struct scan *s, const unsigned char *p)
 {
-    return s->sum[0] == get32(p) && s->sum[1] == get32(p + 4);
+    return s->sum[0] == bh_get_be32(p) && s->sum[1] == bh_get_be32(p + 4);
 }
 
 static bool take_header(struct scan *s, const unsigned char h[BH_WAL_HEADER])
 {
-    uint32_t magic = get32(h), page = get32(h + 8);
-    if ((magic & ~1u) != MAGIC || get32(h + 4) != FORMAT || page < PAGE_SIZE_MIN ||
+    uint32_t magic = bh_get_be32(h), page = bh_get_be32(h + 8);
+    if ((magic & ~1u) != MAGIC || bh_get_be32(h + 4) != FORMAT || page < PAGE_SIZE_MIN ||
         page > PAGE_SIZE_MAX || (page & (page - 1)))
         return false;
     s->big_endian = magic & 1;
@@ -68,7 +64,7 @@ static bool take_header(struct scan *s, const unsigned char h[BH_WAL_HEADER])
 /* A whole frame that belongs to this log. */
 static bool take_frame(struct scan *s, const unsigned char *f)
 {
-    if (get32(f) == 0 || memcmp(f + 8, s->salts, sizeof s->salts))
+    if (bh_get_be32(f) == 0 || memcmp(f + 8, s->salts, sizeof s->salts))
         return false;
     add_to_sum(s, f, 8);
     add_to_sum(s, f + BH_WAL_FRAME_HEADER, s->map->page_size);
@@ -102,14 +98,14 @@ static int scan_frames(struct scan *s)
             return rc;
         if (!take_frame(s, buf))
             break;
-        rc = push(s, &seen, get32(buf), (uint32_t)((at - BH_WAL_HEADER) / size));
+        rc = push(s, &seen, bh_get_be32(buf), (uint32_t)((at - BH_WAL_HEADER) / size));
         if (rc)
             return rc;
-        if (get32(buf + 4)) { /* a commit frame says how large the database is now */
+        if (bh_get_be32(buf + 4)) { /* a commit frame says how large the database is now */
             s->map->count = seen;
-            s->map->db_pages = get32(buf + 4);
-            snprintf(s->map->tag, sizeof s->map->tag, "%08x%08x.%zu.%08x%08x", get32(s->salts),
-                     get32(s->salts + 4), seen, s->sum[0], s->sum[1]);
+            s->map->db_pages = bh_get_be32(buf + 4);
+            snprintf(s->map->tag, sizeof s->map->tag, "%08x%08x.%zu.%08x%08x",
+                     bh_get_be32(s->salts), bh_get_be32(s->salts + 4), seen, s->sum[0], s->sum[1]);
         }
     }
     return 0;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "util/bytes.h"
 #include "util/cleanup.h"
 
 #define STORED_BITS  28
@@ -19,30 +20,6 @@
 #define FOOTER_COUNT_AT 4
 #define FOOTER_HASH_AT  8
 #define FOOTER_MAGIC_AT 40
-
-/* --- numbers --- */
-
-static void put32(uint8_t *out, uint32_t v)
-{
-    for (unsigned i = 0; i < 4; i++)
-        out[i] = (uint8_t)(v >> (8 * i));
-}
-
-static void put64(uint8_t *out, uint64_t v)
-{
-    put32(out, (uint32_t)v);
-    put32(out + 4, (uint32_t)(v >> 32));
-}
-
-static uint32_t get32(const uint8_t *in)
-{
-    return in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
-}
-
-static uint64_t get64(const uint8_t *in)
-{
-    return get32(in) | (uint64_t)get32(in + 4) << 32;
-}
 
 static const char digits[] = "0123456789abcdef";
 
@@ -134,9 +111,9 @@ void bh_ref_encode(const struct bh_ref *r, uint8_t out[BH_REF_SIZE])
         memset(out, 0, BH_REF_SIZE);
         return;
     }
-    put64(out, r->pack);
-    put32(out + 8, r->offset);
-    put32(out + 12, r->stored | (uint32_t)r->encoding << STORED_BITS);
+    bh_put_le(out, r->pack, 8);
+    bh_put_le(out + 8, r->offset, 4);
+    bh_put_le(out + 12, r->stored | (uint32_t)r->encoding << STORED_BITS, 4);
     memcpy(out + 16, r->hash, BH_HASH_SIZE);
 }
 
@@ -144,12 +121,12 @@ int bh_ref_decode(struct bh_ref *r, const uint8_t in[BH_REF_SIZE], const char *w
                   struct bh_error *err)
 {
     static const uint8_t zero[BH_REF_SIZE];
-    uint32_t length = get32(in + 12);
+    uint32_t length = (uint32_t)bh_get_le(in + 12, 4);
     *r = (struct bh_ref){0};
     if (memcmp(in, zero, BH_REF_SIZE) == 0)
         return 0;
-    struct bh_ref got = {.pack = get64(in),
-                         .offset = get32(in + 8),
+    struct bh_ref got = {.pack = bh_get_le(in, 8),
+                         .offset = (uint32_t)bh_get_le(in + 8, 4),
                          .stored = length & ((1u << STORED_BITS) - 1),
                          .encoding = (enum bh_encoding)(length >> STORED_BITS)};
     memcpy(got.hash, in + 16, BH_HASH_SIZE);
@@ -231,7 +208,7 @@ static int check_magic(const uint8_t *in, const char *magic, const char *what, s
 void bh_pack_header_encode(uint64_t id, uint8_t out[BH_PACK_HEADER_SIZE])
 {
     memcpy(out, HEADER_MAGIC, MAGIC_SIZE);
-    put64(out + MAGIC_SIZE, id);
+    bh_put_le(out + MAGIC_SIZE, id, 8);
 }
 
 int bh_pack_header_decode(uint64_t *id, const uint8_t in[BH_PACK_HEADER_SIZE], struct bh_error *err)
@@ -239,7 +216,7 @@ int bh_pack_header_decode(uint64_t *id, const uint8_t in[BH_PACK_HEADER_SIZE], s
     int rc = check_magic(in, HEADER_MAGIC, "the head of a pack", err);
     if (rc)
         return rc;
-    *id = get64(in + MAGIC_SIZE);
+    *id = bh_get_le(in + MAGIC_SIZE, 8);
     return *id ? 0 : bh_fail(err, EIO, "the head of a pack is damaged: its id is 0");
 }
 
@@ -273,8 +250,8 @@ static void entry_encode(const struct bh_pack_entry *e, uint8_t out[BH_PACK_ENTR
     out[1] = (uint8_t)e->tree;
     out[2] = (uint8_t)e->level;
     out[3] = 0;
-    put32(out + 4, e->raw);
-    put64(out + 8, e->number);
+    bh_put_le(out + 4, e->raw, 4);
+    bh_put_le(out + 8, e->number, 8);
     bh_ref_encode(&e->ref, out + 16);
 }
 
@@ -284,8 +261,8 @@ static const char *entry_decode(struct bh_pack_entry *e, const uint8_t in[BH_PAC
     *e = (struct bh_pack_entry){.kind = (enum bh_record_kind)in[0],
                                 .tree = (enum bh_tree_kind)in[1],
                                 .level = in[2],
-                                .raw = get32(in + 4),
-                                .number = get64(in + 8)};
+                                .raw = (uint32_t)bh_get_le(in + 4, 4),
+                                .number = bh_get_le(in + 8, 8)};
     if (in[3] || bh_ref_decode(&e->ref, in + 16, "", NULL))
         return "an entry of its trailer is none";
     return entry_fault(e, id, at);
@@ -323,8 +300,8 @@ int bh_pack_trailer_encode(struct bh_strbuf *out, uint64_t id, uint32_t end,
         return EINVAL;
     if (out->failed)
         return ENOMEM;
-    put32(footer, end);
-    put32(footer + FOOTER_COUNT_AT, (uint32_t)count);
+    bh_put_le(footer, end, 4);
+    bh_put_le(footer + FOOTER_COUNT_AT, (uint32_t)count, 4);
     memcpy(footer + FOOTER_MAGIC_AT, FOOTER_MAGIC, MAGIC_SIZE);
     int rc = trailer_hash(id, (const uint8_t *)out->data + begin, out->len - begin, footer,
                           footer + FOOTER_HASH_AT);
@@ -343,7 +320,7 @@ int bh_pack_footer_decode(const uint8_t in[BH_PACK_FOOTER_SIZE], uint64_t id, ui
     int rc = check_magic(in + FOOTER_MAGIC_AT, FOOTER_MAGIC, what, err);
     if (rc)
         return rc;
-    uint64_t at = get32(in), n = get32(in + FOOTER_COUNT_AT);
+    uint64_t at = (uint32_t)bh_get_le(in, 4), n = (uint32_t)bh_get_le(in + FOOTER_COUNT_AT, 4);
     if (size > BH_PACK_MAX || n == 0 || at <= BH_PACK_HEADER_SIZE ||
         at + n * BH_PACK_ENTRY_SIZE + BH_PACK_FOOTER_SIZE != size)
         return pack_fail(err, id, "its tail does not fit its size");

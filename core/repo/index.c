@@ -8,6 +8,7 @@
 
 #include "repo/head.h"
 #include "repo/tree_private.h"
+#include "util/bytes.h"
 #include "util/cleanup.h"
 
 #define WHAT      "the history index"
@@ -39,20 +40,6 @@ enum {
 _Static_assert(ID_LEN == BH_SNAPSHOT_ID_MAX, "an id fits");
 _Static_assert(AT_CHECKSUM + BH_HASH_SIZE == BH_INDEX_ENTRY_SIZE, "the checksum is the end");
 
-static void put_le(uint8_t *at, uint64_t v, unsigned bytes)
-{
-    for (unsigned i = 0; i < bytes; i++)
-        at[i] = (uint8_t)(v >> (8 * i));
-}
-
-static uint64_t get_le(const uint8_t *at, unsigned bytes)
-{
-    uint64_t v = 0;
-    for (unsigned i = 0; i < bytes; i++)
-        v |= (uint64_t)at[i] << (8 * i);
-    return v;
-}
-
 static bool is_root(const struct bh_root *r)
 {
     return r->depth <= BH_DEPTH_MAX && r->size <= INT64_MAX &&
@@ -81,14 +68,14 @@ static const char *wrong_with(const struct bh_index_entry *e)
 static void put_root(uint8_t *at, uint8_t *depth, const struct bh_root *r)
 {
     bh_ref_encode(&r->ref, at);
-    put_le(at + BH_REF_SIZE, r->size, 8);
+    bh_put_le(at + BH_REF_SIZE, r->size, 8);
     *depth = (uint8_t)r->depth;
 }
 
 static int get_root(struct bh_root *r, const uint8_t *at, uint8_t depth, struct bh_error *err)
 {
     r->depth = depth;
-    r->size = get_le(at + BH_REF_SIZE, 8);
+    r->size = bh_get_le(at + BH_REF_SIZE, 8);
     return bh_ref_decode(&r->ref, at, "an entry of " WHAT, err);
 }
 
@@ -98,14 +85,14 @@ int bh_index_entry_encode(const struct bh_index_entry *e, uint8_t out[BH_INDEX_E
         return EINVAL;
     memset(out, 0, BH_INDEX_ENTRY_SIZE);
     memcpy(out + AT_ID, e->id, strlen(e->id));
-    put_le(out + AT_TIME, (uint64_t)e->time_ms, 8);
-    put_le(out + AT_FLAGS, e->flags, 4);
-    put_le(out + AT_PAGE_SIZE, e->page_size, 4);
+    bh_put_le(out + AT_TIME, (uint64_t)e->time_ms, 8);
+    bh_put_le(out + AT_FLAGS, e->flags, 4);
+    bh_put_le(out + AT_PAGE_SIZE, e->page_size, 4);
     put_root(out + AT_DB, out + AT_DB_DEPTH, &e->db);
     put_root(out + AT_NAMES, out + AT_NAMES_DEPTH, &e->names);
-    put_le(out + AT_BLOBS, e->blobs, 4);
-    put_le(out + AT_UPLOADED, e->uploaded, 8);
-    put_le(out + AT_CHANGED, e->changed, 8);
+    bh_put_le(out + AT_BLOBS, e->blobs, 4);
+    bh_put_le(out + AT_UPLOADED, e->uploaded, 8);
+    bh_put_le(out + AT_CHANGED, e->changed, 8);
     memcpy(out + AT_BRANCH, e->branch, strnlen(e->branch, BRANCH_LEN));
     return bh_content_hash(out, AT_CHECKSUM, out + AT_CHECKSUM);
 }
@@ -138,12 +125,12 @@ static int decode_fields(struct bh_index_entry *e, const uint8_t *in, struct bh_
                  get_text(e->branch, in + AT_BRANCH, BRANCH_LEN) && is_plain(e->branch);
     memcpy(e->id, id, ID_LEN);
     e->id[ID_LEN - 1] = '\0';
-    e->time_ms = (int64_t)get_le(in + AT_TIME, 8);
-    e->flags = (uint32_t)get_le(in + AT_FLAGS, 4);
-    e->page_size = (uint32_t)get_le(in + AT_PAGE_SIZE, 4);
-    e->blobs = (uint32_t)get_le(in + AT_BLOBS, 4);
-    e->uploaded = get_le(in + AT_UPLOADED, 8);
-    e->changed = get_le(in + AT_CHANGED, 8);
+    e->time_ms = (int64_t)bh_get_le(in + AT_TIME, 8);
+    e->flags = (uint32_t)bh_get_le(in + AT_FLAGS, 4);
+    e->page_size = (uint32_t)bh_get_le(in + AT_PAGE_SIZE, 4);
+    e->blobs = (uint32_t)bh_get_le(in + AT_BLOBS, 4);
+    e->uploaded = bh_get_le(in + AT_UPLOADED, 8);
+    e->changed = bh_get_le(in + AT_CHANGED, 8);
     int rc = get_root(&e->db, in + AT_DB, in[AT_DB_DEPTH], err);
     if (!rc)
         rc = get_root(&e->names, in + AT_NAMES, in[AT_NAMES_DEPTH], err);

@@ -7,34 +7,13 @@
 #include <string.h>
 
 #include "repo/pack_private.h"
+#include "util/bytes.h"
 #include "util/cleanup.h"
 
 #define MAGIC      "bhmove1\n" /* the digit: BH_FORMAT_VERSION */
 #define MAGIC_SIZE 8u
 
 /* --- the format --- */
-
-static void put32(uint8_t *out, uint32_t v)
-{
-    for (unsigned i = 0; i < 4; i++)
-        out[i] = (uint8_t)(v >> (8 * i));
-}
-
-static void put64(uint8_t *out, uint64_t v)
-{
-    put32(out, (uint32_t)v);
-    put32(out + 4, (uint32_t)(v >> 32));
-}
-
-static uint32_t get32(const uint8_t *in)
-{
-    return in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
-}
-
-static uint64_t get64(const uint8_t *in)
-{
-    return get32(in) | (uint64_t)get32(in + 4) << 32;
-}
 
 static bool is_offset(uint32_t offset)
 {
@@ -55,15 +34,15 @@ int bh_moved_encode(struct bh_strbuf *out, uint64_t id, const struct bh_moved_en
     if (!id || !count)
         return EINVAL;
     memcpy(header, MAGIC, MAGIC_SIZE);
-    put64(header + MAGIC_SIZE, id);
+    bh_put_le(header + MAGIC_SIZE, id, 8);
     bh_strbuf_add(out, header, sizeof header);
     for (size_t i = 0; i < count; i++) {
         uint8_t e[BH_MOVED_ENTRY_SIZE];
         if (!is_valid(id, &entries[i], i ? entries[i - 1].from : 0))
             return EINVAL;
-        put32(e, entries[i].from);
-        put32(e + 4, entries[i].offset);
-        put64(e + 8, entries[i].pack);
+        bh_put_le(e, entries[i].from, 4);
+        bh_put_le(e + 4, entries[i].offset, 4);
+        bh_put_le(e + 8, entries[i].pack, 8);
         bh_strbuf_add(out, e, sizeof e);
     }
     if (out->failed || bh_content_hash(out->data + begin, out->len - begin, footer))
@@ -86,7 +65,7 @@ int bh_moved_decode(const void *data, size_t len, uint64_t id, struct bh_moved_e
         return damaged(id, "it is cut", err);
     const size_t body = len - BH_MOVED_HEADER_SIZE - BH_MOVED_FOOTER_SIZE;
     const size_t n = body / BH_MOVED_ENTRY_SIZE;
-    if (memcmp(in, MAGIC, MAGIC_SIZE) != 0 || get64(in + MAGIC_SIZE) != id)
+    if (memcmp(in, MAGIC, MAGIC_SIZE) != 0 || bh_get_le(in + MAGIC_SIZE, 8) != id)
         return damaged(id, "it does not begin as one of that pack", err);
     if (bh_content_hash(in, len - sizeof footer, footer))
         return bh_fail(err, ENOMEM, "out of memory reading where a pack was moved");
@@ -97,8 +76,9 @@ int bh_moved_decode(const void *data, size_t len, uint64_t id, struct bh_moved_e
         return bh_fail(err, ENOMEM, "out of memory reading where a pack was moved");
     for (size_t i = 0; i < n; i++) {
         const uint8_t *e = in + BH_MOVED_HEADER_SIZE + i * BH_MOVED_ENTRY_SIZE;
-        got[i] =
-            (struct bh_moved_entry){.from = get32(e), .offset = get32(e + 4), .pack = get64(e + 8)};
+        got[i] = (struct bh_moved_entry){.from = (uint32_t)bh_get_le(e, 4),
+                                         .offset = (uint32_t)bh_get_le(e + 4, 4),
+                                         .pack = bh_get_le(e + 8, 8)};
         if (!is_valid(id, &got[i], i ? got[i - 1].from : 0))
             return damaged(id, "an entry is none", err);
     }

@@ -35,6 +35,15 @@ struct timespec bh_mono_after_ms(int64_t ms)
     return (struct timespec){.tv_sec = t / 1000000000, .tv_nsec = t % 1000000000};
 }
 
+void bh_cond_init(pthread_cond_t *c)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(c, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
 static struct tm utc(int64_t real_ms)
 {
     time_t s = (time_t)(real_ms / 1000);

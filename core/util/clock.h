@@ -2,6 +2,7 @@
 #ifndef BH_UTIL_CLOCK_H
 #define BH_UTIL_CLOCK_H
 
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <time.h>
@@ -14,6 +15,9 @@ int64_t bh_real_ms(void); /* milliseconds since 1970, UTC */
 
 /* Absolute CLOCK_MONOTONIC time `ms` from now, for pthread_cond_clockwait and friends. */
 struct timespec bh_mono_after_ms(int64_t ms);
+
+/* One whose timed waits are by bh_mono_after_ms. */
+void bh_cond_init(pthread_cond_t *c);
 
 /* "2026-11-23T03:11:00.123Z". 32 bytes suffice. Returns buf. */
 const char *bh_format_time(int64_t real_ms, char *buf, size_t len);

@@ -351,11 +351,7 @@ int bh_creds_new(struct bh_creds **out, const struct bh_config *cfg, struct bh_e
     }
     c->cfg = cfg;
     c->cwd = cwd;
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&c->ended, &attr);
-    pthread_condattr_destroy(&attr);
+    bh_cond_init(&c->ended);
     pthread_mutex_init(&c->mutex, NULL);
     *out = c;
     return 0;

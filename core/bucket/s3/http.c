@@ -90,11 +90,7 @@ int bh_http_new(struct bh_http **out, const struct bh_http_options *options, str
     if (h->options.connections == 0)
         h->options.connections = 1;
     pthread_mutex_init(&h->mutex, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&h->freed, &attr);
-    pthread_condattr_destroy(&attr);
+    bh_cond_init(&h->freed);
     h->proxy = options->proxy ? strdup(options->proxy) : NULL;
     h->ca_file = options->ca_file && *options->ca_file ? strdup(options->ca_file) : NULL;
     bool copied =
