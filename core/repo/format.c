@@ -366,6 +366,14 @@ int bh_pack_trailer_decode(const uint8_t *in, size_t len, uint64_t id, uint64_t 
 
 /* --- roots --- */
 
+bool bh_root_is_same(const struct bh_root *a, const struct bh_root *b)
+{
+    uint8_t x[BH_REF_SIZE], y[BH_REF_SIZE];
+    bh_ref_encode(&a->ref, x);
+    bh_ref_encode(&b->ref, y);
+    return a->size == b->size && a->depth == b->depth && !memcmp(x, y, sizeof x);
+}
+
 unsigned bh_depth_for(uint64_t size, uint32_t block_size)
 {
     uint64_t blocks = size / block_size + (size % block_size != 0);

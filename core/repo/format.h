@@ -104,6 +104,8 @@ struct bh_root {
     unsigned depth;    /* 0: ref is the only block; 1: ref is a node of blocks; ... */
     uint64_t size;     /* bytes of the file */
 };
+/* Of the same content, in the same place. */
+bool bh_root_is_same(const struct bh_root *a, const struct bh_root *b);
 /* The smallest depth that such a file can have; over BH_DEPTH_MAX: it can be in no tree. */
 unsigned bh_depth_for(uint64_t size, uint32_t block_size);
 

@@ -61,14 +61,14 @@ static int condemned(const struct gc_key *key, struct bh_error *err)
 {
     char name[GC_NAME_MAX];
     gc_key_name(key, name);
-    return bh_fail(err, EAGAIN, "%s was condemned by gc: flush again", name);
+    return bh_fail(err, EAGAIN, "%s was condemned by gc meanwhile", name);
 }
 
 static int gone(const struct gc_key *key, struct bh_error *err)
 {
     char name[GC_NAME_MAX];
     gc_key_name(key, name);
-    return bh_fail(err, EAGAIN, "%s was deleted by gc: flush again", name);
+    return bh_fail(err, EAGAIN, "%s was deleted by gc meanwhile", name);
 }
 
 /* One on the list goes a grace after it came there at the earliest, so what is not on it, and there

@@ -10,11 +10,6 @@
 #include "repo/history_private.h"
 #include "util/log.h"
 
-static bool same_ref(const struct bh_root *a, const struct bh_root *b)
-{
-    return a->size == b->size && a->ref.pack == b->ref.pack && a->ref.offset == b->ref.offset;
-}
-
 /* Whether `on`, which names what was made, does so still; or another head of its branch names the
  * snapshot e (may be NULL). */
 static int is_named(struct bh_history *h, const struct bh_head *on, const struct bh_index_entry *e,
@@ -27,7 +22,7 @@ static int is_named(struct bh_history *h, const struct bh_head *on, const struct
     int rc = bh_head_get(h->bucket, h->prefix, on->branch, &now, etag, call, err);
     if (rc)
         return rc == ENOENT ? 0 : rc;
-    *named = !strcmp(now.newest.id, on->newest.id) && same_ref(&now.index, &on->index);
+    *named = !strcmp(now.newest.id, on->newest.id) && bh_root_is_same(&now.index, &on->index);
     if (*named || !e)
         return 0;
     rc = bh_index_find(h->trees, &now.index, e->id, &found, NULL, call, err);
@@ -35,7 +30,6 @@ static int is_named(struct bh_history *h, const struct bh_head *on, const struct
     return rc == ENOENT ? 0 : rc;
 }
 
-/* gc's sentences tell a flush what to do. */
 static int say_gone(struct bh_error *err, int rc, const struct bh_head *on, const char *what)
 {
     struct bh_error why = *err;
@@ -44,9 +38,6 @@ static int say_gone(struct bh_error *err, int rc, const struct bh_head *on, cons
                               "%s, as it could not be seen whether gc has left what it "
                               "refers to alone",
                               what);
-    char *advice = strstr(why.text, ": flush again");
-    if (advice)
-        *advice = '\0';
     return bh_fail(err, ESTALE,
                    "%s: another mount has gone on with branch %s meanwhile, and what it refers to "
                    "is being reclaimed (%.200s)",

@@ -142,12 +142,6 @@ static int put_record(struct bh_history *h, const struct bh_index_entry *e, cons
     return bh_bucket_put(h->bucket, key, &src, NULL, NULL, NULL, call, err);
 }
 
-static bool same_root(const struct bh_root *a, const struct bh_root *b)
-{
-    return a->size == b->size && a->depth == b->depth && a->ref.pack == b->ref.pack &&
-           a->ref.offset == b->ref.offset;
-}
-
 /* Packs that nothing refers to are gc's after the grace: what was uploaded long ago is looked at
  * again before the head names it. */
 static int check_slow(struct bh_history *h, struct bh_pack_writer *w, int64_t begin,
@@ -157,7 +151,8 @@ static int check_slow(struct bh_history *h, struct bh_pack_writer *w, int64_t be
     const uint64_t *ids = bh_pack_writer_ids(w, &count);
     if (bh_boot_ms() - begin < h->cfg->retention.grace_ms / 4)
         return 0;
-    return bh_gc_check_packs(h->bucket, h->prefix, ids, count, call, err);
+    int rc = bh_gc_check_packs(h->bucket, h->prefix, ids, count, call, err);
+    return rc == EAGAIN ? bh_fail_prefix(err, rc, "nothing was flushed, flush again") : rc;
 }
 
 int history_store(struct bh_history *h, const struct history_content *c, const struct bh_head *on,
@@ -172,7 +167,7 @@ int history_store(struct bh_history *h, const struct history_content *c, const s
     if (rc)
         return rc;
     rc = store_tree(h, c, w, e, call, err);
-    if (rc == 0 && unchanged && on->newest.id[0] && same_root(&e->db, &on->newest.db)) {
+    if (rc == 0 && unchanged && on->newest.id[0] && bh_root_is_same(&e->db, &on->newest.db)) {
         *unchanged = true;
         bh_pack_writer_free(w);
         return 0;

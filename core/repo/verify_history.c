@@ -398,14 +398,6 @@ int verify_labels(struct verify *v, struct bh_error *err)
     return rc;
 }
 
-static bool same_root(const struct bh_root *a, const struct bh_root *b)
-{
-    uint8_t x[BH_REF_SIZE], y[BH_REF_SIZE];
-    bh_ref_encode(&a->ref, x);
-    bh_ref_encode(&b->ref, y);
-    return a->size == b->size && a->depth == b->depth && !memcmp(x, y, sizeof x);
-}
-
 static bool is_compared(const struct verify_snapshot *s)
 {
     return s->wanted && s->source != FROM_RECORD;
@@ -445,8 +437,9 @@ int verify_records(struct verify *v, struct bh_error *err)
         if (rc)
             return rc;
         rc = verify_read_record(v, s->e.id, &r, &why);
-        if (!rc && (!same_root(&r.entry.db, &s->e.db) || !same_root(&r.entry.names, &s->e.names) ||
-                    r.entry.time_ms != s->e.time_ms))
+        if (!rc &&
+            (!bh_root_is_same(&r.entry.db, &s->e.db) ||
+             !bh_root_is_same(&r.entry.names, &s->e.names) || r.entry.time_ms != s->e.time_ms))
             rc = bh_fail(&why, EIO, "it says something else than the history");
         if (rc)
             rc = note_record(v, s->e.id, rc, &why, "", err);
