@@ -52,6 +52,8 @@ class Torture:
         args = [BHFS, "-f", "-o", "live.dir=" + STATE, "-o", "snapshot.interval=0"] + OPTIONS + [URL, MNT]
         self.log = open(DIR + "/daemon.log", "ab")
         self.process = subprocess.Popen(args, stdout=self.log, stderr=self.log)
+        with open(DIR + "/pid", "w") as pid:
+            print(self.process.pid, file=pid)
         for _ in range(1500):
             if os.path.ismount(MNT) and os.path.exists(CTL + "/status"):
                 return

@@ -6,6 +6,7 @@
 # level: full
 # time: 900
 # buckets: file ceph swift
+# level@ceph: long
 # level@swift: long
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 

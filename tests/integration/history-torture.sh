@@ -5,9 +5,11 @@
 # level: full
 # time: 900
 # buckets: file ceph
+# level@ceph: long
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 steps=${BH_STEPS:-${BHFS_LONG:+9000}}
+export BH_KILLS=${BH_KILLS:-8} # some 120 kills of 250 steps
 seed=${BH_SEED:-$(date +%s)}
 echo "seed: $seed (BH_SEED=$seed repeats it)"
 export BH_RULES=$T/rules
@@ -15,7 +17,7 @@ export BH_RULES=$T/rules
 mkdir "$T/torture"
 at_exit() {
     umount -l "$T/torture/mnt" 2>/dev/null || true
-    pkill -KILL -f "live.dir=$T/torture/state" || true
+    kill -KILL "$(cat "$T/torture/pid")" 2>/dev/null || true
 }
 trap at_exit TERM
 if ! python3 "$SRC/tests/helpers/historytorture.py" "$BHFS" "$URL" "$T/torture" "${steps:-250}" "$seed" -o bucket.fault="@$BH_RULES" \

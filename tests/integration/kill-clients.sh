@@ -7,6 +7,7 @@
 # level: full
 # time: 900
 # buckets: file ceph
+# level@ceph: long
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 deaths=${BH_ROUNDS:-${BHFS_LONG:+1000}}
