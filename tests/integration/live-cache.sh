@@ -56,7 +56,8 @@ round() {
     for id in 0 1 2 3; do
         local status=0
         wait "${clients[id]}" || status=$?
-        assert_eq $status 4 "exit status of client $id, which ends with the daemon ($(tail -n 1 "$T/errors.$id"))"
+        [ $status = 4 ] || [ "$mode$status" = wal135 ] || # SIGBUS: its page of the mapped -shm was not in memory
+            fail "client $id ended with $status, not as its daemon was gone: $(tail -n 1 "$T/errors.$id")"
     done
     mount_bh "${options[@]}"
     load check "$DB" "$T"/log.?

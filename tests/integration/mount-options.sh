@@ -54,10 +54,12 @@ assert_errno EROFS "os.open(M + '/.ctl/flush', os.O_WRONLY | os.O_TRUNC)"
 assert_errno EROFS "os.open(M + '/live.db', os.O_RDWR)"
 must_fail "$BHFS" flush "$MNT"
 must_fail "$BHFS" import "$(snap_file)" "$MNT"
-assert_eq "$(metric 'bhfs_bucket_requests_total{op="put"}')" 0 "puts of a read-only mount"
+assert_eq "$(metric 'bhfs_bucket_requests_total{op="put"}')" 1 "puts of a read-only mount"
+assert_eq "$(bucket_ls "$SNAP.bhfs/pins/" | wc -l)" 1 "pins beside a read-only mount: its only put"
 assert_match "$(findmnt -n -o OPTIONS -M "$MNT")" '(^|,)ro(,|$)'
 umount_bh
 assert_eq "$(bucket_stamp "$SNAP")" "$before" "the snapshot after a read-only mount"
+assert_eq "$(bucket_ls "$SNAP.bhfs/pins/" | wc -l)" 0 "pins after it"
 
 # In the foreground.
 "$BHFS" -f -o live.dir="$STATE" "$URL" "$MNT" >"$T/foreground" 2>&1 &
