@@ -312,7 +312,7 @@ static int look_up(struct daemon *d, const struct view *dir, const char *name, s
 
 int view_run_lookup(struct view_task *t, struct bh_error *err)
 {
-    struct view *v;
+    struct view *v = NULL;
     struct stat st;
     int rc = look_up(t->daemon, t->view, t->name, &v, &st, &t->call, err);
     if (rc && rc != ENOENT)
@@ -350,7 +350,7 @@ bool views_lookup_in_root(fuse_req_t req, const char *name)
 
 void views_lookup(fuse_req_t req, struct node *n, const char *name)
 {
-    struct view *v;
+    struct view *v = NULL;
     struct stat st;
     int rc = look_up(daemon_of(req), n->view, name, &v, &st, NULL, NULL);
     if (rc == 0) {
