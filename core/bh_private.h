@@ -24,7 +24,7 @@ struct bh {
     struct bh_history *history; /* NULL: snapshot.history is off */
     struct bh_profile *profile;
     struct bh_follow *follow; /* NULL: it does not */
-    sqlite3 *connection; /* the keep-alive one */
+    sqlite3 *connection;      /* the keep-alive one */
 
     pthread_mutex_t life; /* start, stop, connect: one at a time */
     bool started, stopped;
@@ -69,8 +69,8 @@ int bh_hydrator_start(struct bh *b, struct bh_error *err);
 void bh_hydrator_tell(struct bh *b);
 void bh_hydrator_stop(struct bh *b);
 
-/* follow.c: the thread that keeps a read-only mount at the newest snapshot (snapshot.follow). check:
- * whether it can be, before anything is opened. */
+/* follow.c: the thread that keeps a read-only mount at the newest snapshot (snapshot.follow).
+ * check: whether it can be, before anything is opened. */
 int bh_follow_check(struct bh *b, struct bh_error *err);
 int bh_follow_start(struct bh *b, struct bh_error *err);
 void bh_follow_stop(struct bh *b);

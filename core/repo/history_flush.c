@@ -80,7 +80,8 @@ int history_sync_head(struct bh_history *h, const struct bh_call *call, struct b
         if (rc)
             return rc;
     }
-    /* snapshot.steal is for the beginning: two such mounts would go on taking it from each other. */
+    /* snapshot.steal is for the beginning: two such mounts would go on taking it from each other.
+     */
     rc = history_may_take(h, &h->head, h->cfg->snapshot.steal && !h->held, call, err);
     return rc == EBUSY && h->held ? history_fenced(h, &h->head, err) : rc;
 }

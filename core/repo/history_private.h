@@ -110,8 +110,8 @@ void history_let_go(struct bh_history *h, const char *branch, const struct bh_ca
 void history_keep_pin(struct bh_history *h, const struct bh_call *call);
 /* The same after h->head has become another one. */
 void history_pin_again(struct bh_history *h, const struct bh_call *call);
-/* The same for a follower, after a step, and not at each of them: gc leaves alone for the grace what
- * has just been given up. */
+/* The same for a follower, after a step, and not at each of them: gc leaves alone for the grace
+ * what has just been given up. */
 void history_pin_step(struct bh_history *h, const struct bh_call *call);
 /* Before e becomes what the live content is based on. */
 int history_pin_entry(struct bh_history *h, const struct bh_index_entry *e,
@@ -210,8 +210,8 @@ void history_base_of(struct bh_history *h, const struct bh_head *head,
 int history_swap_to(struct bh_history *h, const struct bh_head *head,
                     const struct bh_index_entry *e, const char *restored, struct bh_error *err);
 /* The same, but what clients have committed since the last flush is flushed first, to the branch of
- * h->head, while they wait. For what is called just after a flush: else they wait long. Where `head`
- * is &h->head, the new content's base is what that is after the flush. */
+ * h->head, while they wait. For what is called just after a flush: else they wait long. Where
+ * `head` is &h->head, the new content's base is what that is after the flush. */
 int history_swap_flushed(struct bh_history *h, const struct bh_head *head,
                          const struct bh_index_entry *e, const char *restored,
                          const struct bh_call *call, struct bh_error *err);
