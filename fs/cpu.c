@@ -1,8 +1,8 @@
 /* Where the loop thread runs decides what a request costs: 4 µs where the client itself runs, as
  * the two then take turns, more than ten times that where a sleeping CPU must be woken. So a
- * sampler looks every 2 ms on which CPU the client of most of the recent requests runs, and keeps
- * the loop thread there. With several busy clients on different CPUs there is no such place, and
- * the scheduler decides.
+ * sampler looks every millisecond on which CPU the client of most of the recent requests runs, and
+ * keeps the loop thread there. With several busy clients on different CPUs there is no such place,
+ * and the scheduler decides.
  *
  * Being there is not enough: a client that the loop thread wakes is moved to an idle CPU by the
  * scheduler, because its own is busy with the loop thread, and the two hunt each other. Not if the

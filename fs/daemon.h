@@ -50,14 +50,6 @@ struct notify;
 struct follower;
 struct walindex;
 
-/* The last READs, of the loop thread only. */
-struct readahead {
-    fuse_ino_t ino;
-    uint64_t end;                    /* of the last one */
-    uint64_t declined, declined_end; /* the range that was, until it is asked for again */
-    bool in_sequence;
-};
-
 struct daemon {
     struct bh *bh;
     struct bh_live *live;
@@ -67,6 +59,7 @@ struct daemon {
     struct fuse_session *session;
     struct workers *workers;
     struct workers *fetchers; /* for what waits for the bucket, so that nothing else waits for it */
+    struct workers *waiters;  /* who answer a verb in time, whatever the fetchers wait for */
     struct notify *notify;
     struct follower *follower;
     struct walindex *walindex;
@@ -84,7 +77,6 @@ struct daemon {
     atomic_uint_fast64_t requests[OP_COUNT];
     atomic_uint_fast64_t next_handle;
     atomic_bool closing;
-    struct readahead readahead;
 
     pthread_mutex_t status_mutex; /* last_status */
     char last_status[BH_ERROR_TEXT_MAX];
@@ -114,6 +106,8 @@ struct node {
     int ctl;                   /* NODE_CTL: which control file */
     struct view *view;         /* NODE_VIEW: its own */
     uint64_t lookups;          /* the kernel's references */
+    uint64_t read_end;         /* of the last READ; private to readahead.c, on the loop thread */
+    bool has_declined;         /* the same */
     struct node *next, **prev; /* private to nodes.c */
     struct node *next_view;    /* private to nodes.c */
 };
@@ -153,7 +147,8 @@ void dbfile_setattr(fuse_req_t req, struct node *n, struct stat *attr, int to_se
 void dbfile_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
 void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_file_info *fi);
 void dbfile_unlink(fuse_req_t req, const char *name);
-void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off);
+void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off,
+                 const struct fuse_file_info *fi);
 void dbfile_write(fuse_req_t req, struct node *n, const char *buf, size_t size, off_t off,
                   const struct fuse_file_info *fi);
 void dbfile_fsync(fuse_req_t req, struct node *n);
@@ -174,8 +169,8 @@ bool note_status(struct daemon *d, const char *text);
 /* --- readahead.c --- */
 /* Whether a READ is answered EAGAIN: the kernel's guess, of what is not here (absent). Told of
  * every READ of a database; on the loop thread. */
-bool readahead_declines(struct daemon *d, fuse_ino_t ino, uint64_t offset, size_t size,
-                        bool absent);
+bool readahead_declines(struct node *n, const struct fuse_file_info *fi, uint64_t offset,
+                        size_t size, bool absent);
 
 /* --- views*.c: snapshots/ and branches/ --- */
 bool views_exist(struct daemon *d); /* not where snapshot.history is off */

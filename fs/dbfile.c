@@ -349,7 +349,8 @@ static void run_read(const struct file_task *t)
         fuse_reply_buf(t->req, buf, got);
 }
 
-void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
+void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off,
+                 const struct fuse_file_info *fi)
 {
     struct daemon *d = daemon_of(req);
     struct bh_file *f = n->file;
@@ -365,16 +366,18 @@ void dbfile_read(fuse_req_t req, struct node *n, size_t size, off_t off)
         return;
     }
     bool absent = bh_file_is_absent(f, t.offset, size);
-    if (f->kind == BH_FILE_DB && readahead_declines(d, node_ino(n), t.offset, size, absent)) {
+    if (f->kind == BH_FILE_DB && readahead_declines(n, fi, t.offset, size, absent)) {
         fuse_reply_err(req, EAGAIN);
         return;
     }
-    note_held(d, f, t.offset, size);
-    /* What is in the page cache is answered here and now. */
-    if (size <= sizeof loop_buffer &&
-        bh_file_read_at_once(f, loop_buffer, size, t.offset, d->memory, &got) == 0) {
-        fuse_reply_buf(req, loop_buffer, got);
-        return;
+    if (!absent) {
+        note_held(d, f, t.offset, size);
+        /* What is in the page cache is answered here and now. */
+        if (size <= sizeof loop_buffer &&
+            bh_file_read_at_once(f, loop_buffer, size, t.offset, d->memory, &got) == 0) {
+            fuse_reply_buf(req, loop_buffer, got);
+            return;
+        }
     }
     if (!file_task_start(absent ? d->fetchers : d->workers, &t))
         run_read(&t);

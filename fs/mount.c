@@ -402,6 +402,7 @@ static void free_daemon(struct daemon *d)
 {
     d->closing = true;
     workers_free(d->fetchers);
+    workers_free(d->waiters);
     bh_destroy(d->bh); /* which may still use what follows */
     workers_free(d->workers);
     follower_free(d->follower);
@@ -428,8 +429,9 @@ static int finish(struct daemon *d, const struct bhfs_extension *ext)
     BH_FD int dir = dup(bh_disk_dirfd(bh_store_disk(d->store)));
     bh_stop_reads(d->bh, true); /* nobody wants them any more */
     workers_free(d->fetchers);
+    workers_free(d->waiters);
     bh_stop_reads(d->bh, false);
-    d->fetchers = NULL;
+    d->fetchers = d->waiters = NULL;
     workers_free(d->workers);
     d->workers = NULL;
     nodes_forget_all();
@@ -444,6 +446,8 @@ static int finish(struct daemon *d, const struct bhfs_extension *ext)
 
 /* Requests that wait for the bucket at once; more wait for one of these. */
 #define FETCHERS 16
+/* Verbs that somebody waits for: the kernel lets one at a time into a directory. */
+#define WAITERS 4
 
 static int prepare(struct daemon *d, const struct options *o, int signals, struct bh_error *err)
 {
@@ -466,7 +470,8 @@ static int prepare(struct daemon *d, const struct options *o, int signals, struc
         rc = follower_new(&d->follower, cfg->mount.cpu, err);
     if (rc == 0 &&
         ((rc = workers_new(&d->workers, (unsigned)cfg->mount.workers, d->follower)) != 0 ||
-         (rc = workers_new(&d->fetchers, FETCHERS, NULL)) != 0))
+         (rc = workers_new(&d->fetchers, FETCHERS, NULL)) != 0 ||
+         (rc = workers_new(&d->waiters, WAITERS, NULL)) != 0))
         bh_fail(err, rc, "threads cannot be started: %s", strerror(rc));
     if (rc == 0 && ((rc = notify_new(&d->notify, d)) != 0 ||
                     (rc = walindex_new(&d->walindex, d->mountpoint)) != 0))

@@ -432,7 +432,7 @@ static void tree_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_READ);
     if (n->kind == NODE_FILE)
-        dbfile_read(req, n, size, off);
+        dbfile_read(req, n, size, off, fi);
     else if (n->kind == NODE_CTL)
         ctl_read(req, n, size, off, fi);
     else if (n->kind == NODE_VIEW)

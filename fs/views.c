@@ -493,7 +493,8 @@ static int run_read(struct view_task *t, struct bh_error *err)
     return 0;
 }
 
-static void read_db(fuse_req_t req, struct node *n, size_t size, uint64_t off)
+static void read_db(fuse_req_t req, struct node *n, size_t size, uint64_t off,
+                    const struct fuse_file_info *fi)
 {
     struct daemon *d = daemon_of(req);
     const struct view *v = n->view;
@@ -501,7 +502,7 @@ static void read_db(fuse_req_t req, struct node *n, size_t size, uint64_t off)
     size = size < left ? size : (size_t)left;
     bool here = size <= sizeof loop_buffer &&
                 blocks_known(&v->e, block_size_of(d), off, loop_buffer, size) == 0;
-    if (readahead_declines(d, node_ino(n), off, size, !here)) {
+    if (readahead_declines(n, fi, off, size, !here)) {
         fuse_reply_err(req, EAGAIN);
         return;
     }
@@ -520,7 +521,7 @@ static void read_db(fuse_req_t req, struct node *n, size_t size, uint64_t off)
 void views_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fuse_file_info *fi)
 {
     if (n->view->kind == VIEW_DB)
-        read_db(req, n, size, (uint64_t)off);
+        read_db(req, n, size, (uint64_t)off, fi);
     else
         reply_text(req, text_of(fi), size, off);
 }

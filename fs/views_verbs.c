@@ -6,6 +6,7 @@
 
 #include "util/cleanup.h"
 #include "util/clock.h"
+#include "util/log.h"
 #include "views.h"
 
 #define AT_ONCE 4
@@ -47,21 +48,21 @@ static void run_wait(void *arg)
     while (!t->ended &&
            pthread_cond_clockwait(&one_ended, &mutex, CLOCK_MONOTONIC, &until) != ETIMEDOUT)
         continue;
-    pthread_mutex_unlock(&mutex);
-    if (view_task_done(t)) {
+    if (!t->ended && view_task_done(t)) {
         explain(t->daemon,
                 "%s/%s: the bucket has not confirmed it in time (mount.dir_timeout); it goes on, "
                 "and how it ends will stand here and in .ctl/log",
                 t->view->path, t->name);
         fuse_reply_err(t->req, ETIMEDOUT);
     }
+    pthread_mutex_unlock(&mutex);
     view_task_put(t);
 }
 
 int verb_start(struct view_task *t)
 {
     atomic_fetch_add(&t->users, 1);
-    if (workers_run(t->daemon->fetchers, run_wait, t) != 0) {
+    if (workers_run(t->daemon->waiters, run_wait, t) != 0) {
         atomic_fetch_sub(&t->users, 1);
         return ENOMEM;
     }
@@ -73,8 +74,12 @@ int verb_start(struct view_task *t)
         return 0;
     }
     int rc = workers_run(t->daemon->fetchers, run_verbs, t);
-    if (rc == 0)
+    if (rc == 0) {
         running++;
+    } else {
+        t->ended = true;
+        pthread_cond_broadcast(&one_ended);
+    }
     return rc;
 }
 
@@ -88,6 +93,8 @@ static int ended(struct view_task *t, int rc, struct bh_error *err)
         bh_fail_prefix(err, rc, "%s/%s", t->view->path, t->name);
         return rc;
     }
+    if (atomic_load(&t->answered))
+        bh_log(BH_LOG_INFO, "%s/%s is done: the bucket has confirmed it", t->view->path, t->name);
     note_status(t->daemon, "ok");
     return 0;
 }

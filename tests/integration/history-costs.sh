@@ -68,3 +68,15 @@ listed=$(bytes down)
 assert_eq "$(sqlite3 "$MNT/snapshots/$id/live.db" 'SELECT n FROM big WHERE id = 9000')" 0
 assert_between $(($(bytes down) - listed)) 1000 65536 "bytes that a query in a snapshot fetches"
 umount_bh
+drop_state
+
+# What is read in sequence, past the kernel's cache or through it, is whole, although a guess of the kernel's may be declined.
+mount_bh "${options[@]}"
+direct=$(dd if="$DB" iflag=direct bs=64k status=none | cksum)
+assert_eq "$(dd if="$MNT/snapshots/$id/live.db" iflag=direct bs=64k status=none | wc -c)" "$(stat -c %s "$MNT/snapshots/$id/live.db")" \
+    "bytes of a snapshot's database, read directly"
+umount_bh
+drop_state
+mount_bh "${options[@]}"
+assert_eq "$(cat "$DB" | cksum)" "$direct" "the database, read through the cache"
+umount_bh
