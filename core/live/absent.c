@@ -13,40 +13,43 @@
 /* The store's mutex is held for so many bytes at once. */
 #define FILL_STEP (256u << 10)
 
-/* With the evictions' pass. */
-static void set_origin(struct bh_store *s, struct bh_origin *o)
+/* With the evictions' pass and the mutex. The one before is the caller's to let go of. */
+static struct bh_origin *put_origin(struct bh_store *s, struct bh_origin *o)
 {
-    pthread_mutex_lock(&s->mutex);
     struct bh_origin *old = s->origin;
     s->origin = bh_origin_ref(o);
     s->evict.barred = false;
-    pthread_mutex_unlock(&s->mutex);
-    bh_origin_unref(old);
+    return old;
 }
 
 void bh_store_set_origin(struct bh_store *s, struct bh_origin *o)
 {
     BH_LOCK_SCOPE(&s->evict.pass);
-    set_origin(s, o);
+    pthread_mutex_lock(&s->mutex);
+    struct bh_origin *old = put_origin(s, o);
+    pthread_mutex_unlock(&s->mutex);
+    bh_origin_unref(old);
 }
 
 int bh_store_advance_origin(struct bh_frozen *z, struct bh_origin *o, struct bh_error *err)
 {
     struct bh_store *s = z->store;
+    struct bh_origin *old = NULL, *old_frozen = NULL;
     BH_LOCK_SCOPE(&s->evict.pass);
-    int rc = bh_frozen_fetch_old(z, err);
+    int rc = freeze_fetch_old(z, err);
     if (rc)
         return rc;
-    if (z->detached) /* other content has taken the place */
-        return 0;
-    set_origin(s, o);
     pthread_mutex_lock(&s->mutex);
-    struct bh_origin *old = z->origin;
-    z->origin = bh_origin_ref(o); /* of what is evicted while it is still read */
-    z->advanced = true;
-    s->evict.proven = true;
+    if (!z->detached) { /* else other content has taken the place */
+        old = put_origin(s, o);
+        old_frozen = z->origin;
+        z->origin = bh_origin_ref(o); /* of what is evicted while it is still read */
+        z->advanced = true;
+        s->evict.proven = true;
+    }
     pthread_mutex_unlock(&s->mutex);
     bh_origin_unref(old);
+    bh_origin_unref(old_frozen);
     return 0;
 }
 
@@ -173,16 +176,16 @@ static bool choose(struct bh_store *s, uint32_t unit, uint64_t offset, uint64_t 
     return true;
 }
 
-/* Puts what came into its place, where it is still absent and the content is still the same. From
- * an origin that is another by now nothing is taken: what was changed when it was read may have
- * been flushed and evicted since. */
-static int fill(struct bh_store *s, const struct bh_origin *o, uint64_t generation,
-                const struct fetch_range *r, const unsigned char *data)
+/* Puts what came into its place, where it is still absent and the origin is still the same: another
+ * one is of other content, or what was changed when it was read may have been flushed and evicted
+ * since. */
+static int fill(struct bh_store *s, const struct bh_origin *o, const struct fetch_range *r,
+                const unsigned char *data)
 {
     uint64_t size = bh_file_size(s->db);
     for (uint64_t at = r->offset; at < r->end;) {
         BH_LOCK_SCOPE(&s->mutex);
-        if (s->generation + s->steps != generation || s->stepping || s->origin != o)
+        if (s->stepping || s->origin != o)
             return 0;
         uint64_t stop = at + FILL_STEP < r->end ? at + FILL_STEP : r->end;
         for (; at < stop; at += BH_SUBBLOCK) {
@@ -202,8 +205,8 @@ static int fill(struct bh_store *s, const struct bh_origin *o, uint64_t generati
     return 0;
 }
 
-static int fetch_range(struct bh_store *s, struct bh_origin *o, uint64_t generation,
-                       const struct fetch_range *r, struct bh_error *err)
+static int fetch_range(struct bh_store *s, struct bh_origin *o, const struct fetch_range *r,
+                       struct bh_error *err)
 {
     BH_FREE unsigned char *data = malloc(r->end - r->offset);
     if (!data)
@@ -212,7 +215,7 @@ static int fetch_range(struct bh_store *s, struct bh_origin *o, uint64_t generat
     if (rc)
         return rc;
     evict_note(s, r->offset, r->end - r->offset);
-    rc = fill(s, o, generation, r, data);
+    rc = fill(s, o, r, data);
     return rc ? bh_fail(err, rc, "%s cannot take what was fetched of " BH_DB_NAME ": %s",
                         bh_disk_path(s->disk), strerror(rc))
               : 0;
@@ -227,7 +230,6 @@ int bh_store_fetch(struct bh_store *s, uint64_t offset, uint64_t len, struct bh_
         while (s->stepping) /* until then what comes would be of neither content */
             pthread_cond_wait(&s->stepped, &s->mutex);
         struct bh_origin *o = bh_origin_ref(s->origin);
-        uint64_t generation = s->generation + s->steps;
         pthread_mutex_unlock(&s->mutex);
         if (!o)
             return bh_fail(err, EIO,
@@ -247,10 +249,10 @@ int bh_store_fetch(struct bh_store *s, uint64_t offset, uint64_t len, struct bh_
             *slot = r;
         pthread_mutex_unlock(&f->mutex);
         if (any) {
-            rc = fetch_range(s, o, generation, &r, err);
+            rc = fetch_range(s, o, &r, err);
             if (rc && r.end - r.offset > o->unit) { /* what lies ahead is nobody's business yet */
                 r.end = r.offset + o->unit;
-                rc = fetch_range(s, o, generation, &r, err);
+                rc = fetch_range(s, o, &r, err);
             }
             pthread_mutex_lock(&f->mutex);
             slot->offset = slot->end = 0;

@@ -415,7 +415,7 @@ static int compare_blocks(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-int bh_frozen_fetch_old(struct bh_frozen *z, struct bh_error *err)
+int freeze_fetch_old(struct bh_frozen *z, struct bh_error *err)
 {
     struct bh_store *s = z->store;
     const struct bh_wal_map *m = &z->frames;

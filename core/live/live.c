@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "config/config.h"
+#include "live/replace.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/io.h"
@@ -20,7 +21,7 @@ static const struct bh_owner undo_owner = {.id = UINT64_MAX, .internal = true};
 
 /* --- opening --- */
 
-static void tell_data(struct bh_live *l, uint64_t offset, uint64_t len)
+void live_tell_data(struct bh_live *l, uint64_t offset, uint64_t len)
 {
     if (l->hooks.data_changed)
         l->hooks.data_changed(l->hooks.arg, bh_store_db(l->store), offset, len);
@@ -28,7 +29,7 @@ static void tell_data(struct bh_live *l, uint64_t offset, uint64_t len)
 
 static void undone(void *arg, uint64_t offset, uint64_t len)
 {
-    tell_data(arg, offset, len);
+    live_tell_data(arg, offset, len);
 }
 
 static int play_undo(struct bh_live *l, struct bh_error *err)
@@ -293,7 +294,7 @@ static int undo_job(sqlite3 *db, void *arg, struct bh_error *err)
     struct bh_live *l = arg;
     (void)db;
     int rc = play_undo(l, err);
-    tell_data(l, 0, 0);
+    live_tell_data(l, 0, 0);
     if (rc) /* its EXCLUSIVE stays: nobody may read a torn database */
         return rc;
     rc = roll_back(l, err); /* if that fails, the journal stays for the next one */

@@ -1,6 +1,6 @@
 /* The block map of one database file: what each 4 KiB sub-block is. Kept in memory and, ahead of
  * the data it speaks of, in a file beside it: a change is in the page cache (so it survives a kill
- * -9) when the call returns, and on the disk after bh_map_sync.
+ * -9) when the call returns, and on the disk after bh_dfile_sync of it.
  *
  *   zero    nobody wrote it; reads as zeros (the default, so growth needs no entry)
  *   clean   as in the base, the snapshot that was loaded or flushed last

@@ -20,10 +20,9 @@ struct replace_job {
     void *save_arg;
 };
 
-static uint32_t max3(uint32_t a, uint32_t b, uint32_t c)
+static uint32_t max(uint32_t a, uint32_t b)
 {
-    uint32_t m = a > b ? a : b;
-    return m > c ? m : c;
+    return a > b ? a : b;
 }
 
 /* The journal mode that clients know goes on; what is new to a state directory gets the one that is
@@ -49,8 +48,8 @@ int live_outrun_counters(struct bh_live *l, unsigned char new[LIVE_HEADER], bool
     unsigned char old[LIVE_HEADER] = {0};
     struct bh_state *st = &l->dir.state;
     int rc = bh_file_read(bh_store_db(l->store), old, sizeof old, 0, NULL);
-    st->max_counter = max3(st->max_counter, bh_get_be32(old + COUNTER), 0);
-    st->max_cookie = max3(st->max_cookie, bh_get_be32(old + COOKIE), 0);
+    st->max_counter = max(st->max_counter, bh_get_be32(old + COUNTER));
+    st->max_cookie = max(st->max_cookie, bh_get_be32(old + COOKIE));
     bool shown = st->max_counter > 0 || st->max_cookie > 0, wal = shall_be_wal(l);
     *changed = !rc && (shown || wal);
     if (!*changed)
@@ -58,8 +57,8 @@ int live_outrun_counters(struct bh_live *l, unsigned char new[LIVE_HEADER], bool
     new[VERSIONS] = new[VERSIONS + 1] = wal ? 2 : 1;
     if (!shown)
         return 0;
-    st->max_counter = max3(st->max_counter, bh_get_be32(new + COUNTER), 0) + 1;
-    st->max_cookie = max3(st->max_cookie, bh_get_be32(new + COOKIE), 0) + 1;
+    st->max_counter = max(st->max_counter, bh_get_be32(new + COUNTER)) + 1;
+    st->max_cookie = max(st->max_cookie, bh_get_be32(new + COOKIE)) + 1;
     bh_put_be32(new + COUNTER, st->max_counter);
     bh_put_be32(new + VALID_FOR, st->max_counter);
     bh_put_be32(new + COOKIE, st->max_cookie);
@@ -206,8 +205,7 @@ static int replace_job(sqlite3 *db, void *arg, struct bh_error *err)
         return rc;
     }
     rc = bh_store_swap(l->store, l->dir.state.generation, j->origin, err);
-    if (l->hooks.data_changed)
-        l->hooks.data_changed(l->hooks.arg, bh_store_db(l->store), 0, UINT64_MAX);
+    live_tell_data(l, 0, UINT64_MAX);
     return rc;
 }
 

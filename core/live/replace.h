@@ -17,4 +17,8 @@ void live_set_base(struct bh_state *st, const struct bh_base *b);
 /* A PERSIST journal's remains, or a log's, must not be taken for one of the new content's. */
 int live_clear_side_file(struct bh_live *l, const char *name);
 
+/* On whatever thread changed it, with the lock under which it did: clients' caches of that range of
+ * the database are old. */
+void live_tell_data(struct bh_live *l, uint64_t offset, uint64_t len);
+
 #endif

@@ -75,7 +75,6 @@ static int step_end(struct bh_store *s, const struct bh_step *t)
     if (rc == 0) {
         bh_origin_unref(s->origin);
         s->origin = bh_origin_ref(t->origin);
-        s->steps++;
     } else { /* back; the size cannot be helped if this fails, too */
         (void)bh_dfile_truncate(&s->db->disk, old_size);
         (void)bh_map_set(&s->map, 0, 1, BH_BLOCK_ABSENT);
@@ -96,9 +95,7 @@ static void step_over(struct bh_store *s)
 
 static void tell(struct bh_live *l, uint64_t first, uint64_t count)
 {
-    if (l->hooks.data_changed)
-        l->hooks.data_changed(l->hooks.arg, bh_store_db(l->store), first * BH_SUBBLOCK,
-                              count * BH_SUBBLOCK);
+    live_tell_data(l, first * BH_SUBBLOCK, count * BH_SUBBLOCK);
 }
 
 static void tell_all(struct bh_live *l, const struct bh_step *t, uint64_t old_size)

@@ -568,8 +568,27 @@ static void take_map(struct bh_map *to, const struct bh_map *from)
     atomic_store(&to->absent, from->absent);
 }
 
+/* To give back the space of a large file takes seconds, for which nobody shall wait. Needs nothing
+ * of the store. */
+static void *close_old(void *arg)
+{
+    close((int)(intptr_t)arg);
+    return NULL;
+}
+
+static void close_aside(int fd)
+{
+    pthread_t thread;
+    if (fd < 0)
+        return;
+    if (pthread_create(&thread, NULL, close_old, (void *)(intptr_t)fd) == 0)
+        pthread_detach(thread);
+    else
+        close(fd);
+}
+
 static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
-                struct bh_origin **old_origin, struct bh_error *err)
+                struct bh_origin **old_origin, int *old_db, struct bh_error *err)
 {
     struct bh_dfile db;
     struct bh_map map;
@@ -577,6 +596,8 @@ static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origi
     if (rc)
         return rc;
     BH_LOCK_SCOPE(&s->mutex);
+    /* Where no freeze has another one, the unlink would free the space here without it. */
+    *old_db = fcntl(s->db->disk.fd, F_DUPFD_CLOEXEC, 0);
     /* Readers use the descriptor without the mutex: dup3 changes what it means in one step. */
     atomic_fetch_add(&s->swaps, 1);
     if (dup3(db.fd, s->db->disk.fd, O_CLOEXEC) < 0) {
@@ -621,9 +642,11 @@ int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_origin *ori
                   struct bh_error *err)
 {
     struct bh_origin *old_origin = NULL;
+    int old_db = -1;
     pthread_rwlock_wrlock(&s->generation_lock);
-    int rc = swap(s, generation, origin, &old_origin, err);
+    int rc = swap(s, generation, origin, &old_origin, &old_db, err);
     pthread_rwlock_unlock(&s->generation_lock);
     bh_origin_unref(old_origin);
+    close_aside(old_db);
     return rc;
 }

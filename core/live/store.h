@@ -205,11 +205,10 @@ int bh_frozen_broken(const struct bh_frozen *z);
  * base. Freed by the caller. ENOMEM; EAGAIN, ENOSPC as for bh_frozen_read. */
 int bh_frozen_changed(struct bh_frozen *z, uint32_t block_size, uint64_t base_size, bool all,
                       uint64_t **blocks, size_t *count);
-/* Before the frozen content becomes the origin: what is absent, and not in it any more, is fetched
- * from the present one. Readers of an older state of -wal may still want it. */
-int bh_frozen_fetch_old(struct bh_frozen *z, struct bh_error *err);
-/* Both: o, of which a reference is taken, has the frozen content. Without it what a flush makes
- * clean is kept from eviction. After an error the old origin stays. */
+/* The origin is o from now on, of which a reference is taken and which has the frozen content. What
+ * is absent, and not in it any more, is fetched from the present one first: readers of an older
+ * state of -wal may still want it. Without this what a flush makes clean is kept from eviction.
+ * After an error the old origin stays. */
 int bh_store_advance_origin(struct bh_frozen *z, struct bh_origin *o, struct bh_error *err);
 /* Ends the freeze. flushed: what it held is in the base now, so what has not changed since becomes
  * clean. */

@@ -61,8 +61,10 @@ struct fetches {
 #define EVICT_NOTES   (1u << 20) /* notes; content that is larger shares them */
 
 struct evict { /* under the store's mutex, where nothing else is said */
-    /* Held from the look at what may go until it is gone, and by whoever changes the origin: what
-     * is in the log and in the origin must not change in between. Taken before all other locks. */
+    /* Held from the look at what may go until it is gone, and by whoever changes the origin of
+     * content that stays: what is in the log and in the origin must not change in between. (A swap
+     * shows by the generation; a step leaves clean only what both origins have.) Taken before all
+     * other locks. */
     pthread_mutex_t pass;
     pthread_cond_t wake;
     pthread_t thread;
@@ -88,15 +90,14 @@ struct bh_store {
     struct bh_file *side; /* linked side files */
     struct bh_map map;
     uint64_t generation;
-    /* Odd while a swap is under way, or holes are made: what a reader without the mutex got
-     * meanwhile may be neither. */
+    /* Odd while a swap is under way, a step ends, or holes are made; two more where a frozen block
+     * becomes absent: what a reader without the mutex got meanwhile may be neither. */
     atomic_uint_fast64_t swaps;
     struct bh_frozen *frozen;
     struct undo undo;
     struct bh_origin *origin; /* of absent blocks */
     struct fetches fetches;
-    uint64_t steps; /* that changed the content in place */
-    bool stepping;  /* one is under way: nothing is fetched */
+    bool stepping; /* a step is under way: nothing is fetched */
     pthread_cond_t stepped;
     struct evict evict;
     struct bh_file *journal;   /* the linked journal, in `side`, or NULL: asked at every write */
@@ -124,6 +125,9 @@ uint_fast64_t store_read_begin(struct bh_store *s);
 
 /* Makes the block map durable. Takes the mutex; with the generation_lock. */
 int store_sync_map(struct bh_store *s);
+
+/* Fetches what is absent, and not in the frozen content any more: see bh_store_advance_origin. */
+int freeze_fetch_old(struct bh_frozen *z, struct bh_error *err);
 
 /* All with the store's mutex held. */
 
