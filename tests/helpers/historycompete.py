@@ -488,6 +488,7 @@ class Compete:
             self.begin_mount(m, False)
             if not m.wait():
                 raise Wrong("%s is refused although the lease has ended: %s" % (m.name, m.why))
+            self.look()  # what it had unflushed is a rescue branch now
             m.write()
             if m.command("flush"):
                 raise Wrong("flush of %s, after the lease of the other one has ended" % m.name)
