@@ -174,22 +174,6 @@ static void leave(struct compaction *c, struct old *old, const struct bh_error *
     old->count = 0;
 }
 
-static const struct bh_pack_entry *entry_at(const struct bh_pack_entry *entries, size_t count,
-                                            uint32_t offset)
-{
-    size_t low = 0, high = count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (entries[middle].ref.offset == offset)
-            return &entries[middle];
-        if (entries[middle].ref.offset < offset)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return NULL;
-}
-
 /* bytes: those stored of the record. They are checked, and go into the new pack as they are. */
 static int copy_record(struct compaction *c, struct old *old, const struct bh_pack_entry *e,
                        const uint8_t *bytes, struct bh_error *err)
@@ -213,13 +197,15 @@ static int copy_spots(struct compaction *c, struct old *old, const struct bh_pac
                       size_t count, const uint8_t *image, struct bh_error *err)
 {
     const struct gc_pack *p = pack_of(c, old);
+    const struct bh_pack_entry *e = entries, *past = entries + count;
     BH_FREE uint8_t *buf = image ? NULL : malloc(BATCH);
     uint64_t at = 0, end = image ? p->size : 0;
     int rc = image || buf ? 0 : no_memory(err);
     for (size_t i = 0; rc == 0 && i < p->count; i++) {
         const struct gc_spot *s = &p->spots[i];
-        const struct bh_pack_entry *e = entry_at(entries, count, s->offset);
-        if (!e || e->ref.stored != s->stored)
+        while (e < past && e->ref.offset < s->offset) /* both ascend */
+            e++;
+        if (e == past || e->ref.offset != s->offset || e->ref.stored != s->stored)
             return bh_fail(err, EIO, "it has no record at offset %" PRIu32 " as it is referred to",
                            s->offset);
         if (s->offset + (uint64_t)s->stored > end) {

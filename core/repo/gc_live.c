@@ -205,14 +205,7 @@ static void *fetch_main(void *arg)
 
 static void fetch(struct batch *b)
 {
-    pthread_t threads[BH_PACKS_PARALLEL_MAX];
-    unsigned parallel = bh_trees_packs(b->mark->trees)->options.parallel, started = 0;
-    while (started + 1 < parallel && started + 1 < b->count &&
-           bh_packs_thread(&threads[started], fetch_main, b) == 0)
-        started++;
-    fetch_main(b);
-    while (started > 0)
-        pthread_join(threads[--started], NULL);
+    bh_packs_team(bh_trees_packs(b->mark->trees)->options.parallel, b->count, fetch_main, b);
 }
 
 static int add_target(struct gc_pack *p, size_t target)
@@ -317,11 +310,14 @@ static int follow_all(struct gc_mark *m, struct bh_error *err)
 static bool is_safe(struct gc_live *l, size_t number, unsigned moves)
 {
     struct gc_pack *p = &l->packs[number];
+    if (p->judging)
+        return false; /* the way leads here again */
     if (!p->judged && moves <= BH_MOVES_MAX) {
         bool moved = p->has_record && !p->uncovered && p->target_count;
-        p->judged = true; /* not moved, if the way leads here again */
+        p->judged = p->judging = true;
         for (size_t i = 0; moved && i < p->target_count; i++)
             moved = is_safe(l, p->targets[i], moves + 1);
+        p->judging = false;
         p->moved = moved;
     }
     return p->moved || (p->present && p->end <= p->size);

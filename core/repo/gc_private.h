@@ -118,7 +118,7 @@ struct gc_pack {
     const char *why; /* NULL; of the record, for the report */
     size_t *targets;
     size_t target_count, target_room;
-    bool judged, moved;         /* moved: all that is reached is to be had elsewhere */
+    bool judged, judging, moved; /* moved: all that is reached is to be had elsewhere */
     bool needed, record_needed; /* the answer: what of both must stay */
 };
 struct gc_live {

@@ -156,6 +156,9 @@ int history_may_follow(struct bh_history *h, bool found, const struct bh_call *c
 void history_forget_step(struct bh_history *h);
 
 /* --- history_store.c: content into the bucket --- */
+#define HISTORY_HEADER 100 /* bytes of a database's header */
+/* What a restore or a switch may change of it: page, a header at least, gets that of the other. */
+void history_take_counters(unsigned char *page, const unsigned char *from);
 struct history_content {
     /* Exactly len bytes at offset. EAGAIN: the freeze was broken. */
     int (*read)(void *arg, void *buf, size_t len, uint64_t offset);

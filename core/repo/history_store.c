@@ -62,17 +62,22 @@ static int store_run(struct bh_history *h, const struct history_content *c, size
     return rc;
 }
 
+void history_take_counters(unsigned char *page, const unsigned char *from)
+{
+    static const struct {
+        unsigned at, len;
+    } counters[] = {{18, 2}, {24, 4}, {40, 4}, {92, 8}}; /* SQLite file format: "database header" */
+    for (size_t i = 0; i < sizeof counters / sizeof *counters; i++)
+        memcpy(page + counters[i].at, from + counters[i].at, counters[i].len);
+}
+
 /* A restore and a switch give page 1 counters that no client has seen: that alone is no change. */
 static int is_counters_only(struct bh_history *h, const struct history_content *c, bool *only,
                             const struct bh_call *call, struct bh_error *err)
 {
-    enum { HEADER = 100 };
-    static const struct {
-        unsigned at, len;
-    } exempt[] = {{18, 2}, {24, 4}, {40, 4}, {92, 8}}; /* SQLite file format: "database header" */
     BH_FREE unsigned char *now = malloc(h->block_size), *was = malloc(h->block_size);
     *only = false;
-    if (c->count != 1 || c->blocks[0] != 0 || c->size != c->base.size || c->size < HEADER)
+    if (c->count != 1 || c->blocks[0] != 0 || c->size != c->base.size || c->size < HISTORY_HEADER)
         return 0;
     int rc = now && was ? 0 : bh_fail(err, ENOMEM, "out of memory while storing the changes");
     size_t len = c->size < h->block_size ? (size_t)c->size : h->block_size;
@@ -80,8 +85,8 @@ static int is_counters_only(struct bh_history *h, const struct history_content *
         rc = read_block(c, h->block_size, 0, now, err);
     if (rc == 0)
         rc = bh_tree_read(h->trees, &c->base, 0, was, len, "the base of " BH_DB_NAME, call, err);
-    for (size_t i = 0; rc == 0 && i < sizeof exempt / sizeof *exempt; i++)
-        memcpy(now + exempt[i].at, was + exempt[i].at, exempt[i].len);
+    if (rc == 0)
+        history_take_counters(now, was);
     *only = rc == 0 && !memcmp(now, was, len);
     return rc;
 }

@@ -130,7 +130,6 @@ int bh_packs_moved(struct bh_packs *p, uint64_t id, struct bh_moved_entry **entr
 int bh_packs_put_moved(struct bh_packs *p, uint64_t id, const struct bh_moved_entry *entries,
                        size_t count, const struct bh_call *call, struct bh_error *err)
 {
-    static const struct bh_cond absent = {.if_none_match = true};
     BH_STRBUF key = {0}, text = {0};
     int rc = moved_key(p, id, &key, err);
     if (rc)
@@ -139,10 +138,5 @@ int bh_packs_put_moved(struct bh_packs *p, uint64_t id, const struct bh_moved_en
     if (rc)
         return bh_fail(err, rc, "%s cannot be made: %s", key.data, strerror(rc));
     const struct bh_source src = {.size = text.len, .data = text.data};
-    rc = ENOTSUP;
-    if (bh_bucket_caps(p->bucket) & BH_CAP_IF_NONE_MATCH)
-        rc = bh_bucket_put(p->bucket, key.data, &src, NULL, &absent, NULL, call, err);
-    if (rc == ENOTSUP)
-        rc = bh_bucket_put(p->bucket, key.data, &src, NULL, NULL, NULL, call, err);
-    return rc;
+    return bh_packs_put_new(p, key.data, &src, call, err);
 }

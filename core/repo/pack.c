@@ -101,6 +101,30 @@ int bh_packs_thread(pthread_t *thread, void *(*entry)(void *), void *arg)
     return rc;
 }
 
+void bh_packs_team(unsigned parallel, size_t count, void *(*entry)(void *), void *arg)
+{
+    pthread_t threads[BH_PACKS_PARALLEL_MAX];
+    unsigned started = 0;
+    while (started + 1 < parallel && started + 1 < count && started < BH_PACKS_PARALLEL_MAX &&
+           bh_packs_thread(&threads[started], entry, arg) == 0)
+        started++;
+    entry(arg);
+    while (started > 0)
+        pthread_join(threads[--started], NULL);
+}
+
+int bh_packs_put_new(struct bh_packs *p, const char *key, const struct bh_source *src,
+                     const struct bh_call *call, struct bh_error *err)
+{
+    static const struct bh_cond absent = {.if_none_match = true};
+    int rc = ENOTSUP;
+    if (bh_bucket_caps(p->bucket) & BH_CAP_IF_NONE_MATCH)
+        rc = bh_bucket_put(p->bucket, key, src, NULL, &absent, NULL, call, err);
+    if (rc == ENOTSUP) /* a store of which that was only assumed: the id is random enough */
+        rc = bh_bucket_put(p->bucket, key, src, NULL, NULL, NULL, call, err);
+    return rc;
+}
+
 /* --- bytes of a pack --- */
 
 struct sink {

@@ -1,4 +1,5 @@
-/* Packs: immutable objects PREFIX"packs/ID" that hold the blocks and nodes of one flush. */
+/* Packs: immutable objects PREFIX"packs/ID" that hold the blocks and nodes of one flush,
+ * or what gc kept of older packs. */
 #ifndef BH_REPO_PACK_H
 #define BH_REPO_PACK_H
 

@@ -73,12 +73,6 @@ static int move_wants(const struct bh_packs *p, const struct bh_packs_moved *m,
     return rc;
 }
 
-bool bh_packs_is_moved(struct bh_packs *p, uint64_t id)
-{
-    BH_LOCK_SCOPE(&p->mutex);
-    return known(p, id) != NULL;
-}
-
 void bh_packs_forget_moved(struct bh_packs *p)
 {
     BH_LOCK_SCOPE(&p->mutex);

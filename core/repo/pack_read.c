@@ -115,19 +115,6 @@ static void *team_main(void *arg)
     return NULL;
 }
 
-/* The caller's thread works, too; where no more can be started, it works alone. */
-static void team_run(struct team *t)
-{
-    pthread_t threads[BH_PACKS_PARALLEL_MAX];
-    unsigned parallel = t->packs->options.parallel, started = 0;
-    while (started + 1 < parallel && started + 1 < t->count &&
-           bh_packs_thread(&threads[started], team_main, t) == 0)
-        started++;
-    team_main(t);
-    while (started > 0)
-        pthread_join(threads[--started], NULL);
-}
-
 static int by_place(const void *pa, const void *pb)
 {
     const struct bh_ref *a = &((const struct bh_pack_want *)pa)->ref;
@@ -167,7 +154,7 @@ static int read_wants(struct bh_packs *p, struct bh_pack_want *wants, size_t cou
     t.count = make_groups(wants, count, groups);
     t.call = bh_packs_call(call, &t.over);
     pthread_mutex_init(&t.mutex, NULL);
-    team_run(&t);
+    bh_packs_team(p->options.parallel, t.count, team_main, &t);
     pthread_mutex_destroy(&t.mutex);
     *left = 0;
     for (size_t i = 0; i < t.count; i++) {
@@ -185,10 +172,9 @@ static int follow_moves(struct bh_packs *p, struct bh_pack_want *wants, size_t c
 {
     *some = false;
     for (size_t i = 0; i < count; i++) {
-        if (!bh_packs_is_moved(p, wants[i].ref.pack))
-            continue;
-        *some = true;
+        const uint64_t pack = wants[i].ref.pack;
         int rc = bh_packs_follow(p, &wants[i].ref, what, err);
+        *some = *some || rc || wants[i].ref.pack != pack;
         if (rc)
             return rc;
     }

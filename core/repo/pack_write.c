@@ -85,20 +85,14 @@ static void pack_free(struct pack *pack)
 
 static int upload(struct bh_pack_writer *w, const struct pack *pack, struct bh_error *err)
 {
-    struct bh_bucket *b = w->packs->bucket;
     const struct bh_source src = {.size = pack->data.len, .data = pack->data.data};
-    const struct bh_cond absent = {.if_none_match = true};
     char name[BH_PACK_NAME_MAX];
     struct bh_error why = {0};
     BH_FREE char *key = bh_packs_key(w->packs, pack->id);
     if (!key)
         return bh_fail(err, ENOMEM, "out of memory for the upload of a pack");
     bh_pack_name(pack->id, name);
-    int rc = ENOTSUP;
-    if (bh_bucket_caps(b) & BH_CAP_IF_NONE_MATCH)
-        rc = bh_bucket_put(b, key, &src, NULL, &absent, NULL, &w->call, &why);
-    if (rc == ENOTSUP) /* a store of which that was only assumed: the id is random enough */
-        rc = bh_bucket_put(b, key, &src, NULL, NULL, NULL, &w->call, &why);
+    int rc = bh_packs_put_new(w->packs, key, &src, &w->call, &why);
     if (rc == EEXIST)
         return bh_fail(err, EIO, "a pack of the name %s is there already: flush again", name);
     return rc ? bh_fail(err, rc, "pack %s is not uploaded: %s", name, why.text) : 0;

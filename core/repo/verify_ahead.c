@@ -13,7 +13,7 @@
 
 #define THREADS_MAX 32u
 #define BUCKETS     1024u
-#define ANSWER_MAX  ((size_t)1 << 20) /* bytes of one that is kept */
+#define ANSWER_MAX  ((size_t)4 << 20) /* bytes of one that is kept: one request of pack_read.c */
 #define NODES_MAX   1024u             /* of a batch: 8 MiB */
 #define BLOCKS_MAX  512u
 #define WHAT        "a pack"
@@ -232,17 +232,10 @@ void verify_ahead(struct verify *v, size_t count, verify_ahead_fn *fn, void *arg
 {
     struct ahead *x = (struct ahead *)(void *)v->ahead;
     struct team t = {.v = v, .count = count, .fn = fn, .arg = arg};
-    pthread_t threads[THREADS_MAX];
-    unsigned started = 0;
     if (x->threads < 2 || count < 2) /* nothing is won */
         return;
     x->keeping = true;
-    while (started + 1 < x->threads && started + 1 < count &&
-           bh_packs_thread(&threads[started], team_main, &t) == 0)
-        started++;
-    team_main(&t);
-    while (started > 0)
-        pthread_join(threads[--started], NULL);
+    bh_packs_team(x->threads, count, team_main, &t);
     x->keeping = false;
 }
 
@@ -261,7 +254,7 @@ struct group {
 };
 
 struct batch {
-    struct group *groups; /* of one level */
+    struct group *groups; /* of one step down */
     size_t count, room;
     struct verify_map seen;  /* nodes of this batch */
     struct verify_map packs; /* whose trailers are read */
@@ -270,7 +263,7 @@ struct batch {
     bool with_blocks;
     struct bh_ref *blocks;
     size_t block_count, block_room;
-    struct bh_pack_want *wants; /* all nodes of the level, by group */
+    struct bh_pack_want *wants; /* all nodes of the step, by group */
     size_t *first;              /* of a group in wants */
     uint8_t *content;
     size_t node_count;
@@ -403,16 +396,11 @@ void verify_trees_ahead(struct verify *v, const struct bh_root *const *roots, si
 {
     struct batch b = {.with_blocks = blocks};
     int rc = 0;
-    unsigned deepest = 0;
     if (((struct ahead *)(void *)v->ahead)->threads < 2)
         return;
-    for (size_t i = 0; i < count; i++)
-        if (roots[i]->depth <= BH_DEPTH_MAX && roots[i]->depth > deepest)
-            deepest = roots[i]->depth;
-    for (unsigned level = 0; level <= deepest && rc == 0; level++)
-        for (size_t i = 0; i < count && rc == 0; i++)
-            if (roots[i]->depth == level)
-                rc = add_group(v, &b, &roots[i]->ref, 1, level);
+    for (size_t i = 0; i < count && rc == 0; i++)
+        if (roots[i]->depth <= BH_DEPTH_MAX)
+            rc = add_group(v, &b, &roots[i]->ref, 1, roots[i]->depth);
     while (rc == 0 && (b.count || b.pack_count))
         rc = read_level(v, &b);
     free(b.groups);

@@ -26,7 +26,7 @@ static const char *name_below(const struct verify_object *o, const char *dir)
 
 /* --- reading ahead --- */
 
-/* Heads, labels and records, as they are listed; `at` of which is looked at now. */
+/* Heads, labels and records, as they are listed. */
 struct texts {
     const char *dir;
     bool (*is_name)(const char *name);

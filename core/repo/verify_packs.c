@@ -229,24 +229,23 @@ static int keep_records(struct verify *v, struct verify_pack *p, const struct bh
 
 /* --- moved records --- */
 
-static void record_name(uint64_t id, char name[6 + BH_PACK_NAME_MAX])
+static void meet_pack(struct verify *v, uint64_t id)
 {
-    memcpy(name, "moved/", 6);
-    bh_pack_name(id, name + 6);
+    const struct gc_key key = gc_pack_key(id);
+    char name[GC_NAME_MAX];
+    gc_key_name(&key, name);
+    verify_meet(v, name);
 }
 
 /* A pack that is missing. *why: of its moved record, if that is damaged. 0 also if it has none. */
 static int load_moved(struct verify *v, struct verify_pack *p, struct bh_error *why,
                       struct bh_error *err)
 {
-    char name[6 + BH_PACK_NAME_MAX];
     struct bh_error cause = {0};
     int rc = bh_packs_moved(v->packs, p->id, &p->moved, &p->moved_count, v->call, &cause);
-    if (rc == 0) {
-        record_name(p->id, name);
-        verify_meet(v, name);
+    if (rc == 0)
         p->state = PACK_MOVED;
-    } else if (rc != ENOENT && !verify_is_damage(v, rc))
+    else if (rc != ENOENT && !verify_is_damage(v, rc))
         return bh_fail(err, rc, "%s", cause.text);
     if (rc && rc != ENOENT)
         bh_fail(why, EIO, "it is missing, and %s", cause.text);
@@ -259,8 +258,9 @@ static int meet_moved(struct verify *v, uint64_t id, struct bh_error *err)
     BH_FREE struct bh_moved_entry *entries = NULL;
     size_t count;
     struct bh_error why = {0};
-    char name[6 + BH_PACK_NAME_MAX];
-    record_name(id, name);
+    char name[GC_NAME_MAX];
+    const struct gc_key key = gc_moved_key(id);
+    gc_key_name(&key, name);
     if (!verify_listed(v, name))
         return 0;
     int rc = bh_packs_moved(v->packs, id, &entries, &count, v->call, &why);
@@ -268,12 +268,8 @@ static int meet_moved(struct verify *v, uint64_t id, struct bh_error *err)
         return verify_note_name(v, name, why.text, err);
     if (rc)
         return rc == ENOENT ? 0 : bh_fail(err, rc, "%s", why.text);
-    verify_meet(v, name);
-    for (size_t i = 0; i < count; i++) {
-        memcpy(name, "packs/", 6);
-        bh_pack_name(entries[i].pack, name + 6);
-        verify_meet(v, name);
-    }
+    for (size_t i = 0; i < count; i++)
+        meet_pack(v, entries[i].pack);
     return 0;
 }
 
@@ -304,7 +300,6 @@ static int load(struct verify *v, struct verify_pack *p, bool first, struct bh_e
 
 static int add_pack(struct verify *v, uint64_t id, struct verify_pack **out, struct bh_error *err)
 {
-    char name[6 + BH_PACK_NAME_MAX] = "packs/";
     struct verify_pack *p = calloc(1, sizeof *p);
     if (!p || verify_grow(&v->all_packs, v->pack_count, &v->pack_room, sizeof *v->all_packs) ||
         verify_map_set(&v->pack_map, id, 0, v->pack_count)) {
@@ -313,8 +308,7 @@ static int add_pack(struct verify *v, uint64_t id, struct verify_pack **out, str
     }
     p->id = id;
     v->all_packs[v->pack_count++] = *out = p;
-    bh_pack_name(id, name + 6);
-    verify_meet(v, name);
+    meet_pack(v, id);
     return load(v, p, true, err);
 }
 

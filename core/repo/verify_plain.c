@@ -110,16 +110,16 @@ struct incoming {
 
 static bool is_same_block(struct incoming *in)
 {
-    enum { HEADER = 100 };
     uint32_t size = bh_trees_block_size(in->v->trees);
     struct bh_error why;
     struct bh_ref ref;
-    uint8_t hash[BH_HASH_SIZE];
-    /* Counters in the header may differ: see is_counters_only in history_store.c. */
-    int rc = in->block == 0 && in->len >= HEADER
-                 ? bh_tree_read(in->v->trees, &in->e->db, 0, in->buf, HEADER, in->e->id,
-                                in->v->call, &why)
-                 : 0;
+    uint8_t hash[BH_HASH_SIZE], was[HISTORY_HEADER];
+    bool first = in->block == 0 && in->len >= sizeof was;
+    int rc = first ? bh_tree_read(in->v->trees, &in->e->db, 0, was, sizeof was, in->e->id,
+                                  in->v->call, &why)
+                   : 0;
+    if (!rc && first)
+        history_take_counters(in->buf, was); /* which may differ */
     if (!rc)
         rc = bh_tree_refs(in->v->trees, &in->e->db, in->block, 1, &ref, in->e->id, in->v->call,
                           &why);

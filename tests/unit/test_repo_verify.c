@@ -656,7 +656,7 @@ static void test_plain_without_hash(void **state)
         if (!strcmp(o->meta.items[i].name, "bh-sha256"))
             strcpy(o->meta.items[i].name, "other");
     must_be_whole(true);
-    const size_t last = o->size - 1, places[] = {200, 4096, 8192, 12345, last};
+    const size_t last = o->size - 1, places[] = {0, 16, 60, 200, 4096, 8192, 12345, last};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         o->data[places[i]] ^= 4;
         must_be_whole(false);
