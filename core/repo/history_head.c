@@ -34,6 +34,8 @@ int history_read_head(struct bh_history *h, const char *branch, const struct bh_
 int history_fenced(struct bh_history *h, const struct bh_head *now, struct bh_error *err)
 {
     pthread_mutex_lock(&h->mutex);
+    if (!h->fenced)
+        h->pin.until_ms = 0; /* only a pin keeps the base now: it is put anew, and checked */
     h->fenced = true;
     if (now)
         h->taker = now->lease;

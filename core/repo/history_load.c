@@ -83,7 +83,7 @@ static int attach_origin(struct bh_history *h, struct bh_error *err)
 /* --- the decision --- */
 
 /* Who is pushed out may come back with changes on top of what this head names: gc leaves that alone
- * for a while. */
+ * for a while. His own pin, which may be of another snapshot, stays what it is. */
 static int pin_for_old_writer(struct bh_history *h, const struct bh_call *call,
                               struct bh_error *err)
 {
@@ -92,7 +92,9 @@ static int pin_for_old_writer(struct bh_history *h, const struct bh_call *call,
         return 0;
     kept.index = (struct bh_root){0};
     kept.lease.expires_ms = bh_boot_ms() + h->clock_offset_ms + PIN_MS;
-    return bh_pin_put(h->bucket, h->prefix, kept.lease.writer, &kept, call, err);
+    char id[HISTORY_PIN_ID_MAX];
+    return bh_pin_put(h->bucket, h->prefix, history_taken_pin(kept.lease.writer, id), &kept, call,
+                      err);
 }
 
 static int take_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
@@ -132,7 +134,7 @@ static int take_lease_if_it_answers(struct bh_history *h, const struct bh_call *
 static int load_newest(struct bh_history *h, struct bh_load_report *report,
                        const struct bh_call *call, struct bh_error *err)
 {
-    const bool had_writer = h->live->dir.state.writer[0] != '\0'; /* whose pin another has put */
+    const bool had_writer = h->live->dir.state.writer[0] != '\0'; /* another may have put a pin */
     if (bh_history_is_dirty(h)) {
         char name[BH_BRANCH_MAX];
         if (h->read_only)

@@ -87,9 +87,19 @@ static int64_t left_ms(const struct bh_history *h)
     return h->pin.until_ms - (bh_boot_ms() + h->clock_offset_ms);
 }
 
+const char *history_taken_pin(const char *writer, char id[HISTORY_PIN_ID_MAX])
+{
+    snprintf(id, HISTORY_PIN_ID_MAX, "%s-taken", writer);
+    return id;
+}
+
 static int removed(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
 {
+    char taken[HISTORY_PIN_ID_MAX];
     int rc = bh_pin_delete(h->bucket, h->prefix, history_writer(h), call, err);
+    if (rc == 0 && h->pin.left)
+        rc = bh_pin_delete(h->bucket, h->prefix, history_taken_pin(history_writer(h), taken), call,
+                           err);
     if (rc == 0)
         h->pin = (struct history_pin){0};
     return rc;

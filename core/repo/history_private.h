@@ -10,7 +10,7 @@
 
 struct history_pin {
     int64_t until_ms; /* when it ends, by the store's clock; 0: there is none, as far as known */
-    bool left;        /* one of an earlier life may be there */
+    bool left;        /* one of an earlier life may be there, or one of who took the branch then */
     bool refused;     /* it cannot be had: not tried again */
 };
 
@@ -105,6 +105,10 @@ int history_release_head(struct bh_history *h, struct bh_head *head, char etag[B
 void history_let_go(struct bh_history *h, const char *branch, const struct bh_call *call);
 
 /* --- history_pin.c: KEY.bhfs/pins/WRITER; under the turn --- */
+/* The one that who takes a branch from `writer` puts beside that one: "WRITER-taken". Returns id.
+ */
+#define HISTORY_PIN_ID_MAX (sizeof((struct bh_lease *)0)->writer + sizeof "-taken")
+const char *history_taken_pin(const char *writer, char id[HISTORY_PIN_ID_MAX]);
 /* Puts it, renews it in time or removes it, as what this mount does wants it. What goes wrong is
  * logged: nothing depends on it at once. */
 void history_keep_pin(struct bh_history *h, const struct bh_call *call);
