@@ -132,6 +132,17 @@ static int prepare(struct bh_history *h, const struct bh_call *call, struct bh_e
 
 /* --- restore --- */
 
+/* After the flush, which may have found another head: what it has is what is checked below. */
+static int look_again(struct bh_history *h, const char *what, struct bh_index_entry *e,
+                      const struct bh_call *call, struct bh_error *err)
+{
+    char id[BH_SNAPSHOT_ID_MAX];
+    if (!strcmp(what, "prev"))
+        return resolve(h, what, e, call, err);
+    memcpy(id, e->id, sizeof id);
+    return bh_history_find(h, &h->head, id, e, call, err);
+}
+
 int bh_history_restore(struct bh_history *h, const char *what, char id[BH_SNAPSHOT_ID_MAX],
                        const struct bh_call *call, struct bh_error *err)
 {
@@ -145,8 +156,8 @@ int bh_history_restore(struct bh_history *h, const char *what, char id[BH_SNAPSH
         rc = resolve(h, what, &e, call, err);
     if (rc == 0)
         rc = h->flush(h->flush_arg, call, err);
-    if (rc == 0 && !strcmp(what, "prev"))
-        rc = resolve(h, what, &e, call, err);
+    if (rc == 0)
+        rc = look_again(h, what, &e, call, err);
     if (rc)
         return rc;
     rc = history_pin_entry(h, &e, call, err);

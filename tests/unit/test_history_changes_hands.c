@@ -72,12 +72,32 @@ static void test_who_is_fenced_pins_anew(void **state)
     assert_false(is_pinned(mine));
 }
 
+/* --- a restore whose flush finds another head --- */
+
+static void test_a_restore_of_what_was_dropped_meanwhile(void **state)
+{
+    char id[BH_SNAPSHOT_ID_MAX];
+    make_snapshots(mine, 3);
+    slept_s += 3600; /* its lease is over */
+    other = start("other", NULL);
+    gc(other, true); /* the newest one stays */
+    stop(&other);
+    sql(mine, "PRAGMA user_version=7");
+    must_fail(bh_restore_call(mine, ids[0], id, NULL, ERR), ENOENT);
+    must_say("is not in the history of branch main");
+    assert_int_equal(number(mine, "SELECT max(v) FROM t"), 2);
+    assert_int_equal(number(mine, "PRAGMA user_version"), 7);
+    assert_false(is_pinned(mine));
+    must_be_whole(mine);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(test_a_take_over_leaves_the_old_pin_alone),
         T(test_who_is_fenced_pins_anew),
+        T(test_a_restore_of_what_was_dropped_meanwhile),
     };
     return cmocka_run_group_tests_name("history-changes-hands", tests, NULL, NULL);
 }
