@@ -244,14 +244,16 @@ int history_swap_flushed(struct bh_history *h, const struct bh_head *head,
 
 /* A head as it was last seen, with what the next write of it must find. */
 struct seen_head {
+    bool have; /* else it was never read: head names the branch */
     struct bh_head head;
     char etag[BH_ETAG_MAX];
-    bool doubt;
+    bool held, doubt;
 };
 
 static struct seen_head seen(const struct bh_history *h)
 {
-    struct seen_head s = {.head = h->head, .doubt = h->doubt};
+    struct seen_head s = {
+        .have = h->have_head, .head = h->head, .held = h->held, .doubt = h->doubt};
     memcpy(s.etag, h->etag, sizeof s.etag);
     return s;
 }
@@ -264,7 +266,8 @@ static void exchange_head(struct bh_history *h, struct seen_head *with)
     h->head = with->head;
     memcpy(h->etag, with->etag, sizeof h->etag);
     h->doubt = with->doubt;
-    h->have_head = true;
+    h->held = with->held;
+    h->have_head = with->have;
     *with = now;
 }
 
@@ -283,11 +286,22 @@ static int take_branch(struct bh_history *h, const char *name, char adopted[BH_E
     return rc ? rc : history_put_head(h, &head, call, err);
 }
 
+/* The one that this mount is not on (any more), if it has its lease. */
+static void let_go_of(struct bh_history *h, struct seen_head *other, const struct bh_call *call)
+{
+    struct bh_error why;
+    if (!other->have || strcmp(other->head.lease.writer, history_writer(h)))
+        return;
+    if (history_release_head(h, &other->head, other->etag, call, &why) != 0)
+        bh_log(BH_LOG_WARNING, "branch %s is kept until its lease ends: %s", other->head.branch,
+               why.text);
+}
+
 static int switch_to(struct bh_history *h, const char *name, char adopted[BH_ETAG_MAX],
                      const struct bh_call *call, struct bh_error *err)
 {
     struct seen_head other = seen(h);
-    struct bh_error why;
+    bool lost = false;
     int rc = take_branch(h, name, adopted, call, err);
     exchange_head(h, &other); /* as it was: what clients still write is of this branch */
     if (rc)
@@ -296,12 +310,11 @@ static int switch_to(struct bh_history *h, const char *name, char adopted[BH_ETA
     if (rc == 0) {
         exchange_head(h, &other);
         BH_LOCK_SCOPE(&h->mutex);
-        h->fenced = false; /* that was the other one */
+        lost = h->fenced; /* that was the other one */
+        h->fenced = false;
     }
-    /* The one that this mount is not on (any more). */
-    if (history_release_head(h, &other.head, other.etag, call, &why) != 0)
-        bh_log(BH_LOG_WARNING, "branch %s is kept until its lease ends: %s", other.head.branch,
-               why.text);
+    if (!lost)
+        let_go_of(h, &other, call);
     return rc;
 }
 

@@ -1,4 +1,5 @@
-/* A branch that changes hands, and what its old writer still has on it. */
+/* A branch that changes hands, and what its old writer still has on it; what a mount does with a
+ * head that it has never read. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -91,6 +92,75 @@ static void test_a_restore_of_what_was_dropped_meanwhile(void **state)
     must_be_whole(mine);
 }
 
+/* --- a head that was never read --- */
+
+static void make_dev(void)
+{
+    other = start("other", "snapshot.branch=dev");
+    fill(other, 5);
+    flush(other);
+    stop(&other);
+}
+
+/* The branch that it leaves is not in the bucket, and does not come there. */
+static void test_a_switch_from_a_branch_that_is_not_there(void **state)
+{
+    make_dev();
+    must(bh_switch_call(mine, "dev", NULL, ERR));
+    assert_int_equal(number(mine, "SELECT max(v) FROM t"), 5);
+    assert_false(exists("bucket/" PREFIX "branches/main"));
+    other = start("third", NULL);
+    fill(other, 8);
+    flush(other);
+    must_be_whole(mine);
+}
+
+static void test_a_switch_that_fails_knows_no_more_than_before(void **state)
+{
+    struct bh_history_status status;
+    sqlite3 *db;
+    make_dev();
+    stop(&mine);
+    mine = start("mine", "live.busy_timeout=100ms");
+    must(bh_connect(mine, &db, ERR));
+    must_do(db, "BEGIN; SELECT count(*) FROM sqlite_schema");
+    assert_int_not_equal(bh_switch_call(mine, "dev", NULL, ERR), 0);
+    must_do(db, "COMMIT");
+    sqlite3_close(db);
+    bh_history_status(mine->history, &status);
+    assert_string_equal(status.branch, "main");
+    assert_false(status.ready);
+    other = start("other", "snapshot.branch=dev"); /* which is let go of */
+}
+
+static bool main_was_put;
+static void note_put(void)
+{
+    main_was_put = true;
+}
+
+/* Who was pushed out of a branch leaves it without a word to it. */
+static void test_a_switch_from_a_branch_that_was_taken(void **state)
+{
+    struct bh_history_status status;
+    make_snapshots(mine, 1);
+    must(bh_fork_call(mine, "dev", NULL, ERR));
+    steal();
+    slept_s += 600;
+    must_fail(bh_history_renew(mine->history, NULL, ERR), ESTALE);
+    main_was_put = false;
+    before_put(mine, "branches/main", note_put, 0);
+    must(bh_switch_call(mine, "dev", NULL, ERR));
+    assert_false(main_was_put);
+    unhook();
+    fill(mine, 9);
+    flush(mine);
+    bh_history_status(mine->history, &status);
+    assert_false(status.fenced);
+    assert_true(status.have_lease);
+    must_be_whole(mine);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -98,6 +168,9 @@ int main(void)
         T(test_a_take_over_leaves_the_old_pin_alone),
         T(test_who_is_fenced_pins_anew),
         T(test_a_restore_of_what_was_dropped_meanwhile),
+        T(test_a_switch_from_a_branch_that_is_not_there),
+        T(test_a_switch_that_fails_knows_no_more_than_before),
+        T(test_a_switch_from_a_branch_that_was_taken),
     };
     return cmocka_run_group_tests_name("history-changes-hands", tests, NULL, NULL);
 }
