@@ -193,7 +193,7 @@ static int load_with_head(struct bh_history *h, struct bh_load_report *report,
         rc = adopt(h, report, err);
     else
         rc = load_newest(h, report, call, err);
-    if (rc == 0)
+    if (rc == 0 && !h->read_only) /* who never writes KEY has no use for it */
         rc = history_meet_plain(h, report, call, err);
     return rc;
 }

@@ -190,8 +190,6 @@ int history_meet_plain(struct bh_history *h, struct bh_load_report *report,
     rc = is_known(h, id, &known, call, err);
     if (rc || known)
         return rc ? rc : note_plain(h, &info, id, err);
-    if (h->read_only)
-        return 0;
     if (report)
         ours = continues_ours(h, call);
     rc = plain_fetch(h->plain, bh_plain_key(h->plain), &base, call, err);

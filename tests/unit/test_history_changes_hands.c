@@ -161,6 +161,16 @@ static void test_a_switch_from_a_branch_that_was_taken(void **state)
     must_be_whole(mine);
 }
 
+/* --- who only reads --- */
+
+static void test_a_reader_does_not_ask_for_the_plain_copy(void **state)
+{
+    make_snapshots(mine, 2);
+    other = make("reader", "bucket.fault=head:eacces:key=*snap.db", true);
+    must(bh_start(other, ERR));
+    assert_int_equal(number(other, "SELECT max(v) FROM t"), 1);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -171,6 +181,7 @@ int main(void)
         T(test_a_switch_from_a_branch_that_is_not_there),
         T(test_a_switch_that_fails_knows_no_more_than_before),
         T(test_a_switch_from_a_branch_that_was_taken),
+        T(test_a_reader_does_not_ask_for_the_plain_copy),
     };
     return cmocka_run_group_tests_name("history-changes-hands", tests, NULL, NULL);
 }
