@@ -400,7 +400,7 @@ int bh_history_rename_branch(struct bh_history *h, const char *from, const char 
                              const struct bh_call *call, struct bh_error *err)
 {
     struct bh_head head, fresh;
-    char etag[BH_ETAG_MAX], new_etag[BH_ETAG_MAX] = "";
+    char etag[BH_ETAG_MAX], new_etag[BH_ETAG_MAX];
     int rc = check_name(to, err);
     if (rc == 0)
         rc = get_free(h, from, &head, etag, call, err);
@@ -408,24 +408,14 @@ int bh_history_rename_branch(struct bh_history *h, const char *from, const char 
         rc = check_free(h, to, call, err);
     if (rc)
         return rc;
-    struct bh_head there = {0};
-    rc = bh_head_get(h->bucket, h->prefix, to, &there, new_etag, call, err);
-    if (rc == 0)
-        return bh_fail(err, EEXIST, "branch %s exists already", to);
-    if (rc == ENOENT)
-        rc = history_check_tombstone(h, &there, call, err);
-    if (rc)
-        return rc;
     fresh = head;
     snprintf(fresh.branch, sizeof fresh.branch, "%s", to);
-    fresh.sequence = there.sequence + 1;
+    fresh.sequence = fresh.lease.epoch = 1;
     fresh.lease.writer[0] = '\0';
-    fresh.lease.epoch = there.lease.epoch + 1;
-    rc = bh_head_put(h->bucket, h->prefix, &fresh, new_etag, NULL, NULL, call, err);
-    if (rc == ESTALE)
-        return bh_fail(err, EEXIST, "branch %s exists already", to);
-    if (rc == 0)
-        rc = bury(h, &head, etag, call, err);
+    rc = put_branch(h, &fresh, new_etag, call, err);
+    if (rc)
+        return rc;
+    rc = bury(h, &head, etag, call, err);
     if (rc == EBUSY) /* it was not to be renamed */
         take_back(h, &fresh, new_etag, call, err);
     return rc;

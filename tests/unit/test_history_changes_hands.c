@@ -171,6 +171,25 @@ static void test_a_reader_does_not_ask_for_the_plain_copy(void **state)
     assert_int_equal(number(other, "SELECT max(v) FROM t"), 1);
 }
 
+/* --- a renaming that is refused --- */
+
+static void test_a_renaming_that_is_refused_makes_nothing(void **state)
+{
+    make_snapshots(mine, 1);
+    must(bh_fork_call(mine, "dev", NULL, ERR));
+    before_put(mine, "branches/moved", NULL, EBUSY);
+    must_fail(bh_rename_branch_call(mine, "dev", "moved", NULL, ERR), EBUSY);
+    must_say("branches/moved is refused");
+    assert_null(strstr(said, "cannot be relied on"));
+    unhook();
+    assert_true(has_branch(mine, "dev"));
+    assert_false(has_branch(mine, "moved"));
+    must(bh_rename_branch_call(mine, "dev", "moved", NULL, ERR));
+    assert_false(has_branch(mine, "dev"));
+    assert_true(has_branch(mine, "moved"));
+    must_be_whole(mine);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -182,6 +201,7 @@ int main(void)
         T(test_a_switch_that_fails_knows_no_more_than_before),
         T(test_a_switch_from_a_branch_that_was_taken),
         T(test_a_reader_does_not_ask_for_the_plain_copy),
+        T(test_a_renaming_that_is_refused_makes_nothing),
     };
     return cmocka_run_group_tests_name("history-changes-hands", tests, NULL, NULL);
 }
