@@ -9,7 +9,6 @@
 #include "repo/history_private.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
-#include "util/log.h"
 
 /* Bounds of memory: nodes in the cache; packs under way are bucket.connections of this size. */
 #define NODE_CACHE   (4u << 20)
@@ -210,6 +209,14 @@ int history_base_root(struct bh_history *h, struct bh_root *root, struct bh_erro
     root->depth = st->base_depth;
     root->size = st->base_size;
     return bh_ref_from_hex(&root->ref, st->base_root, "the state directory", err);
+}
+
+int history_walk_differences(struct bh_history *h, const struct bh_root *a, const struct bh_root *b,
+                             bh_tree_visit_fn *visit, void *arg, const struct bh_call *call,
+                             struct bh_error *err)
+{
+    int rc = bh_tree_walk(h->trees, b, a, visit, arg, call, err);
+    return rc ? rc : bh_tree_walk(h->trees, a, b, visit, arg, call, err);
 }
 
 void history_set_base(struct bh_state *st, const struct bh_index_entry *e)

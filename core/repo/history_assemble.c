@@ -17,7 +17,6 @@ static int note_block(void *arg, unsigned level, uint64_t number, const struct b
     return 0;
 }
 
-/* Blocks that are zeros are in no tree, so each is walked with the other one known. */
 static int compare(struct bh_history *h, const struct bh_root *was, const struct bh_root *now,
                    struct bh_plain_known *k, const struct bh_call *call, struct bh_error *err)
 {
@@ -27,9 +26,7 @@ static int compare(struct bh_history *h, const struct bh_root *was, const struct
     k->changed = calloc(1, k->blocks / 8 + 1);
     if (!k->changed)
         return bh_fail(err, ENOMEM, "out of memory");
-    int rc = bh_tree_walk(h->trees, now, was, note_block, k, call, err);
-    if (rc == 0)
-        rc = bh_tree_walk(h->trees, was, now, note_block, k, call, err);
+    int rc = history_walk_differences(h, was, now, note_block, k, call, err);
     /* Counters in the header may differ from the snapshot's: see is_counters_only. */
     k->changed[0] |= 1;
     return rc;

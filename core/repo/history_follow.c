@@ -146,14 +146,11 @@ static int compare_blocks(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* A walk visits what there is in one tree and not in the other: zeros are in none. */
 static int find_differences(struct bh_history *h, const struct bh_root *old,
                             const struct bh_root *new, struct diff *d, const struct bh_call *call,
                             struct bh_error *err)
 {
-    int rc = bh_tree_walk(h->trees, new, old, visit, d, call, err);
-    if (rc == 0)
-        rc = bh_tree_walk(h->trees, old, new, visit, d, call, err);
+    int rc = history_walk_differences(h, old, new, visit, d, call, err);
     if (d->whole)
         return 0;
     if (rc)

@@ -3,12 +3,10 @@
  * after the write the head is read again: while it names the same, there was no moment at which
  * neither did, and gc has seen one of them. Otherwise it must not be condemned or gone. */
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "repo/gc.h"
 #include "repo/history_private.h"
-#include "util/log.h"
 
 /* Whether `on`, which names what was made, does so still; or another head of its branch names the
  * snapshot e (may be NULL). */

@@ -7,7 +7,6 @@
 
 #include "repo/history_private.h"
 #include "util/cleanup.h"
-#include "util/clock.h"
 #include "util/log.h"
 
 int history_read_head(struct bh_history *h, const char *branch, const struct bh_call *call,

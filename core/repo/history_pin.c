@@ -152,7 +152,8 @@ void history_keep_pin(struct bh_history *h, const struct bh_call *call)
         complain(h, rc, &err);
 }
 
-void history_pin_again(struct bh_history *h, const struct bh_call *call)
+/* The same after h->head has become another one. */
+static void pin_again(struct bh_history *h, const struct bh_call *call)
 {
     h->pin.until_ms = 0;
     history_keep_pin(h, call);
@@ -161,7 +162,7 @@ void history_pin_again(struct bh_history *h, const struct bh_call *call)
 void history_pin_step(struct bh_history *h, const struct bh_call *call)
 {
     if (left_ms(h) < READER_MS - h->cfg->retention.grace_ms / 4)
-        history_pin_again(h, call);
+        pin_again(h, call);
 }
 
 int history_pin_entry(struct bh_history *h, const struct bh_index_entry *e,
@@ -180,9 +181,9 @@ int history_read_pinned(struct bh_history *h, const char *branch, const struct b
         return rc;
     for (int i = 0; rc == 0 && h->head.newest.id[0] && !h->pin.refused && i < TRIES; i++) {
         const struct bh_root index = h->head.index;
-        history_pin_again(h, call);
+        pin_again(h, call);
         rc = history_read_head(h, branch, call, err);
-        if (!memcmp(&index.ref, &h->head.index.ref, sizeof index.ref)) /* it was there all along */
+        if (bh_root_is_same(&index, &h->head.index)) /* it was there all along */
             break;
     }
     return rc;

@@ -64,6 +64,11 @@ struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *roo
 int history_set_origin(struct bh_history *h, const struct bh_root *root, struct bh_error *err);
 /* The root that the live content is based on; zero root: nothing. */
 int history_base_root(struct bh_history *h, struct bh_root *root, struct bh_error *err);
+/* Visits what there is in one of two trees and not in the other; a block twice that is another one
+ * in each. Zeros are in none. */
+int history_walk_differences(struct bh_history *h, const struct bh_root *a, const struct bh_root *b,
+                             bh_tree_visit_fn *visit, void *arg, const struct bh_call *call,
+                             struct bh_error *err);
 /* The live content is based on that snapshot, and no upload is under way: to be saved. */
 void history_set_base(struct bh_state *st, const struct bh_index_entry *e);
 void history_no_pending(struct bh_state *st);
@@ -112,9 +117,7 @@ const char *history_taken_pin(const char *writer, char id[HISTORY_PIN_ID_MAX]);
 /* Puts it, renews it in time or removes it, as what this mount does wants it. What goes wrong is
  * logged: nothing depends on it at once. */
 void history_keep_pin(struct bh_history *h, const struct bh_call *call);
-/* The same after h->head has become another one. */
-void history_pin_again(struct bh_history *h, const struct bh_call *call);
-/* The same for a follower, after a step, and not at each of them: gc leaves alone for the grace
+/* The same for a follower, after a step to another head, and not at each of them: gc leaves alone for the grace
  * what has just been given up. */
 void history_pin_step(struct bh_history *h, const struct bh_call *call);
 /* Before e becomes what the live content is based on. */

@@ -1,13 +1,11 @@
 /* Points in the history: which one is meant, putting one back, labels, dropping. */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <time.h>
 
 #include "repo/history_private.h"
-#include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
 #include "util/parse.h"

@@ -2,11 +2,9 @@
  * only the rest is sent. */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "repo/plain_private.h"
-#include "util/clock.h"
 #include "util/log.h"
 
 #define MIB      ((uint64_t)1 << 20)
