@@ -105,8 +105,8 @@ int bh_labels_list(struct bh_bucket *b, const char *prefix, bh_name_fn *fn, void
 /* --- the lease --- */
 
 /* Whether `writer` may take or renew the lease of h at server time now_ms: 0; EBUSY with who holds
- * it and until when; of a tombstone, that is a gc that is about to delete it. A lease of the same writer, and one that is over or nobody's, may be taken;
- * steal: any. */
+ * it and until when. A lease of the same writer, and one that is over or nobody's, may be taken;
+ * steal: any. A tombstone's is of a gc that is about to delete it: nobody's but when it is over. */
 int bh_lease_check(const struct bh_head *h, const char *writer, int64_t now_ms, bool steal,
                    struct bh_error *err);
 /* Fills h->lease for `writer`, this host and process, until now_ms + life_ms. A new holder gets a

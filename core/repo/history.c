@@ -115,6 +115,7 @@ int history_now(struct bh_history *h, int64_t *server_ms, const struct bh_call *
         int rc = bh_bucket_server_time(h->bucket, &now, call, err);
         if (rc)
             return rc;
+        BH_LOCK_SCOPE(&h->mutex);
         h->clock_offset_ms = now - bh_boot_ms();
         h->have_clock = true;
     }

@@ -44,8 +44,8 @@ int bh_history_flush(struct bh_history *h, bool keep_previous, bool last,
                      struct bh_flush_result *result, const struct bh_call *call,
                      struct bh_error *err);
 
-/* Renews lease and pin if a third of their life is over; lets go of them (of the pin, unless changes
- * are left behind). */
+/* Renews lease and pin if a third of their life is over; lets go of them (of the pin, unless
+ * changes are left behind). */
 int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
 int bh_history_release(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
 /* An orderly end: what was fetched is on the disk, so the next start believes the block map also if

@@ -232,7 +232,9 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
     report->text[0] = '\0';
     h->plain_written_ms = bh_mono_ms(); /* not just because it was mounted */
     snprintf(branch, sizeof branch, "%s", start_branch(h, report));
+    pthread_mutex_lock(&h->mutex);
     snprintf(h->head.branch, sizeof h->head.branch, "%s", branch);
+    pthread_mutex_unlock(&h->mutex);
     int rc = bh_plain_set_branch(h->plain, branch, err);
     if (rc == 0)
         rc = attach_origin(h, err);

@@ -24,11 +24,19 @@ struct bh_history {
     atomic_bool stopping;
     bh_history_flush_fn *flush; /* what the verbs flush with */
     void *flush_arg;
+
+    /* Under the turn, alone: */
     bool settled;             /* the format object was seen */
     int64_t plain_written_ms; /* monotonic: when KEY was written last */
     struct history_pin pin;
+    bool held;  /* the branch was ours in this life: whoever has it now has taken it from us */
+    bool doubt; /* the head may be another: it is read again before it is written */
+    int64_t last_id_ms;
+    uint64_t seen_sequence;    /* of a follower: of the last head it saw; 0: none */
+    struct history_step *step; /* of one: that waits for readers */
 
-    pthread_mutex_t mutex;  /* what follows */
+    /* What follows is written under the turn and this, and read under one of them. */
+    pthread_mutex_t mutex;
     struct bh_packs *packs; /* NULL until there is a history; stay when they are there */
     struct bh_trees *trees;
     uint32_t block_size;
@@ -36,16 +44,10 @@ struct bh_history {
     struct bh_head head;
     char etag[BH_ETAG_MAX];
     bool fenced, advisory;
-    bool held; /* the branch was ours in this life: whoever has it now has taken it from us */
-    struct bh_lease taker;   /* if fenced: who has the branch now, as far as known */
-    bool doubt;              /* the head may be another: it is read again before it is written */
-    int64_t clock_offset_ms; /* the store's clock minus bh_boot_ms */
+    struct bh_lease taker; /* if fenced: who has the branch now, as far as known */
     bool have_clock;
-    int64_t last_id_ms;
+    int64_t clock_offset_ms; /* the store's clock minus bh_boot_ms */
     char plain_error[BH_ERROR_TEXT_MAX];
-
-    uint64_t seen_sequence;    /* of a follower: of the last head it saw; 0: none */
-    struct history_step *step; /* that waits for readers */
 };
 
 /* --- history.c --- */
@@ -80,9 +82,6 @@ const char *history_writer(struct bh_history *h);
  */
 int history_read_head(struct bh_history *h, const char *branch, const struct bh_call *call,
                       struct bh_error *err);
-/* history_flush.c: makes sure that h->head is what the bucket has, and the branch still ours.
- * ESTALE: it is not. */
-int history_sync_head(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
 /* Takes or renews the lease in *head and puts it; on success h->head is it. ESTALE: another wrote.
  */
 int history_put_head(struct bh_history *h, struct bh_head *head, const struct bh_call *call,
@@ -109,6 +108,10 @@ int history_release_head(struct bh_history *h, struct bh_head *head, char etag[B
 /* A branch that an earlier life of this state directory was on is free at once. */
 void history_let_go(struct bh_history *h, const char *branch, const struct bh_call *call);
 
+/* --- history_flush.c --- */
+/* Makes sure that h->head is what the bucket has, and the branch still ours. ESTALE: it is not. */
+int history_sync_head(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
+
 /* --- history_pin.c: KEY.bhfs/pins/WRITER; under the turn --- */
 /* The one that who takes a branch from `writer` puts beside that one: "WRITER-taken". Returns id.
  */
@@ -117,8 +120,8 @@ const char *history_taken_pin(const char *writer, char id[HISTORY_PIN_ID_MAX]);
 /* Puts it, renews it in time or removes it, as what this mount does wants it. What goes wrong is
  * logged: nothing depends on it at once. */
 void history_keep_pin(struct bh_history *h, const struct bh_call *call);
-/* The same for a follower, after a step to another head, and not at each of them: gc leaves alone for the grace
- * what has just been given up. */
+/* The same for a follower, after a step to another head, and not at each of them: gc leaves alone
+ * for the grace what has just been given up. */
 void history_pin_step(struct bh_history *h, const struct bh_call *call);
 /* Before e becomes what the live content is based on. */
 int history_pin_entry(struct bh_history *h, const struct bh_index_entry *e,
@@ -144,17 +147,15 @@ int history_check_entry(struct bh_history *h, const struct bh_index_entry *e, co
  * branch upstream-TIME first, and said in report (may be NULL). */
 int history_meet_plain(struct bh_history *h, struct bh_load_report *report,
                        const struct bh_call *call, struct bh_error *err);
+/* A branch that has a plain object only gets a history that begins with it. ENOENT: it has none. */
+int history_adopt_branch(struct bh_history *h, const char *name, char etag[BH_ETAG_MAX],
+                         const struct bh_call *call, struct bh_error *err);
 
 /* --- history_assemble.c --- */
 /* Which bytes of the newest snapshot, `id`, KEY has already. False: not known, or of no use here;
  * KEY is then to be sent as a whole. k->changed is the caller's to free. */
 bool history_know_plain(struct bh_history *h, const char *id, struct bh_plain_known *k,
                         const struct bh_call *call);
-
-/* --- history_plain.c --- */
-/* A branch that has a plain object only gets a history that begins with it. ENOENT: it has none. */
-int history_adopt_branch(struct bh_history *h, const char *name, char etag[BH_ETAG_MAX],
-                         const struct bh_call *call, struct bh_error *err);
 
 /* --- history_follow.c --- */
 /* At the end of a load: whether that can be followed. found: the branch has a head. */
@@ -203,13 +204,12 @@ int history_store_image(struct bh_history *h, struct history_image *img, const s
 /* Ends the freeze; flushed: see bh_store_thaw. */
 void history_image_free(struct history_image *img, bool flushed);
 
+/* --- history_branch.c --- */
 /* Makes a branch `name` whose newest snapshot is e, forked from `on`. EEXIST. EBUSY: a gc is
  * removing what is left of one of that name. ESTALE: what `on` names is being reclaimed. */
 int history_new_branch(struct bh_history *h, const char *name, const struct bh_head *on,
                        const struct bh_index_entry *e, const struct bh_root *index,
                        const struct bh_call *call, struct bh_error *err);
-
-/* --- history_branch.c --- */
 /* Saves the live content, unflushed changes included, as a new branch beside `on`. */
 int history_save_as(struct bh_history *h, const char *name, const struct bh_head *on,
                     const struct bh_call *call, struct bh_error *err);
