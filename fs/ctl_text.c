@@ -316,7 +316,8 @@ static void follow_metrics(struct daemon *d, struct bh_strbuf *out)
 {
     struct bh_follow_status st;
     bool follows = bh_follow_status_of(d->bh, &st);
-    gauge(out, "bhfs_following", "Whether this mount follows its branch (snapshot.follow).", follows);
+    gauge(out, "bhfs_following", "Whether this mount follows its branch (snapshot.follow).",
+          follows);
     if (!follows)
         return;
     metric(out, "bhfs_follow_lag_seconds", "gauge",
