@@ -171,6 +171,19 @@ s3_url() {
     echo "s3://$1${2:+/$2}?endpoint=$SERVER&region=us-east-1"
 }
 
+# bad_server: what follows is on the misbehaving server (tests/helpers/badserver.py), which does no wrong until it is told
+# to: sets SERVER, the credentials, BUCKET and URL.
+bad_server() {
+    local port
+    export no_proxy='*'
+    python3 -B "$SRC/tests/helpers/badserver.py" --port-file "$T/ports" 2>"$T/badserver.err" &
+    wait_for 20 test -s "$T/ports"
+    read -r port _ <"$T/ports"
+    SERVER=http://127.0.0.1:$port ON=bad BUCKET=b
+    export AWS_ACCESS_KEY_ID=AKIDTEST AWS_SECRET_ACCESS_KEY=secret/of+the=test
+    URL=$(s3_url b)
+}
+
 # s3_curl BUCKET/KEY OPTION...: one request by curl, ten times as quick as s3; for keys of plain characters.
 s3_curl() {
     local path=$1 user=${AWS_ACCESS_KEY_ID//:/%3A} secret=${AWS_SECRET_ACCESS_KEY//\//%2F}

@@ -6,13 +6,7 @@
 # time: 180
 . "${BASH_SOURCE%/*}/../lib.sh"
 
-export no_proxy='*'
-python3 -B "$SRC/tests/helpers/badserver.py" --port-file "$T/ports" 2>"$T/badserver.err" &
-wait_for 20 test -s "$T/ports"
-read -r port _ <"$T/ports"
-SERVER=http://127.0.0.1:$port ON=bad BUCKET=b
-export AWS_ACCESS_KEY_ID=AKIDTEST AWS_SECRET_ACCESS_KEY=secret/of+the=test
-URL=$(s3_url b)
+bad_server
 
 # rules [LINE...]: what the server does wrong from now on, and its log begins anew
 rules() {

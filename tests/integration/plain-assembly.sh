@@ -93,12 +93,6 @@ esac
 
 # --- a store that can all of it --------------------------------------------------------------------------------
 
-export no_proxy='*'
-python3 -B "$SRC/tests/helpers/badserver.py" --port-file "$T/ports" 2>"$T/badserver.err" &
-wait_for 20 test -s "$T/ports"
-read -r port _ <"$T/ports"
-SERVER=http://127.0.0.1:$port ON=bad BUCKET=b
-export AWS_ACCESS_KEY_ID=AKIDTEST AWS_SECRET_ACCESS_KEY=secret/of+the=test
-URL=$(s3_url b)
+bad_server
 drop_state
 all_of_it yes yes
