@@ -1,10 +1,13 @@
-/* What head.c and head_text.c share; the tests use it, too. */
+/* What the head*.c share; the tests use it, too. */
 #ifndef BH_REPO_HEAD_PRIVATE_H
 #define BH_REPO_HEAD_PRIVATE_H
 
 #include "repo/head.h"
 
 #define BH_HEAD_TEXT_MAX 16384u /* bytes of any of the text objects */
+
+/* form: d a digit, x a lower-case hex digit, any other character itself. */
+bool bh_has_form(const char *s, const char *form);
 
 /* A host name as the texts hold it: control characters and what is not UTF-8 replaced by '?', cut
  * between two characters. */

@@ -18,39 +18,7 @@
 #define LINE_MAX_LEN  4096 /* with its line break */
 #define CHECKSUM      "checksum: "
 #define CHECKSUM_LINE (sizeof CHECKSUM - 1 + BH_SHA256_HEX - 1 + 1)
-#define NAME_CHARS    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
 #define YEAR_10000_MS INT64_C(253402300800000)
-
-/* --- names --- */
-
-bool bh_is_branch_name(const char *s)
-{
-    size_t len = strspn(s, NAME_CHARS);
-    return len > 0 && len <= 100 && s[len] == '\0';
-}
-
-/* An id has a dot, so no name of this form is one. */
-bool bh_is_label(const char *s)
-{
-    return bh_is_branch_name(s);
-}
-
-/* d: a digit, x: a lower-case hex digit. */
-static bool has_form(const char *s, const char *form)
-{
-    for (; *form; s++, form++) {
-        bool digit = *s >= '0' && *s <= '9';
-        bool hex = digit || (*s >= 'a' && *s <= 'f');
-        if (*form == 'd' ? !digit : *form == 'x' ? !hex : *s != *form)
-            return false;
-    }
-    return *s == '\0';
-}
-
-bool bh_is_snapshot_id(const char *s)
-{
-    return has_form(s, "ddddddddTdddddd.dddZ-xxxxxxxx");
-}
 
 /* --- what a line may hold --- */
 
@@ -303,7 +271,7 @@ static bool parse_number(const char *s, uint64_t max, uint64_t *out)
 static bool parse_time(const char *s, int64_t *ms)
 {
     char again[32];
-    if (!has_form(s, "dddd-dd-ddTdd:dd:dd.dddZ") || strcmp(s, "1970") < 0)
+    if (!bh_has_form(s, "dddd-dd-ddTdd:dd:dd.dddZ") || strcmp(s, "1970") < 0)
         return false;
     struct tm tm = {.tm_year = atoi(s) - 1900,
                     .tm_mon = atoi(s + 5) - 1,
