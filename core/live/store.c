@@ -15,7 +15,7 @@
 #include "util/io.h"
 #include "util/log.h"
 
-static void generation_names(uint64_t generation, char db[32], char map[32])
+void store_generation_names(uint64_t generation, char db[32], char map[32])
 {
     snprintf(db, 32, "db.%" PRIu64, generation);
     snprintf(map, 32, "map.%" PRIu64, generation);
@@ -399,7 +399,7 @@ struct bh_file *bh_store_db(struct bh_store *s)
 int bh_store_make_generation(struct bh_disk *disk, uint64_t generation, struct bh_error *err)
 {
     char names[2][32];
-    generation_names(generation, names[0], names[1]);
+    store_generation_names(generation, names[0], names[1]);
     for (int i = 0; i < 2; i++) {
         struct bh_dfile f;
         int rc = bh_disk_open_file(disk, names[i], O_RDWR | O_CREAT | O_TRUNC, 0644, &f);
@@ -415,11 +415,11 @@ int bh_store_make_generation(struct bh_disk *disk, uint64_t generation, struct b
     return rc ? bh_fail(err, rc, "%s cannot be synced: %s", bh_disk_path(disk), strerror(rc)) : 0;
 }
 
-static int open_generation(struct bh_store *s, uint64_t generation, struct bh_dfile *db,
-                           struct bh_map *map, struct bh_error *err)
+int store_open_generation(struct bh_store *s, uint64_t generation, struct bh_dfile *db,
+                          struct bh_map *map, struct bh_error *err)
 {
     char names[2][32];
-    generation_names(generation, names[0], names[1]);
+    store_generation_names(generation, names[0], names[1]);
     int rc = bh_disk_open_file(s->disk, names[0], O_RDWR, 0, db);
     if (rc)
         return bh_fail(err, rc, "the database file %s/%s cannot be opened: %s",
@@ -462,7 +462,7 @@ static bool is_leftover(const char *name, uint64_t generation)
 {
     char db[32], map[32];
     size_t len = strlen(name);
-    generation_names(generation, db, map);
+    store_generation_names(generation, db, map);
     if ((!strncmp(name, "db.", 3) || !strncmp(name, "map.", 4)) && strcmp(name, db) &&
         strcmp(name, map))
         return true;
@@ -513,7 +513,7 @@ int bh_store_open(struct bh_store **out, struct bh_disk *disk, uint64_t generati
     s->locks = s->db ? bh_locks_new(&s->db->locks) : NULL;
     int rc = s->locks ? 0 : bh_fail(err, ENOMEM, "out of memory while opening the state directory");
     if (rc == 0)
-        rc = open_generation(s, generation, &s->db->disk, &s->map, err);
+        rc = store_open_generation(s, generation, &s->db->disk, &s->map, err);
     if (rc == 0)
         rc = scan(s, err);
     if (rc == 0)
@@ -549,104 +549,4 @@ void bh_store_close(struct bh_store *s)
     pthread_mutex_destroy(&s->shm_wire);
     pthread_mutex_destroy(&s->mutex);
     free(s);
-}
-
-/* --- swap --- */
-
-/* Field by field: one is read without the mutex. */
-static void take_map(struct bh_map *to, const struct bh_map *from)
-{
-    to->file = from->file;
-    to->bits = from->bits;
-    to->cap = from->cap;
-    to->used = from->used;
-    to->dirty = from->dirty;
-    to->clean = from->clean;
-    to->changes = from->changes;
-    to->synced = from->synced;
-    to->stale = from->stale;
-    atomic_store(&to->absent, from->absent);
-}
-
-/* To give back the space of a large file takes seconds, for which nobody shall wait. Needs nothing
- * of the store. */
-static void *close_old(void *arg)
-{
-    close((int)(intptr_t)arg);
-    return NULL;
-}
-
-static void close_aside(int fd)
-{
-    pthread_t thread;
-    if (fd < 0)
-        return;
-    if (pthread_create(&thread, NULL, close_old, (void *)(intptr_t)fd) == 0)
-        pthread_detach(thread);
-    else
-        close(fd);
-}
-
-static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
-                struct bh_origin **old_origin, int *old_db, struct bh_error *err)
-{
-    struct bh_dfile db;
-    struct bh_map map;
-    int rc = open_generation(s, generation, &db, &map, err);
-    if (rc)
-        return rc;
-    BH_LOCK_SCOPE(&s->mutex);
-    /* Where no freeze has another one, the unlink would free the space here without it. */
-    *old_db = fcntl(s->db->disk.fd, F_DUPFD_CLOEXEC, 0);
-    /* Readers use the descriptor without the mutex: dup3 changes what it means in one step. */
-    atomic_fetch_add(&s->swaps, 1);
-    if (dup3(db.fd, s->db->disk.fd, O_CLOEXEC) < 0) {
-        rc = errno;
-        atomic_fetch_add(&s->swaps, 1);
-        bh_dfile_close(&db);
-        bh_map_close(&map);
-        return bh_fail(err, rc, "the new content cannot be put in place: %s", strerror(rc));
-    }
-    struct bh_dfile old = {.fd = -1, .disk = s->disk, .mirror = s->db->disk.mirror};
-    s->db->disk.mirror = db.mirror;
-    close(db.fd);
-    char names[2][32];
-    generation_names(s->generation, names[0], names[1]);
-    if (old.mirror) { /* closes the mirrored side only: its descriptor now is the new file's */
-        old.fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-        bh_dfile_close(&old);
-    }
-    if (s->frozen) {
-        s->frozen->old_map = s->map;
-        s->frozen->detached = true;
-        s->frozen = NULL;
-    } else {
-        bh_map_close(&s->map);
-    }
-    take_map(&s->map, &map);
-    s->generation = generation;
-    s->evict.barred = false;
-    atomic_fetch_add(&s->swaps, 1);
-    *old_origin = s->origin;
-    s->origin = bh_origin_ref(origin);
-    for (int i = 0; i < 2; i++) {
-        rc = bh_disk_unlink(s->disk, names[i]);
-        if (rc) /* harmless: the next start removes it */
-            bh_log(BH_LOG_WARNING, "the old %s/%s cannot be removed: %s", bh_disk_path(s->disk),
-                   names[i], strerror(rc));
-    }
-    return 0;
-}
-
-int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
-                  struct bh_error *err)
-{
-    struct bh_origin *old_origin = NULL;
-    int old_db = -1;
-    pthread_rwlock_wrlock(&s->generation_lock);
-    int rc = swap(s, generation, origin, &old_origin, &old_db, err);
-    pthread_rwlock_unlock(&s->generation_lock);
-    bh_origin_unref(old_origin);
-    close_aside(old_db);
-    return rc;
 }

@@ -1,4 +1,4 @@
-/* What store.c, freeze.c and undo.c share. */
+/* What store*.c, freeze.c, undo.c and evict.c share. */
 #ifndef BH_LIVE_STORE_PRIVATE_H
 #define BH_LIVE_STORE_PRIVATE_H
 
@@ -128,6 +128,11 @@ int store_sync_map(struct bh_store *s);
 
 /* Fetches what is absent, and not in the frozen content any more: see bh_store_advance_origin. */
 int freeze_fetch_old(struct bh_frozen *z, struct bh_error *err);
+
+/* The files of a generation; and opens them, the map mended. */
+void store_generation_names(uint64_t generation, char db[32], char map[32]);
+int store_open_generation(struct bh_store *s, uint64_t generation, struct bh_dfile *db,
+                          struct bh_map *map, struct bh_error *err);
 
 /* All with the store's mutex held. */
 
