@@ -11,60 +11,14 @@
 #include <cmocka.h>
 #include <zstd.h>
 
-#include "buckethead.h"
-#include "internal.h"
-#include "memory_bucket.h"
 #include "repo/pack.h"
-#include "repo/verify.h"
-#include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/sha256.h"
-#include "bucket_fixture.h" /* last: its b would hide parameters */
+#include "verify_fixture.h"
 
-#define PREFIX    "bucketsqlite/snap.db.bhfs/"
 #define BUDGET_MS 15000 /* of full verifies: what is left out then is left out evenly */
 
-static struct bh *bh; /* that makes the history */
-static char ids[16][BH_SNAPSHOT_ID_MAX];
-static unsigned id_count;
-
-static struct bh_bucket *memory; /* a copy of the bucket */
-static struct bh_config *cfg;
-static struct bh_history *history;
-static struct bh_strbuf report;
-
 /* --- making it --- */
-
-static void start_bh(const char *const *more, size_t count)
-{
-    char url[128], live[128];
-    const char *settings[8] = {live, "snapshot.block_size=4096", "snapshot.interval=0",
-                               "log.level=error"};
-    snprintf(url, sizeof url, "file://%s/bucket", dir);
-    snprintf(live, sizeof live, "live.dir=%s/state", dir);
-    for (size_t i = 0; i < count; i++)
-        settings[4 + i] = more[i];
-    must(bh_create_with(&bh, NULL, url, settings, 4 + count, ERR));
-    must(bh_start(bh, ERR));
-}
-
-static void sql(const char *text)
-{
-    sqlite3 *db;
-    char *why = NULL;
-    must(bh_connect(bh, &db, ERR));
-    if (sqlite3_exec(db, text, NULL, NULL, &why) != SQLITE_OK)
-        fail_msg("%s: %s", text, why);
-    sqlite3_close(db);
-}
-
-static void flush(void)
-{
-    struct bh_flush_result result;
-    must(bh_flush_call(bh, true, &result, NULL, ERR));
-    assert_int_equal(result.outcome, BH_FLUSH_UPLOADED);
-    memcpy(ids[id_count++], result.snapshot, BH_SNAPSHOT_ID_MAX);
-}
 
 static void change(int n)
 {
@@ -111,67 +65,6 @@ static void make_history(void)
     must(bh_delete_branch_call(bh, "gone", NULL, ERR));
 }
 
-static int copy_object(void *arg, const char *key, bool is_prefix,
-                       const struct bh_object_info *info, struct bh_error *err)
-{
-    char *data;
-    size_t len;
-    struct bh_object_info full;
-    must(bh_bucket_get_small(arg, key, 64 * MIB, &data, &len, &full, NULL, ERR));
-    memory_put(memory, key, data, len, &full.meta);
-    free(data);
-    return 0;
-}
-
-/* Ends bh and looks at a copy of what it made. */
-static void copy_bucket(void)
-{
-    const struct bh_list_request req = {.prefix = ""};
-    struct bh_bucket *from;
-    char path[128], url[160];
-    must(bh_stop(bh, ERR));
-    bh_destroy(bh);
-    bh = NULL;
-    snprintf(path, sizeof path, "%s/bucket", dir);
-    snprintf(url, sizeof url, "file://%s", path);
-    must(bh_bucket_dir_open(&from, path, ERR));
-    memory = memory_bucket_new();
-    must(bh_bucket_list(from, &req, copy_object, from, NULL, ERR));
-    bh_bucket_close(from);
-    const char *const settings[] = {"bucket.connections=1"};
-    const struct bh_config_request how = {.url = url, .overrides = settings, .override_count = 1};
-    must(bh_config_load(&cfg, &how, ERR));
-    must(bh_history_new(&history, cfg, memory, NULL, true, ERR));
-}
-
-static int setup(void **state)
-{
-    if (dir_setup(state))
-        return -1;
-    setenv("HOME", dir, 1);
-    setenv("TMPDIR", dir, 1);
-    must(bh_log_setup(BH_LOG_ERROR, "", true, ERR));
-    unsetenv("XDG_CONFIG_HOME");
-    unsetenv("BUCKETHEAD_CONFIG");
-    shell("mkdir bucket");
-    id_count = 0;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    bh_destroy(bh);
-    bh = NULL;
-    bh_history_free(history);
-    history = NULL;
-    bh_config_free(cfg);
-    cfg = NULL;
-    bh_bucket_close(memory);
-    memory = NULL;
-    bh_strbuf_free(&report);
-    return dir_teardown(state);
-}
-
 static int setup_history(void **state)
 {
     const char *const never[] = {"snapshot.plain=never"};
@@ -181,49 +74,6 @@ static int setup_history(void **state)
     make_history();
     copy_bucket();
     return 0;
-}
-
-/* --- verifying --- */
-
-static int verify(bool full)
-{
-    bh_strbuf_reset(&report);
-    return bh_history_verify(history, full, &report, NULL, ERR);
-}
-
-static bool says(const char *words)
-{
-    return strstr(report.data, words) != NULL;
-}
-
-static void must_be_whole(bool full)
-{
-    if (verify(full))
-        fail_msg("%s\n%s", test_error.text, report.data);
-    assert_true(says("result: everything is whole\n"));
-    assert_false(says("damaged:"));
-}
-
-/* Whether the report names these (other may be NULL) as damaged and no other. */
-static bool names_only(const char *key, const char *other)
-{
-    char lines[2][BH_KEY_MAX + 16];
-    unsigned found = 0;
-    snprintf(lines[0], sizeof lines[0], "\ndamaged: %s\n", key);
-    snprintf(lines[1], sizeof lines[1], "\ndamaged: %s\n", other ? other : "");
-    for (const char *at = report.data; (at = strstr(at, "\ndamaged: ")); at++)
-        found++;
-    return strstr(report.data, lines[0]) && (!other || strstr(report.data, lines[1])) &&
-           found == (other ? 2u : 1u);
-}
-
-static void must_name(bool full, const char *key, const char *other, const char *how, size_t at)
-{
-    int rc = verify(full);
-    if (rc == EIO && names_only(key, other) &&
-        (strstr(test_error.text, key) || (other && strstr(test_error.text, other))))
-        return;
-    fail_msg("%s %s at %zu: %d %s\n%s", key, how, at, rc, rc ? test_error.text : "", report.data);
 }
 
 /* All snapshots but so many. */
@@ -584,98 +434,6 @@ static void test_moving(void **state)
     memory_on_request(memory, NULL);
 }
 
-/* --- what no object tells --- */
-
-static void test_integrity(void **state)
-{
-    start_bh(NULL, 0);
-    sql("CREATE TABLE t(x); CREATE TABLE u(x); INSERT INTO t VALUES(1); INSERT INTO u VALUES(2)");
-    flush();
-    copy_bucket();
-    must_be_whole(true);
-    teardown(state);
-    setup(state);
-    start_bh(NULL, 0);
-    sql("CREATE TABLE t(x); CREATE TABLE u(x); INSERT INTO t VALUES(1); INSERT INTO u VALUES(2)");
-    sql("PRAGMA writable_schema=ON; UPDATE sqlite_schema SET rootpage = 2 WHERE name = 'u'");
-    flush();
-    copy_bucket();
-    must_be_whole(false);
-    char key[128];
-    snprintf(key, sizeof key, PREFIX "snapshots/%s", ids[0]);
-    must_name(true, key, NULL, "not sound", 0);
-    assert_non_null(strstr(test_error.text, "integrity_check"));
-}
-
-static void test_plain_objects(void **state)
-{
-    const char *const always[] = {"snapshot.plain=always"};
-    const char *const key = "bucketsqlite/snap.db";
-    char branch[100];
-    start_bh(always, 1);
-    sql("CREATE TABLE t(x)");
-    flush();
-    must(bh_fork_call(bh, "dev", NULL, ERR));
-    must(bh_switch_call(bh, "dev", NULL, ERR));
-    sql("INSERT INTO t VALUES(1)");
-    flush();
-    copy_bucket();
-    must_be_whole(true);
-    snprintf(branch, sizeof branch, "plain: %s: snapshot %s, ", key, ids[0]);
-    assert_true(says(branch));
-    struct memory_object *o = memory_find(memory, key);
-    o->data[5000] ^= 4;
-    must_be_whole(false);
-    must_name(true, key, NULL, "flipped", 5000);
-    o->data[5000] ^= 4;
-    o->size -= 1;
-    must_name(false, key, NULL, "cut", 1);
-    o->size += 1;
-    struct memory_object was = memory_take(memory, key);
-    must_be_whole(true);
-    assert_true(says("plain: bucketsqlite/snap.db: none\n"));
-    memory_give(memory, key, &was);
-    /* It has one snapshot only, but its plain object tells that there was a head. */
-    was = memory_take(memory, PREFIX "branches/dev");
-    must_name(true, PREFIX "branches/dev", NULL, "removed", 0);
-    memory_give(memory, PREFIX "branches/dev", &was);
-    must_be_whole(true);
-}
-
-/* One that tells no hash, as a mount leaves it that had not all of it: its snapshot tells. */
-static void test_plain_without_hash(void **state)
-{
-    const char *const always[] = {"snapshot.plain=always"};
-    const char *const key = "bucketsqlite/snap.db";
-    start_bh(always, 1);
-    sql("CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(20000))");
-    flush();
-    copy_bucket();
-    struct memory_object *o = memory_find(memory, key);
-    for (size_t i = 0; i < o->meta.count; i++)
-        if (!strcmp(o->meta.items[i].name, "bh-sha256"))
-            strcpy(o->meta.items[i].name, "other");
-    must_be_whole(true);
-    const size_t last = o->size - 1, places[] = {0, 16, 60, 200, 4096, 8192, 12345, last};
-    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        o->data[places[i]] ^= 4;
-        must_be_whole(false);
-        must_name(true, key, NULL, "flipped", places[i]);
-        assert_true(says("is not as snapshot"));
-        o->data[places[i]] ^= 4;
-    }
-    o->data[27] ^= 4; /* a counter that a restore changes, too */
-    must_be_whole(true);
-}
-
-static void test_nothing(void **state)
-{
-    start_bh(NULL, 0);
-    copy_bucket();
-    must_be_whole(true);
-    assert_true(says("history: none\n"));
-}
-
 int main(void)
 {
     const struct CMUnitTest on_history[] = {
@@ -683,14 +441,7 @@ int main(void)
         cmocka_unit_test(test_flipped), cmocka_unit_test(test_hits), cmocka_unit_test(test_limits),
         cmocka_unit_test(test_moving),
     };
-    const struct CMUnitTest others[] = {
-        cmocka_unit_test_setup_teardown(test_integrity, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_plain_objects, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_plain_without_hash, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_nothing, setup, teardown),
-    };
     int rc = cmocka_run_group_tests(on_history, setup_history, teardown);
-    rc += cmocka_run_group_tests(others, NULL, NULL);
     free_keys();
     return rc;
 }
