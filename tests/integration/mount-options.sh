@@ -55,6 +55,7 @@ assert_errno EROFS "os.open(M + '/live.db', os.O_RDWR)"
 must_fail "$BHFS" flush "$MNT"
 must_fail "$BHFS" import "$(snap_file)" "$MNT"
 assert_eq "$(metric 'bhfs_bucket_requests_total{op="put"}')" 1 "puts of a read-only mount"
+assert_eq "$(metric 'bhfs_bucket_requests_total{op="head"}')" 0 "looks of a read-only mount at the plain copy"
 assert_eq "$(bucket_ls "$SNAP.bhfs/pins/" | wc -l)" 1 "pins beside a read-only mount: its only put"
 assert_match "$(findmnt -n -o OPTIONS -M "$MNT")" '(^|,)ro(,|$)'
 umount_bh
