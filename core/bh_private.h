@@ -11,6 +11,7 @@
 #include "profile.h"
 #include "repo/history.h"
 #include "repo/plain.h"
+#include "store/files.h"
 
 struct bh {
     struct bh_config *cfg;
@@ -22,6 +23,7 @@ struct bh {
     struct bh_live *live;
     struct bh_plain *plain;
     struct bh_history *history; /* NULL: snapshot.history is off */
+    struct bh_files *files;     /* NULL: the same */
     struct bh_profile *profile;
     struct bh_follow *follow; /* NULL: it does not */
     sqlite3 *connection;      /* the keep-alive one */

@@ -8,6 +8,11 @@
 #include "repo/verify.h"
 #include "util/clock.h"
 
+struct bh_files *bh_files_of(struct bh *b)
+{
+    return b->files;
+}
+
 struct bh_history *bh_history_of(struct bh *b)
 {
     return b->history;

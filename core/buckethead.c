@@ -315,9 +315,13 @@ static void tear_down(struct bh *b)
     bh_follow_stop(b);
     sqlite3_close_v2(b->connection);
     b->connection = NULL;
+    if (b->files)
+        bh_files_stop(b->files, true);
     if (b->history)
         bh_history_stop_reads(b->history, true);
     bh_hydrator_stop(b);
+    bh_files_free(b->files);
+    b->files = NULL;
     bh_live_close(b->live);
     b->live = NULL;
     bh_history_free(b->history); /* what the live database reads from */
@@ -394,6 +398,7 @@ static int load(struct bh *b, struct bh_load_report *report, const struct bh_cal
     }
     bh_history_set_live(b->history, b->live);
     bh_history_set_flush(b->history, flush_within, b);
+    bh_history_set_files(b->history, bh_files_hooks(b->files));
     return bh_history_load(b->history, report, call, err);
 }
 
@@ -412,6 +417,8 @@ static int start_parts(struct bh *b, struct bh_error *err)
         rc = bh_plain_new(&b->plain, b->cfg, b->bucket, b->live, b->read_only, err);
     if (rc == 0 && b->cfg->snapshot.history)
         rc = bh_history_new(&b->history, b->cfg, b->bucket, b->plain, b->read_only, err);
+    if (rc == 0 && b->history)
+        rc = bh_files_new(&b->files, b->cfg, b->live, b->bucket, b->read_only, err);
     if (rc == 0)
         rc = load(b, &report, &call, err);
     if (rc == 0)
@@ -430,6 +437,8 @@ static int start_parts(struct bh *b, struct bh_error *err)
     b->stopping = false;
     pthread_mutex_unlock(&b->mutex);
     atomic_store(&b->cancel, false);
+    if (b->files && (rc = bh_files_start(b->files, err)) != 0)
+        return rc;
     if ((rc = bh_hydrator_start(b, err)) != 0 || (rc = bh_follow_start(b, err)) != 0)
         return rc;
     rc = pthread_create(&b->loop, NULL, loop_main, b);

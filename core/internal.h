@@ -8,6 +8,7 @@
 #include "live/live.h"
 #include "repo/history.h"
 #include "repo/plain.h"
+#include "store/files.h"
 #include "util/strbuf.h"
 
 /* Before bh_start: where clients will see the database. 0 or ENOMEM. */
@@ -66,6 +67,8 @@ struct bh_follow_status {
 };
 /* False: it does not follow. */
 bool bh_follow_status_of(struct bh *b, struct bh_follow_status *out);
+/* The file store; NULL without one (snapshot.history is off). Between start and stop. */
+struct bh_files *bh_files_of(struct bh *b);
 /* Fetches everything that is not local. Not under the turn: flushes go on. */
 int bh_hydrate_call(struct bh *b, const struct bh_call *call, struct bh_error *err);
 /* Retention (under the turn), then gc (not under it). report: lines of text, of a failure, too. */

@@ -97,6 +97,8 @@ int bh_reload(struct bh *b, struct bh_config *fresh, struct bh_strbuf *changes,
     int rc = bh_config_apply_reload(b->cfg, fresh, changes, err);
     if (rc == 0 && b->running)
         rc = bh_store_set_cache_max(b->live->store, b->cfg->live.cache_max, err);
+    if (rc == 0 && b->running && b->files)
+        bh_blobs_set_cache_max(bh_files_blobs(b->files), b->cfg->files.cache_max);
     b->kick = true;
     pthread_cond_broadcast(&b->changed);
     pthread_mutex_unlock(&b->mutex);

@@ -59,7 +59,11 @@ struct daemon {
     struct fuse_session *session;
     struct workers *workers;
     struct workers *fetchers; /* for what waits for the bucket, so that nothing else waits for it */
-    struct workers *waiters;  /* who answer a verb in time, whatever the fetchers wait for */
+    struct workers *file_workers;  /* the same for files/: for what a disk or a lock may hold up */
+    struct workers *file_fetchers; /* and the bucket */
+    struct bh_files *files;        /* NULL: there is no files/ */
+    atomic_uint files_epoch;       /* rises when their content is swapped */
+    struct workers *waiters;       /* who answer a verb in time, whatever the fetchers wait for */
     struct notify *notify;
     struct follower *follower;
     struct walindex *walindex;
@@ -126,6 +130,8 @@ fuse_ino_t node_known(struct bh_file *f);
 
 /* --- tree.c --- */
 extern const struct fuse_lowlevel_ops tree_ops;
+
+/* --- root.c: the root directory and .ctl as directories --- */
 /* Answers a lookup. n: with the kernel's reference; NULL: no memory. e: all but the number. */
 void reply_entry(fuse_req_t req, struct node *n, struct fuse_entry_param e);
 void reply_absent(fuse_req_t req, double timeout);
@@ -137,8 +143,16 @@ struct listing {
     char *buf;
     size_t size, used;
     off_t from, slot; /* slot: of the next one that is added */
+    bool plus;        /* for a READDIRPLUS, which gets no attributes all the same */
 };
 int listing_add(struct listing *l, const char *name, ino_t ino, mode_t mode); /* ENOBUFS */
+/* n: of the root, .ctl, a control file or a file of the database. How long the kernel may keep it.
+ */
+double root_fill_stat(struct daemon *d, const struct node *n, struct stat *st);
+void root_setattr(fuse_req_t req, struct node *n, const struct stat *attr, int to_set);
+void root_lookup(fuse_req_t req, const char *name);
+void root_lookup_ctl(fuse_req_t req, const char *name);
+void root_list(struct daemon *d, const struct node *n, struct listing *l);
 
 /* --- dbfile.c: live.db and its side files --- */
 void dbfile_stat(struct daemon *d, struct bh_file *f, struct stat *st);
@@ -185,7 +199,7 @@ void views_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct f
 void views_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
 void views_opendir(fuse_req_t req, struct fuse_file_info *fi);
 void views_readdir(fuse_req_t req, struct node *n, size_t size, off_t off,
-                   struct fuse_file_info *fi);
+                   struct fuse_file_info *fi, bool plus);
 void views_releasedir(fuse_req_t req, struct fuse_file_info *fi);
 void views_mkdir(fuse_req_t req, struct node *n, const char *name);
 void views_rmdir(fuse_req_t req, struct node *n, const char *name);
@@ -193,6 +207,52 @@ void views_rename(fuse_req_t req, struct node *n, const char *name, struct node 
                   const char *new_name, unsigned flags);
 /* This mount has changed branches or labels: what is known of them is asked anew. Any thread. */
 void views_changed(void);
+
+/* --- files*.c: files/ --- */
+#define FILES_NAME "files"
+/* What the kernel knows by an odd number. */
+static inline bool is_files(fuse_ino_t ino)
+{
+    return (ino & 1) && ino != FUSE_ROOT_ID;
+}
+void files_attach(struct daemon *d); /* once the database runs */
+bool files_exist(struct daemon *d);
+fuse_ino_t files_root(struct daemon *d);
+ino_t files_root_ino(void);
+void files_lookup_root(fuse_req_t req);
+void files_lookup(fuse_req_t req, fuse_ino_t dir, const char *name);
+void files_getattr(fuse_req_t req, fuse_ino_t ino);
+void files_setattr(fuse_req_t req, fuse_ino_t ino, const struct stat *attr, int to_set);
+/* mknod, mkdir, symlink (target not NULL). */
+void files_make(fuse_req_t req, fuse_ino_t dir, const char *name, mode_t mode, dev_t rdev,
+                const char *target);
+void files_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t dir, const char *name);
+void files_remove(fuse_req_t req, fuse_ino_t dir, const char *name, bool is_dir);
+void files_rename(fuse_req_t req, fuse_ino_t dir, const char *name, fuse_ino_t new_dir,
+                  const char *new_name, unsigned flags);
+void files_readlink(fuse_req_t req, fuse_ino_t ino);
+void files_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void files_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+                   struct fuse_file_info *fi, bool plus);
+void files_releasedir(fuse_req_t req, struct fuse_file_info *fi);
+void files_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void files_create(fuse_req_t req, fuse_ino_t dir, const char *name, mode_t mode,
+                  struct fuse_file_info *fi);
+void files_release(fuse_req_t req, struct fuse_file_info *fi);
+void files_read(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi);
+void files_write(fuse_req_t req, const char *buf, size_t size, off_t off,
+                 const struct fuse_file_info *fi);
+void files_flush(fuse_req_t req, struct fuse_file_info *fi);
+void files_fsync(fuse_req_t req, struct fuse_file_info *fi, bool is_dir);
+void files_fallocate(fuse_req_t req, int mode, off_t off, off_t len, struct fuse_file_info *fi);
+void files_lseek(fuse_req_t req, off_t off, int whence, struct fuse_file_info *fi);
+void files_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);
+void files_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
+void files_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
+                    size_t size, int flags);
+void files_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
+void files_getlk(fuse_req_t req, struct fuse_file_info *fi, struct flock *lock);
+void files_setlk(fuse_req_t req, struct fuse_file_info *fi, struct flock *lock, bool wait);
 
 /* --- ctl_files.c: which files there are in .ctl/ --- */
 int ctl_find(const char *name); /* -1: no such file */

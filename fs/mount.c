@@ -403,6 +403,8 @@ static void free_daemon(struct daemon *d)
     d->closing = true;
     workers_free(d->fetchers);
     workers_free(d->waiters);
+    workers_free(d->file_workers);
+    workers_free(d->file_fetchers);
     bh_destroy(d->bh); /* which may still use what follows */
     workers_free(d->workers);
     follower_free(d->follower);
@@ -430,8 +432,11 @@ static int finish(struct daemon *d, const struct bhfs_extension *ext)
     bh_stop_reads(d->bh, true); /* nobody wants them any more */
     workers_free(d->fetchers);
     workers_free(d->waiters);
+    workers_free(d->file_workers);
+    workers_free(d->file_fetchers);
     bh_stop_reads(d->bh, false);
-    d->fetchers = d->waiters = NULL;
+    d->fetchers = d->waiters = d->file_workers = d->file_fetchers = NULL;
+    bh_files_clients_gone(d->files);
     workers_free(d->workers);
     d->workers = NULL;
     nodes_forget_all();
@@ -448,6 +453,9 @@ static int finish(struct daemon *d, const struct bhfs_extension *ext)
 #define FETCHERS 16
 /* Verbs that somebody waits for: the kernel lets one at a time into a directory. */
 #define WAITERS 4
+/* Of files/: what waits for a disk or a lock, and what waits for the bucket. */
+#define FILE_WORKERS  16
+#define FILE_FETCHERS 64
 
 static int prepare(struct daemon *d, const struct options *o, int signals, struct bh_error *err)
 {
@@ -471,7 +479,9 @@ static int prepare(struct daemon *d, const struct options *o, int signals, struc
     if (rc == 0 &&
         ((rc = workers_new(&d->workers, (unsigned)cfg->mount.workers, d->follower)) != 0 ||
          (rc = workers_new(&d->fetchers, FETCHERS, NULL)) != 0 ||
-         (rc = workers_new(&d->waiters, WAITERS, NULL)) != 0))
+         (rc = workers_new(&d->waiters, WAITERS, NULL)) != 0 ||
+         (rc = workers_new(&d->file_workers, FILE_WORKERS, NULL)) != 0 ||
+         (rc = workers_new(&d->file_fetchers, FILE_FETCHERS, NULL)) != 0))
         bh_fail(err, rc, "threads cannot be started: %s", strerror(rc));
     if (rc == 0 && ((rc = notify_new(&d->notify, d)) != 0 ||
                     (rc = walindex_new(&d->walindex, d->mountpoint)) != 0))
@@ -491,6 +501,7 @@ static int start_serving(struct daemon *d, struct server *s, const struct option
         return rc;
     struct bh_live_hooks hooks = notify_hooks(d->notify);
     bh_live_set_hooks(d->live, &hooks);
+    files_attach(d);
     bh_log_on_append(on_log, NULL);
     s->daemon = d;
     s->ended = eventfd(0, EFD_CLOEXEC);

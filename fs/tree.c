@@ -11,9 +11,6 @@
 #include "daemon.h"
 #include "util/cleanup.h"
 
-#define INO_CTL_DIR 2
-#define CTL_DIR     ".ctl"
-
 const char *const op_names[OP_COUNT] = {
     "lookup",  "getattr", "setattr", "open",    "create", "read",     "write",
     "setlk",   "getlk",   "flush",   "release", "fsync",  "fsyncdir", "unlink",
@@ -35,49 +32,13 @@ static void tree_init(void *userdata, struct fuse_conn_info *conn)
 
 /* --- attributes --- */
 
-void stat_set_time(struct stat *st, int64_t ms)
-{
-    st->st_mtim.tv_sec = st->st_ctim.tv_sec = st->st_atim.tv_sec = ms / 1000;
-    st->st_mtim.tv_nsec = st->st_ctim.tv_nsec = st->st_atim.tv_nsec = ms % 1000 * 1000000;
-}
-
-static void dir_stat(struct daemon *d, ino_t ino, nlink_t links, struct stat *st)
-{
-    *st = (struct stat){.st_ino = ino,
-                        .st_mode = S_IFDIR | 0755,
-                        .st_nlink = links,
-                        .st_uid = d->uid,
-                        .st_gid = d->gid,
-                        .st_blksize = 4096};
-    stat_set_time(st, d->started_ms);
-}
-
-static double fill_stat(struct daemon *d, const struct node *n, struct stat *st)
-{
-    switch (n->kind) {
-    case NODE_ROOT:
-        dir_stat(d, FUSE_ROOT_ID, views_root_name(d, 0) ? 5 : 3, st); /* as find(1) counts */
-        st->st_mode = S_IFDIR | d->root_mode;
-        st->st_uid = d->root_uid;
-        st->st_gid = d->root_gid;
-        return CACHE_SECONDS;
-    case NODE_CTL_DIR:
-        dir_stat(d, INO_CTL_DIR, 2, st);
-        return CACHE_SECONDS;
-    case NODE_FILE:
-        dbfile_stat(d, n->file, st);
-        return dbfile_attr_seconds(n->file);
-    case NODE_CTL:
-        ctl_stat(d, n->ctl, st);
-        return 0;
-    case NODE_VIEW: /* views_getattr: it may have to wait */
-        break;
-    }
-    return 0;
-}
-
 static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    if (is_files(ino)) {
+        count(daemon_of(req), OP_GETATTR);
+        files_getattr(req, ino);
+        return;
+    }
     struct daemon *d = daemon_of(req);
     struct node *n = node_of(ino);
     struct stat st;
@@ -87,22 +48,7 @@ static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
         views_getattr(req, n);
         return;
     }
-    double timeout = fill_stat(d, n, &st);
-    fuse_reply_attr(req, &st, timeout);
-}
-
-/* Who may make journals beside live.db: not kept over mounts. */
-static void root_setattr(fuse_req_t req, struct node *n, const struct stat *attr, int to_set)
-{
-    struct daemon *d = daemon_of(req);
-    struct stat st;
-    if (to_set & FUSE_SET_ATTR_MODE)
-        d->root_mode = attr->st_mode & 07777;
-    if (to_set & FUSE_SET_ATTR_UID)
-        d->root_uid = attr->st_uid;
-    if (to_set & FUSE_SET_ATTR_GID)
-        d->root_gid = attr->st_gid;
-    double timeout = fill_stat(d, n, &st);
+    double timeout = root_fill_stat(d, n, &st);
     fuse_reply_attr(req, &st, timeout);
 }
 
@@ -111,7 +57,9 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_SETATTR);
-    if (n->kind == NODE_FILE)
+    if (is_files(ino))
+        files_setattr(req, ino, attr, to_set);
+    else if (n->kind == NODE_FILE)
         dbfile_setattr(req, n, attr, to_set);
     else if (n->kind == NODE_CTL)
         ctl_setattr(req, n, to_set, fi);
@@ -125,73 +73,18 @@ static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int 
 
 /* --- names --- */
 
-void reply_entry(fuse_req_t req, struct node *n, struct fuse_entry_param e)
-{
-    if (!n) {
-        fuse_reply_err(req, ENOMEM);
-        return;
-    }
-    e.ino = node_ino(n);
-    if (fuse_reply_entry(req, &e) == -ENOENT)
-        node_forget(e.ino, 1);
-}
-
-/* n: as for reply_entry. */
-static void reply_node(fuse_req_t req, struct node *n, double entry_timeout)
-{
-    struct fuse_entry_param e = {.entry_timeout = entry_timeout};
-    if (n)
-        e.attr_timeout = fill_stat(daemon_of(req), n, &e.attr);
-    reply_entry(req, n, e);
-}
-
-void reply_absent(fuse_req_t req, double timeout)
-{
-    struct fuse_entry_param e = {.entry_timeout = timeout};
-    fuse_reply_entry(req, &e);
-}
-
-static void lookup_in_root(fuse_req_t req, const char *name)
-{
-    struct daemon *d = daemon_of(req);
-    struct bh_file *f;
-    if (!strcmp(name, CTL_DIR)) {
-        reply_node(req, node_ctl_dir(), CACHE_SECONDS);
-        return;
-    }
-    if (views_lookup_in_root(req, name))
-        return;
-    if (bh_store_lookup_outside(d->store, name, &f) != 0) {
-        reply_absent(req, CACHE_SECONDS);
-        return;
-    }
-    struct node *n = node_for_file(f);
-    bh_file_unref(f);
-    reply_node(req, n, CACHE_SECONDS);
-}
-
-static void lookup_in_ctl(fuse_req_t req, const char *name)
-{
-    int ctl = ctl_find(name);
-    if (ctl < 0) {
-        reply_absent(req, CACHE_SECONDS);
-        return;
-    }
-    /* A command's node is new each time, so that commands do not queue in the kernel on one inode.
-     */
-    reply_node(req, node_for_ctl(ctl, ctl_is_command(ctl)), 0);
-}
-
 static void tree_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     struct node *n = node_of(parent);
     count(daemon_of(req), OP_LOOKUP);
-    if (strlen(name) > NAME_MAX)
+    if (is_files(parent))
+        files_lookup(req, parent, name);
+    else if (strlen(name) > NAME_MAX)
         fuse_reply_err(req, ENAMETOOLONG);
     else if (n->kind == NODE_ROOT)
-        lookup_in_root(req, name);
+        root_lookup(req, name);
     else if (n->kind == NODE_CTL_DIR)
-        lookup_in_ctl(req, name);
+        root_lookup_ctl(req, name);
     else if (n->kind == NODE_VIEW)
         views_lookup(req, n, name);
     else
@@ -200,6 +93,11 @@ static void tree_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void tree_forget(fuse_req_t req, fuse_ino_t ino, uint64_t lookups)
 {
+    if (is_files(ino)) { /* its number needs no memory here */
+        count(daemon_of(req), OP_FORGET);
+        fuse_reply_none(req);
+        return;
+    }
     count(daemon_of(req), OP_FORGET);
     node_forget(ino, lookups);
     fuse_reply_none(req);
@@ -209,7 +107,8 @@ static void tree_forget_multi(fuse_req_t req, size_t count_, struct fuse_forget_
 {
     for (size_t i = 0; i < count_; i++) {
         count(daemon_of(req), OP_FORGET);
-        node_forget(forgets[i].ino, forgets[i].nlookup);
+        if (!is_files(forgets[i].ino))
+            node_forget(forgets[i].ino, forgets[i].nlookup);
     }
     fuse_reply_none(req);
 }
@@ -232,7 +131,9 @@ static void tree_create(fuse_req_t req, fuse_ino_t parent, const char *name, mod
                         struct fuse_file_info *fi)
 {
     count(daemon_of(req), OP_CREATE);
-    if (node_of(parent)->kind == NODE_ROOT)
+    if (is_files(parent))
+        files_create(req, parent, name, mode, fi);
+    else if (node_of(parent)->kind == NODE_ROOT)
         dbfile_create(req, name, mode, fi);
     else
         refuse_in(req, node_of(parent), name);
@@ -241,7 +142,9 @@ static void tree_create(fuse_req_t req, fuse_ino_t parent, const char *name, mod
 static void tree_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     count(daemon_of(req), OP_UNLINK);
-    if (node_of(parent)->kind == NODE_ROOT)
+    if (is_files(parent))
+        files_remove(req, parent, name, false);
+    else if (node_of(parent)->kind == NODE_ROOT)
         dbfile_unlink(req, name);
     else
         refuse_in(req, node_of(parent), name);
@@ -253,16 +156,31 @@ static void refuse(fuse_req_t req)
     fuse_reply_err(req, EPERM);
 }
 
+/* Between files/ and the rest it is as between two file systems: mv and ln then copy. */
+static void refuse_across(fuse_req_t req, fuse_ino_t from, fuse_ino_t to)
+{
+    count(daemon_of(req), OP_OTHER);
+    fuse_reply_err(req, is_files(from) || is_files(to) ? EXDEV : EPERM);
+}
+
 static void tree_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
-    (void)parent, (void)name, (void)mode, (void)rdev;
+    if (is_files(parent)) {
+        count(daemon_of(req), OP_OTHER);
+        files_make(req, parent, name, mode, rdev, NULL);
+        return;
+    }
     refuse(req);
 }
 
 static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
+    if (is_files(parent)) {
+        count(daemon_of(req), OP_OTHER);
+        files_make(req, parent, name, S_IFDIR | (mode & 07777), 0, NULL);
+        return;
+    }
     struct node *n = node_of(parent);
-    (void)mode;
     if (n->kind != NODE_VIEW) {
         refuse(req);
         return;
@@ -273,6 +191,11 @@ static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 
 static void tree_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
+    if (is_files(parent)) {
+        count(daemon_of(req), OP_OTHER);
+        files_remove(req, parent, name, true);
+        return;
+    }
     struct node *n = node_of(parent);
     if (n->kind != NODE_VIEW) {
         refuse(req);
@@ -284,19 +207,36 @@ static void tree_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void tree_symlink(fuse_req_t req, const char *link, fuse_ino_t parent, const char *name)
 {
-    (void)link, (void)parent, (void)name;
+    if (is_files(parent)) {
+        count(daemon_of(req), OP_OTHER);
+        files_make(req, parent, name, S_IFLNK | 0777, 0, link);
+        return;
+    }
     refuse(req);
 }
 
 static void tree_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
-    (void)ino, (void)parent, (void)name;
-    refuse(req);
+    if (is_files(ino) && is_files(parent)) {
+        count(daemon_of(req), OP_OTHER);
+        files_link(req, ino, parent, name);
+        return;
+    }
+    refuse_across(req, ino, parent);
 }
 
 static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
                         const char *new_name, unsigned flags)
 {
+    if (is_files(parent) && is_files(new_parent)) {
+        count(daemon_of(req), OP_OTHER);
+        files_rename(req, parent, name, new_parent, new_name, flags);
+        return;
+    }
+    if (is_files(parent) || is_files(new_parent)) {
+        refuse_across(req, parent, new_parent);
+        return;
+    }
     struct node *from = node_of(parent), *to = node_of(new_parent);
     if (from->kind == NODE_VIEW || to->kind == NODE_VIEW) {
         count(daemon_of(req), OP_OTHER);
@@ -316,7 +256,9 @@ static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_OPENDIR);
-    if (n->kind == NODE_VIEW) {
+    if (is_files(ino))
+        files_opendir(req, ino, fi);
+    else if (n->kind == NODE_VIEW) {
         views_opendir(req, fi);
         return;
     }
@@ -328,62 +270,25 @@ static void tree_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_inf
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_OTHER);
-    if (n->kind == NODE_VIEW)
+    if (is_files(ino))
+        files_releasedir(req, fi);
+    else if (n->kind == NODE_VIEW)
         views_releasedir(req, fi);
     else
         fuse_reply_err(req, 0);
 }
 
-int listing_add(struct listing *l, const char *name, ino_t ino, mode_t mode)
+static void read_dir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+                     struct fuse_file_info *fi, bool plus)
 {
-    struct stat st = {.st_ino = ino, .st_mode = mode};
-    if (l->slot++ < l->from)
-        return 0;
-    size_t n = fuse_add_direntry(l->req, l->buf + l->used, l->size - l->used, name, &st, l->slot);
-    if (n > l->size - l->used)
-        return ENOBUFS;
-    l->used += n;
-    return 0;
-}
-
-static int add_file(void *arg, struct bh_file *f)
-{
-    struct stat st;
-    if (bh_file_stat(f, &st) != 0)
-        return 0;
-    return listing_add(arg, f->name, f->kind == BH_FILE_DB ? 3 : st.st_ino, S_IFREG);
-}
-
-static void list(struct daemon *d, const struct node *n, struct listing *l)
-{
-    bool is_root = n->kind == NODE_ROOT;
-    if (listing_add(l, ".", is_root ? FUSE_ROOT_ID : INO_CTL_DIR, S_IFDIR) ||
-        listing_add(l, "..", FUSE_ROOT_ID, S_IFDIR))
-        return;
-    if (is_root) {
-        if (listing_add(l, CTL_DIR, INO_CTL_DIR, S_IFDIR))
-            return;
-        for (int i = 0; views_root_name(d, i); i++)
-            if (listing_add(l, views_root_name(d, i), views_root_ino(i), S_IFDIR))
-                return;
-        bh_store_each(d->store, add_file, l);
-        return;
-    }
-    for (int i = 0; ctl_name(i); i++) {
-        struct stat st;
-        ctl_stat(d, i, &st);
-        if (listing_add(l, ctl_name(i), st.st_ino, S_IFREG))
-            return;
-    }
-}
-
-static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
-                         struct fuse_file_info *fi)
-{
-    struct node *n = node_of(ino);
     count(daemon_of(req), OP_READDIR);
+    if (is_files(ino)) {
+        files_readdir(req, ino, size, off, fi, plus);
+        return;
+    }
+    struct node *n = node_of(ino);
     if (n->kind == NODE_VIEW) {
-        views_readdir(req, n, size, off, fi);
+        views_readdir(req, n, size, off, fi, plus);
         return;
     }
     if (n->kind != NODE_ROOT && n->kind != NODE_CTL_DIR) {
@@ -391,20 +296,104 @@ static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
         return;
     }
     BH_FREE char *buf = malloc(size);
-    struct listing l = {.req = req, .buf = buf, .size = size, .from = off};
+    struct listing l = {.req = req, .buf = buf, .size = size, .from = off, .plus = plus};
     if (!buf) {
         fuse_reply_err(req, ENOMEM);
         return;
     }
-    list(daemon_of(req), n, &l);
+    root_list(daemon_of(req), n, &l);
     fuse_reply_buf(req, buf, l.used);
+}
+
+static void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+                         struct fuse_file_info *fi)
+{
+    read_dir(req, ino, size, off, fi, false);
+}
+
+static void tree_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+                             struct fuse_file_info *fi)
+{
+    read_dir(req, ino, size, off, fi, true);
+}
+
+/* --- only of files/ --- */
+
+static void tree_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+    count(daemon_of(req), OP_OTHER);
+    if (is_files(ino))
+        files_readlink(req, ino);
+    else
+        fuse_reply_err(req, EINVAL);
+}
+
+static void tree_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+    count(daemon_of(req), OP_OTHER);
+    if (is_files(ino))
+        files_getxattr(req, ino, name, size);
+    else
+        fuse_reply_err(req, EOPNOTSUPP);
+}
+
+static void tree_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+    count(daemon_of(req), OP_OTHER);
+    if (is_files(ino))
+        files_listxattr(req, ino, size);
+    else if (size == 0)
+        fuse_reply_xattr(req, 0);
+    else
+        fuse_reply_buf(req, NULL, 0);
+}
+
+static void tree_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
+                          size_t size, int flags)
+{
+    count(daemon_of(req), OP_OTHER);
+    if (is_files(ino))
+        files_setxattr(req, ino, name, value, size, flags);
+    else
+        fuse_reply_err(req, EOPNOTSUPP);
+}
+
+static void tree_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+    count(daemon_of(req), OP_OTHER);
+    if (is_files(ino))
+        files_removexattr(req, ino, name);
+    else
+        fuse_reply_err(req, EOPNOTSUPP);
+}
+
+static void tree_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
+                           struct fuse_file_info *fi)
+{
+    count(daemon_of(req), OP_OTHER);
+    if (is_files(ino))
+        files_fallocate(req, mode, off, len, fi);
+    else
+        fuse_reply_err(req, EOPNOTSUPP);
+}
+
+static void tree_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
+                       struct fuse_file_info *fi)
+{
+    count(daemon_of(req), OP_OTHER);
+    if (is_files(ino))
+        files_lseek(req, off, whence, fi);
+    else
+        fuse_reply_err(req, EINVAL);
 }
 
 static void tree_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
     (void)datasync, (void)fi;
     count(daemon_of(req), OP_FSYNCDIR);
-    if (node_of(ino)->kind == NODE_ROOT)
+    if (is_files(ino))
+        files_fsync(req, fi, true);
+    else if (node_of(ino)->kind == NODE_ROOT)
         dbfile_fsyncdir(req);
     else
         fuse_reply_err(req, 0);
@@ -416,7 +405,9 @@ static void tree_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_OPEN);
-    if (n->kind == NODE_FILE)
+    if (is_files(ino))
+        files_open(req, ino, fi);
+    else if (n->kind == NODE_FILE)
         dbfile_open(req, n, fi);
     else if (n->kind == NODE_CTL)
         ctl_open(req, n, fi);
@@ -431,7 +422,9 @@ static void tree_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_READ);
-    if (n->kind == NODE_FILE)
+    if (is_files(ino))
+        files_read(req, size, off, fi);
+    else if (n->kind == NODE_FILE)
         dbfile_read(req, n, size, off, fi);
     else if (n->kind == NODE_CTL)
         ctl_read(req, n, size, off, fi);
@@ -446,7 +439,9 @@ static void tree_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t s
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_WRITE);
-    if (n->kind == NODE_FILE)
+    if (is_files(ino))
+        files_write(req, buf, size, off, fi);
+    else if (n->kind == NODE_FILE)
         dbfile_write(req, n, buf, size, off, fi);
     else if (n->kind == NODE_CTL)
         ctl_write(req, n, buf, size, fi);
@@ -458,7 +453,9 @@ static void tree_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_FLUSH);
-    if (n->kind == NODE_FILE)
+    if (is_files(ino))
+        files_flush(req, fi);
+    else if (n->kind == NODE_FILE)
         dbfile_flush(req, n, fi);
     else
         fuse_reply_err(req, 0);
@@ -468,7 +465,9 @@ static void tree_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_RELEASE);
-    if (n->kind == NODE_FILE)
+    if (is_files(ino))
+        files_release(req, fi);
+    else if (n->kind == NODE_FILE)
         dbfile_release(req, n, fi);
     else if (n->kind == NODE_VIEW)
         views_release(req, n, fi);
@@ -481,7 +480,9 @@ static void tree_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse
     struct node *n = node_of(ino);
     (void)datasync, (void)fi;
     count(daemon_of(req), OP_FSYNC);
-    if (n->kind == NODE_FILE)
+    if (is_files(ino))
+        files_fsync(req, fi, false);
+    else if (n->kind == NODE_FILE)
         dbfile_fsync(req, n);
     else
         fuse_reply_err(req, 0);
@@ -492,7 +493,9 @@ static void tree_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_GETLK);
-    if (n->kind == NODE_FILE)
+    if (is_files(ino))
+        files_getlk(req, fi, lock);
+    else if (n->kind == NODE_FILE)
         dbfile_getlk(req, n, fi, lock);
     else if (n->kind == NODE_VIEW) /* nobody writes a snapshot */
         fuse_reply_lock(req, &(struct flock){.l_type = F_UNLCK});
@@ -505,7 +508,9 @@ static void tree_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 {
     struct node *n = node_of(ino);
     count(daemon_of(req), OP_SETLK);
-    if (n->kind == NODE_FILE)
+    if (is_files(ino))
+        files_setlk(req, fi, lock, sleep != 0);
+    else if (n->kind == NODE_FILE)
         dbfile_setlk(req, n, fi, lock, sleep != 0);
     else if (n->kind == NODE_VIEW)
         fuse_reply_err(req, 0);
@@ -565,8 +570,16 @@ const struct fuse_lowlevel_ops tree_ops = {
     .fsync = tree_fsync,
     .opendir = tree_opendir,
     .readdir = tree_readdir,
+    .readdirplus = tree_readdirplus,
     .releasedir = tree_releasedir,
     .fsyncdir = tree_fsyncdir,
+    .readlink = tree_readlink,
+    .getxattr = tree_getxattr,
+    .listxattr = tree_listxattr,
+    .setxattr = tree_setxattr,
+    .removexattr = tree_removexattr,
+    .fallocate = tree_fallocate,
+    .lseek = tree_lseek,
     .statfs = tree_statfs,
     .getlk = tree_getlk,
     .setlk = tree_setlk,

@@ -12,6 +12,7 @@
 /* --- open directories --- */
 
 struct open_dir {
+    bool plus; /* how the request that is under way wants it */
     bool taken;           /* the listing: */
     const char *files[4]; /* that stand in such a directory always; NULL at the end */
     struct snaps *snaps;  /* ids */
@@ -152,7 +153,7 @@ static void reply_listing(fuse_req_t req, const struct view *v, const struct ope
                           size_t size, off_t from)
 {
     BH_FREE char *buf = malloc(size);
-    struct listing l = {.req = req, .buf = buf, .size = size, .from = from};
+    struct listing l = {.req = req, .buf = buf, .size = size, .from = from, .plus = o->plus};
     const char *name;
     mode_t mode;
     if (!buf) {
@@ -179,10 +180,11 @@ static int run_readdir(struct view_task *t, struct bh_error *err)
 }
 
 void views_readdir(fuse_req_t req, struct node *n, size_t size, off_t off,
-                   struct fuse_file_info *fi)
+                   struct fuse_file_info *fi, bool plus)
 {
     struct open_dir *o = dir_of(fi);
     struct bh_error err;
+    o->plus = plus; /* the kernel reads a directory with one request at a time */
     if (!view_is_dir(n->view)) {
         fuse_reply_err(req, ENOTDIR);
         return;

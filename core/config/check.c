@@ -215,3 +215,11 @@ int bh_check_branch(char *value, struct bh_error *why)
                        "not a branch name: 1 to 100 of the characters A-Z a-z 0-9 _ - are one");
     return 0;
 }
+
+int bh_check_files_prefix(char *value, struct bh_error *why)
+{
+    size_t len = strlen(value);
+    if (len < 2 || len > 200 || value[len - 1] != '/' || value[0] == '/' || strstr(value, "//"))
+        return bh_fail(why, EINVAL, "allowed: 2 to 200 bytes that end in /, as in files/");
+    return 0;
+}

@@ -95,6 +95,11 @@ struct bh_config {
         uint64_t powercut_seed;
     } live;
     struct {
+        char *prefix;       /* of blobs' keys, after bucket.prefix; ends in "/" */
+        uint64_t cache_max; /* bytes of blobs that are in the bucket, too; 0: all */
+        int64_t timeout_ms; /* of one read */
+    } files;
+    struct {
         char *cpu; /* "auto": the loop thread follows its busiest client; "off"; or a CPU number */
         int64_t dir_timeout_ms;
         uint64_t workers; /* threads for what may sleep (fsync, cold reads, commands) */

@@ -147,6 +147,13 @@ const struct bh_key bh_keys[] = {
            NULL),
     COUNT(live, powercut_seed, "0", 0, INT64_MAX, 0, "testing: seed of what a power cut takes"),
 
+    STRING(files, prefix, "files/", 0, bh_check_files_prefix,
+           "what the keys of blobs begin with; ends in /", NULL),
+    SIZE(files, cache_max, "10GiB", 0, INT64_MAX, BH_KEY_RELOADABLE,
+         "so much of what is in the bucket too is kept here; 0: all that was ever fetched"),
+    DURATION(files, timeout, "60s", SECOND, HOUR, 0,
+             "a read that the bucket does not answer fails after this"),
+
     STRING(mount, cpu, "auto", 0, bh_check_cpu,
            "CPU of the loop thread: auto (follows its busiest client), off, or a number", NULL),
     DURATION(mount, dir_timeout, "10s", SECOND, HOUR, 0,

@@ -92,6 +92,7 @@ int bh_check_proxy(char *value, struct bh_error *why);
 int bh_check_path(char *value, struct bh_error *why);
 int bh_check_live_dir(char *value, struct bh_error *why);
 int bh_check_cpu(char *value, struct bh_error *why);
+int bh_check_files_prefix(char *value, struct bh_error *why);
 int bh_check_object_key(char *value, struct bh_error *why);
 int bh_check_branch(char *value, struct bh_error *why);
 

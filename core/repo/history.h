@@ -24,6 +24,28 @@ void bh_history_set_live(struct bh_history *h, struct bh_live *live);
  * owner's. Before the first of them. */
 typedef int bh_history_flush_fn(void *arg, const struct bh_call *call, struct bh_error *err);
 void bh_history_set_flush(struct bh_history *h, bh_history_flush_fn *fn, void *arg);
+/* --- the file store, whose names are the second database of every snapshot --- */
+struct bh_files_hooks {
+    void *arg;
+    /* names.db of the start can be read. Once, before anything is flushed or saved. unclean: no
+     * orderly end came before. */
+    int (*open)(void *arg, bool unclean, struct bh_error *err);
+    bool (*is_dirty)(void *arg); /* something changed since the last flush; any thread */
+    /* Before each freeze: contents are published and in the bucket, rows are in the live database,
+     * names.db has it all and does not change until `frozen`. */
+    int (*begin)(void *arg, const struct bh_call *call, struct bh_error *err);
+    void (*frozen)(void *arg); /* both are frozen, or were not */
+    void (*failed)(void *arg); /* what was frozen did not get into the bucket */
+    /* Before a swap: clients' changes wait from now on, those under way have ended. */
+    int (*close_gate)(void *arg, struct bh_error *err);
+    /* names.db is about to be swapped, and was, or was not. */
+    int (*before_swap)(void *arg, struct bh_error *err);
+    void (*after_swap)(void *arg, bool swapped);
+    void (*open_gate)(void *arg);
+};
+/* Before bh_history_load; hooks must outlive h. */
+void bh_history_set_files(struct bh_history *h, const struct bh_files_hooks *hooks);
+
 /* Ends reads of the live database that wait for the bucket, and all to come until it is taken back.
  * Any thread. */
 void bh_history_stop_reads(struct bh_history *h, bool stop);

@@ -33,22 +33,22 @@
 
 /* Which content a file has: that of the local file `data`, or of the blob `hash`. */
 struct bh_content {
-    uint64_t size;               /* bytes of the file as it is now */
-    uint64_t data;               /* number of a local file (random, never used twice); 0: the blob's */
+    uint64_t size; /* bytes of the file as it is now */
+    uint64_t data; /* number of a local file (random, never used twice); 0: the blob's */
     uint8_t hash[BH_SHA256_LEN]; /* of the content as published last; all zeros: never was */
     uint64_t hash_size;          /* bytes of that */
 };
 
 /* Times are nanoseconds since 1970. */
 struct bh_inode {
-    uint64_t ino; /* never used for another file, over all mounts and branches of one history */
-    uint32_t mode; /* type and permissions, as st_mode */
+    uint64_t ino;   /* never used for another file, over all mounts and branches of one history */
+    uint32_t mode;  /* type and permissions, as st_mode */
     uint32_t nlink; /* of a directory: 2 + its subdirectories */
     uint32_t uid, gid;
     uint64_t rdev;
     int64_t atime, mtime, ctime;
-    uint64_t parent;  /* of a directory; else 0 */
-    uint64_t entries; /* names in a directory */
+    uint64_t parent;           /* of a directory; else 0 */
+    uint64_t entries;          /* names in a directory */
     struct bh_content content; /* of a regular file; of a symbolic link only its size */
 };
 
@@ -59,7 +59,8 @@ struct bh_names_options {
     /* A new connection to names.db, for one thread, ready to use; closed with sqlite3_close. */
     int (*connect)(void *arg, sqlite3 **db, struct bh_error *err);
     /* The inode and all that is in it are gone for good (no name, nobody holds it): its local data
-     * file may go, and the blob it had may be nobody's now. Called without a lock, on any thread. */
+     * file may go, and the blob it had may be nobody's now. Called without a lock, on any thread.
+     */
     void (*gone)(void *arg, const struct bh_inode *was);
     void *arg;
     uint32_t uid, gid;     /* of the root directory of an empty names.db, mode 0755 */
@@ -101,7 +102,8 @@ int bh_names_list(struct bh_names *n, uint64_t dir, struct bh_names_listing **ou
 /* --- changing; the log has it when they return 0. EROFS where nothing changes. --- */
 
 /* mknod, mkdir, symlink (target not NULL), create. what: mode (with type), uid, gid, rdev; the
- * group and S_ISGID are inherited from a directory that has S_ISGID. ref: as by bh_names_ref. EEXIST
+ * group and S_ISGID are inherited from a directory that has S_ISGID. ref: as by bh_names_ref.
+ * EEXIST
  * (*out is what is there then), ENOENT: the directory was removed; ENOSPC, EMLINK. */
 int bh_names_make(struct bh_names *n, uint64_t dir, const char *name, const struct bh_inode *what,
                   const char *target, bool ref, struct bh_inode *out, bool wait,
@@ -122,16 +124,17 @@ int bh_names_rename(struct bh_names *n, uint64_t dir, const char *name, uint64_t
                     const char *new_name, unsigned flags, struct bh_inode *moved,
                     struct bh_inode *replaced, bool wait, struct bh_error *err);
 
-enum { /* what of *to counts */
-    BH_SET_MODE = 1, /* permission bits alone */
-    BH_SET_UID = 2,
-    BH_SET_GID = 4,
-    BH_SET_ATIME = 8,
-    BH_SET_MTIME = 16,
-    BH_SET_CONTENT = 32, /* all of struct bh_content; mtime and ctime are not touched by that */
-    BH_SET_ATIME_NOW = 64,
-    BH_SET_MTIME_NOW = 128,
-    BH_SET_NO_CTIME = 256, /* else ctime becomes now */
+enum {                  /* what of *to counts */
+       BH_SET_MODE = 1, /* permission bits alone */
+       BH_SET_UID = 2,
+       BH_SET_GID = 4,
+       BH_SET_ATIME = 8,
+       BH_SET_MTIME = 16,
+       BH_SET_CONTENT = 32, /* all of struct bh_content; mtime and ctime are not touched by that */
+       BH_SET_ATIME_NOW = 64,
+       BH_SET_MTIME_NOW = 128,
+       BH_SET_NO_CTIME = 256, /* else ctime becomes now */
+       BH_SET_CTIME = 512,    /* ctime as in *to */
 };
 /* *out (may be NULL): the inode after it. */
 int bh_names_set(struct bh_names *n, uint64_t ino, unsigned what, const struct bh_inode *to,
@@ -181,10 +184,13 @@ int bh_names_each_local(struct bh_names *n, int (*fn)(void *arg, const struct bh
 int bh_names_has_hash(struct bh_names *n, const uint8_t hash[BH_SHA256_LEN], bool *has,
                       struct bh_error *err);
 
+/* One of its names ("" none), not a path. */
+int bh_names_name(struct bh_names *n, uint64_t ino, char name[256]);
+
 struct bh_names_stats {
-    uint64_t inodes;      /* in all; about */
-    uint64_t in_memory;   /* inodes and names */
-    uint64_t changed;     /* of these, not in the database yet */
+    uint64_t inodes;    /* in all; about */
+    uint64_t in_memory; /* inodes and names */
+    uint64_t changed;   /* of these, not in the database yet */
     uint64_t log_bytes, checkpoints;
 };
 void bh_names_stats(struct bh_names *n, struct bh_names_stats *out);

@@ -1,0 +1,413 @@
+/* The file store: opening, the gate, what flushes and swaps want of it. */
+#include "store/files_private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "config/config.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "util/io.h"
+#include "util/log.h"
+
+#define CHECKPOINT_MS 5000
+/* A flush gives an upload up after so many failures of its own: the bucket has retried each. */
+#define UPLOAD_TRIES 2
+
+/* --- the gate --- */
+
+int bh_files_enter(struct bh_files *f, bool wait)
+{
+    BH_LOCK_SCOPE(&f->mutex);
+    if (f->gate_closed && !wait)
+        return EAGAIN;
+    while (f->gate_closed)
+        pthread_cond_wait(&f->gate, &f->mutex);
+    f->inside++;
+    atomic_store(&f->changed, true);
+    return 0;
+}
+
+void bh_files_leave(struct bh_files *f)
+{
+    BH_LOCK_SCOPE(&f->mutex);
+    if (--f->inside == 0 && f->gate_closed)
+        pthread_cond_broadcast(&f->gate);
+}
+
+static int close_gate(void *arg, struct bh_error *err)
+{
+    struct bh_files *f = arg;
+    (void)err;
+    BH_LOCK_SCOPE(&f->mutex);
+    f->gate_closed = true;
+    while (f->inside)
+        pthread_cond_wait(&f->gate, &f->mutex);
+    return 0;
+}
+
+/* Who has a file open goes on reading what it was. */
+static void make_stale(struct bh_files *f)
+{
+    BH_LOCK_SCOPE(&f->mutex);
+    for (unsigned i = 0; i < FILES_SLOTS; i++) {
+        struct bh_open *next;
+        for (struct bh_open *o = f->in_use[i]; o; o = next) {
+            next = o->next;
+            o->stale = true;
+            o->next = NULL;
+            atomic_store(&o->dirty, false);
+        }
+        f->in_use[i] = NULL;
+    }
+    f->queue_count = f->touched_count = 0;
+}
+
+static int before_swap(void *arg, struct bh_error *err)
+{
+    struct bh_files *f = arg;
+    pthread_mutex_lock(&f->publishing);
+    int rc = bh_names_hold(f->names, err);
+    if (rc)
+        pthread_mutex_unlock(&f->publishing);
+    return rc;
+}
+
+static void after_swap(void *arg, bool swapped)
+{
+    struct bh_files *f = arg;
+    if (swapped)
+        make_stale(f);
+    bh_names_release(f->names, swapped);
+    pthread_mutex_unlock(&f->publishing);
+    if (swapped && f->swapped)
+        f->swapped(f->swapped_arg);
+}
+
+static void open_gate(void *arg)
+{
+    struct bh_files *f = arg;
+    BH_LOCK_SCOPE(&f->mutex);
+    f->gate_closed = false;
+    pthread_cond_broadcast(&f->gate);
+}
+
+/* --- flushes --- */
+
+static bool is_dirty(void *arg)
+{
+    struct bh_files *f = arg;
+    return atomic_load(&f->changed);
+}
+
+static int begin(void *arg, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_files *f = arg;
+    pthread_mutex_lock(&f->publishing);
+    bool changed = atomic_exchange(&f->changed, false);
+    int rc = files_publish_all(f, call, err);
+    if (rc == 0)
+        rc = bh_blobs_wait(f->blobs, UPLOAD_TRIES, call, err);
+    if (rc == 0)
+        rc = files_write_rows(f, err);
+    if (rc == 0)
+        rc = bh_names_hold(f->names, err);
+    if (rc) {
+        if (changed)
+            atomic_store(&f->changed, true);
+        pthread_mutex_unlock(&f->publishing);
+    }
+    return rc;
+}
+
+static void frozen(void *arg)
+{
+    struct bh_files *f = arg;
+    bh_names_release(f->names, false);
+    pthread_mutex_unlock(&f->publishing);
+}
+
+static void failed(void *arg)
+{
+    struct bh_files *f = arg;
+    atomic_store(&f->changed, true);
+}
+
+/* --- opening --- */
+
+static int connect_names(void *arg, sqlite3 **db, struct bh_error *err)
+{
+    struct bh_files *f = arg;
+    return bh_live_names_connect(f->live, db, err);
+}
+
+static void gone(void *arg, const struct bh_inode *was)
+{
+    struct bh_files *f = arg;
+    if (!S_ISREG(was->mode))
+        return;
+    files_discard(f, was->content.data);
+    if (files_is_hash(was->content.hash))
+        files_touch(f, was->content.hash, was->content.hash_size, 0);
+}
+
+static int open_disk(struct bh_files *f, const char *name, struct bh_disk **out,
+                     struct bh_error *err)
+{
+    BH_FREE char *path = NULL, *mirror = NULL;
+    const char *cut = f->cfg->live.powercut_dir;
+    if (asprintf(&path, "%s/%s", f->live->dir.path, name) < 0)
+        path = NULL;
+    if (cut && cut[0] && asprintf(&mirror, "%s/%s", cut, name) < 0)
+        mirror = NULL;
+    if (!path || (cut && cut[0] && !mirror))
+        return bh_fail(err, ENOMEM, "out of memory while opening the file store");
+    int rc = bh_mkdir_p(path, 0700, err);
+    if (rc == 0 && mirror)
+        rc = bh_mkdir_p(mirror, 0700, err);
+    return rc ? rc : bh_disk_open(out, path, mirror, f->cfg->live.powercut_seed, err);
+}
+
+/* What was written and never closed, or was closed just before the end, is published later. A data
+ * file that a power cut made shorter than its size was never synced: it ends where it ends. */
+static int take_up(void *arg, const struct bh_inode *i)
+{
+    struct bh_files *f = arg;
+    struct bh_dfile data;
+    struct stat st;
+    struct bh_inode to = *i;
+    int rc = bh_data_open(f->blobs, i->content.data, &data);
+    if (rc == 0) {
+        rc = fstat(data.fd, &st) == 0 ? 0 : errno;
+        bh_dfile_close(&data);
+    }
+    if (rc == ENOENT) { /* of another place: what was published counts */
+        to.content.data = 0;
+        to.content.size = i->content.hash_size;
+    } else if (rc == 0 && (uint64_t)st.st_size < i->content.size) {
+        to.content.size = (uint64_t)st.st_size;
+    }
+    if (rc == 0)
+        files_queue(f, i->ino);
+    if (!f->read_only && (to.content.data != i->content.data || to.content.size != i->content.size))
+        rc =
+            bh_names_set(f->names, i->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL, true, NULL);
+    return rc == ENOENT ? 0 : rc;
+}
+
+struct data_list {
+    uint64_t *numbers;
+    size_t count, room;
+    bool no_memory;
+};
+
+static void note_data(void *arg, uint64_t number)
+{
+    struct data_list *l = arg;
+    if (l->count == l->room) {
+        size_t room = l->room ? l->room * 2 : 256;
+        uint64_t *more = realloc(l->numbers, room * sizeof *more);
+        if (!more) {
+            l->no_memory = true;
+            return;
+        }
+        l->numbers = more;
+        l->room = room;
+    }
+    l->numbers[l->count++] = number;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static int keep_data(void *arg, const struct bh_inode *i)
+{
+    struct data_list *l = arg;
+    uint64_t *found = l->count ? bsearch(&i->content.data, l->numbers, l->count, sizeof *l->numbers,
+                                         compare_numbers)
+                               : NULL;
+    if (found) { /* the order stays: what nobody has is removed below by its neighbour's sign */
+        size_t n = (size_t)(found - l->numbers);
+        memmove(found, found + 1, (l->count - n - 1) * sizeof *found);
+        l->count--;
+    }
+    return 0;
+}
+
+/* Data files that no inode has: their owner was removed, or published, just before a crash. */
+static int remove_orphans(struct bh_files *f, struct bh_error *err)
+{
+    struct data_list l = {0};
+    int rc = bh_data_each(f->blobs, note_data, &l, err);
+    if (rc == 0 && l.count && !l.no_memory) {
+        qsort(l.numbers, l.count, sizeof *l.numbers, compare_numbers);
+        rc = bh_names_each_local(f->names, keep_data, &l, err);
+        for (size_t i = 0; rc == 0 && i < l.count; i++)
+            bh_data_remove(f->blobs, l.numbers[i]);
+    }
+    free(l.numbers);
+    return rc;
+}
+
+static int open_blobs(struct bh_files *f, struct bh_error *err)
+{
+    const struct bh_config *cfg = f->cfg;
+    unsigned parallel = cfg->bucket.connections < 16 ? (unsigned)cfg->bucket.connections : 16;
+    struct bh_blobs_options blobs = {.disk = f->disk,
+                                     .bucket = f->bucket,
+                                     .prefix = f->prefix,
+                                     .cache_max = cfg->files.cache_max,
+                                     .parallel = parallel ? parallel : 1,
+                                     .part_size = cfg->bucket.part_size,
+                                     .read_timeout_ms = cfg->files.timeout_ms,
+                                     .read_only = f->read_only};
+    return bh_blobs_open(&f->blobs, &blobs, f->unclean, err);
+}
+
+/* The hook `open`: names.db can be read. */
+static int open_parts(void *arg, bool unclean, struct bh_error *err)
+{
+    struct bh_files *f = arg;
+    struct bh_names_options names = {.connect = connect_names,
+                                     .gone = gone,
+                                     .arg = f,
+                                     .uid = getuid(),
+                                     .gid = getgid(),
+                                     .checkpoint_ms = CHECKPOINT_MS,
+                                     .read_only = f->read_only};
+    f->unclean = f->reconcile = unclean;
+    int rc = open_disk(f, "files", &f->disk, err);
+    if (rc == 0)
+        rc = open_disk(f, "names-log", &f->names_disk, err);
+    names.disk = f->names_disk;
+    if (rc == 0)
+        rc = open_blobs(f, err);
+    if (rc == 0)
+        rc = bh_names_open(&f->names, &names, err);
+    if (rc == 0 && !f->read_only)
+        rc = bh_names_each_local(f->names, take_up, f, err);
+    if (rc == 0 && !f->read_only)
+        rc = remove_orphans(f, err);
+    atomic_store(&f->changed, f->queue_count > 0 || unclean);
+    return rc;
+}
+
+int bh_files_new(struct bh_files **out, const struct bh_config *cfg, struct bh_live *live,
+                 struct bh_bucket *bucket, bool read_only, struct bh_error *err)
+{
+    struct bh_files *f = calloc(1, sizeof *f);
+    if (!f)
+        return bh_fail(err, ENOMEM, "out of memory while opening the file store");
+    f->cfg = cfg;
+    f->live = live;
+    f->bucket = bucket;
+    f->read_only = read_only;
+    f->hooks = (struct bh_files_hooks){.arg = f,
+                                       .open = open_parts,
+                                       .is_dirty = is_dirty,
+                                       .begin = begin,
+                                       .frozen = frozen,
+                                       .failed = failed,
+                                       .close_gate = close_gate,
+                                       .before_swap = before_swap,
+                                       .after_swap = after_swap,
+                                       .open_gate = open_gate};
+    pthread_mutex_init(&f->mutex, NULL);
+    pthread_mutex_init(&f->publishing, NULL);
+    pthread_cond_init(&f->gate, NULL);
+    bh_cond_init(&f->wake);
+    if (asprintf(&f->prefix, "%s%s", cfg->bucket.prefix ? cfg->bucket.prefix : "",
+                 cfg->files.prefix) < 0) {
+        f->prefix = NULL;
+        bh_files_free(f);
+        return bh_fail(err, ENOMEM, "out of memory while opening the file store");
+    }
+    *out = f;
+    return 0;
+}
+
+int bh_files_start(struct bh_files *f, struct bh_error *err)
+{
+    int rc = bh_blobs_start(f->blobs, err);
+    return rc || f->read_only ? rc : files_publisher_start(f, err);
+}
+
+void bh_files_free(struct bh_files *f)
+{
+    struct bh_error err;
+    if (!f)
+        return;
+    files_publisher_stop(f);
+    bh_files_clients_gone(f);
+    files_free_in_use(f);
+    if (f->names && bh_names_close(f->names, &err) != 0)
+        bh_log(BH_LOG_ERROR, "the names of files/ stay in the log until the next start: %s",
+               err.text);
+    if (f->blobs)
+        bh_blobs_close(f->blobs);
+    if (f->names_disk)
+        bh_disk_close(f->names_disk);
+    if (f->disk)
+        bh_disk_close(f->disk);
+    free(f->touched);
+    free(f->queue);
+    free(f->discarded);
+    free(f->prefix);
+    pthread_cond_destroy(&f->gate);
+    pthread_cond_destroy(&f->wake);
+    pthread_mutex_destroy(&f->publishing);
+    pthread_mutex_destroy(&f->mutex);
+    free(f);
+}
+
+void bh_files_stop(struct bh_files *f, bool stop)
+{
+    atomic_store(&f->cancel, stop);
+    if (f->blobs)
+        bh_blobs_stop(f->blobs, stop);
+}
+
+struct bh_names *bh_files_names(struct bh_files *f)
+{
+    return f->names;
+}
+
+struct bh_blobs *bh_files_blobs(struct bh_files *f)
+{
+    return f->blobs;
+}
+
+const struct bh_files_hooks *bh_files_hooks(struct bh_files *f)
+{
+    return &f->hooks;
+}
+
+void bh_files_on_swap(struct bh_files *f, void (*swapped)(void *arg), void *arg)
+{
+    f->swapped = swapped;
+    f->swapped_arg = arg;
+}
+
+/* --- state --- */
+
+enum bh_blob_state bh_files_state(struct bh_files *f, const struct bh_inode *i)
+{
+    if (i->content.data)
+        return BH_BLOB_LOCAL;
+    return files_is_hash(i->content.hash) ? bh_blobs_state(f->blobs, i->content.hash)
+                                          : BH_BLOB_STORED;
+}
+
+void bh_files_status(struct bh_files *f, struct bh_files_status *out)
+{
+    memset(out, 0, sizeof *out);
+    bh_names_stats(f->names, &out->names);
+    bh_blobs_stats(f->blobs, &out->blobs);
+    BH_LOCK_SCOPE(&f->mutex);
+    out->unpublished = f->queue_count;
+}

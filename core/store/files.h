@@ -1,0 +1,95 @@
+/* The file store: files/ as a whole, of names (store/names.h) and contents (store/blobs.h).
+ *
+ * A regular file's content is in a local data file while it is written and until it is published:
+ * made a blob, hashed, uploaded in the background. That begins soon after its last close, or with a
+ * flush. A flush publishes all that was closed or synced, waits for the uploads, writes the rows of
+ * table filestore (upstream's view) and freezes names.db with everything named in it being in the
+ * bucket (DECISIONS 23, 24).
+ *
+ * Any thread may call. Functions return 0 or a positive errno. `wait` is as in store/names.h: false
+ * is for threads that must not sleep, EAGAIN then means that nothing has happened and the same call
+ * with true will do it. err may be NULL. */
+#ifndef BH_STORE_FILES_H
+#define BH_STORE_FILES_H
+
+#include "bucket/bucket.h"
+#include "live/live.h"
+#include "repo/history.h"
+#include "store/blobs.h"
+#include "store/names.h"
+
+struct bh_files;
+struct bh_config;
+
+/* Opens nothing yet: that is done by the hook `open` once names.db can be read. cfg, live and
+ * bucket must outlive it. ENOMEM. */
+int bh_files_new(struct bh_files **out, const struct bh_config *cfg, struct bh_live *live,
+                 struct bh_bucket *bucket, bool read_only, struct bh_error *err);
+/* Publishing and uploads begin. */
+int bh_files_start(struct bh_files *f, struct bh_error *err);
+/* No file may be in use. What is not published or uploaded stays here, for the next start. */
+void bh_files_free(struct bh_files *f);
+/* Ends what waits for the bucket, and all that will, until it is taken back. */
+void bh_files_stop(struct bh_files *f, bool stop);
+
+struct bh_names *bh_files_names(struct bh_files *f);
+struct bh_blobs *bh_files_blobs(struct bh_files *f);
+/* The mount is gone: what its clients had open counts as closed. NULL is fine. */
+void bh_files_clients_gone(struct bh_files *f);
+/* For bh_history_set_files. */
+const struct bh_files_hooks *bh_files_hooks(struct bh_files *f);
+/* swapped(arg): names and contents are others now; on the thread that swapped them. */
+void bh_files_on_swap(struct bh_files *f, void (*swapped)(void *arg), void *arg);
+
+/* Around every change of names: the gate is closed while content is swapped. EAGAIN (not wait). */
+int bh_files_enter(struct bh_files *f, bool wait);
+void bh_files_leave(struct bh_files *f);
+
+/* What of *i is newer in a file that is being written: size and times. */
+void bh_files_refresh(struct bh_files *f, struct bh_inode *i);
+/* As bh_names_set, but size (BH_SET_CONTENT: of *to only content.size counts) truncates. *out as it
+ * is then. */
+int bh_files_set(struct bh_files *f, uint64_t ino, unsigned what, const struct bh_inode *to,
+                 struct bh_inode *out, bool wait, struct bh_error *err);
+
+/* --- files in use --- */
+struct bh_open; /* one inode that is in use; the same for all its users, counted */
+
+/* EISDIR; ENOENT: it is gone. for_writing counts until bh_open_put with the same. */
+int bh_files_use(struct bh_files *f, uint64_t ino, bool for_writing, struct bh_open **out,
+                 bool wait, struct bh_error *err);
+/* Without wait EAGAIN, and it is still in use. */
+int bh_open_put(struct bh_open *o, bool for_writing, bool wait);
+uint64_t bh_open_ino(const struct bh_open *o);
+uint64_t bh_open_size(struct bh_open *o);
+
+/* *got: less than len at the end. Without wait also EAGAIN where a disk might be waited for. EIO,
+ * ETIMEDOUT, ECANCELED. */
+int bh_open_read(struct bh_open *o, void *buf, size_t len, uint64_t offset, size_t *got, bool wait,
+                 const struct bh_call *call, struct bh_error *err);
+/* append: at the end, whatever offset says. ENOSPC, EFBIG; ESTALE: the content was swapped. */
+int bh_open_write(struct bh_open *o, const void *buf, size_t len, uint64_t offset, bool append,
+                  bool wait, struct bh_error *err);
+/* fallocate(2): mode 0, FALLOC_FL_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE; else EOPNOTSUPP. Sleeps. */
+int bh_open_allocate(struct bh_open *o, int mode, uint64_t offset, uint64_t len,
+                     struct bh_error *err);
+/* lseek(2) with SEEK_DATA or SEEK_HOLE: ENXIO. */
+int bh_open_seek(struct bh_open *o, uint64_t offset, int whence, uint64_t *at);
+/* Bytes that were written count in names: what a close (FLUSH) does. A kill -9 loses nothing of it.
+ * Without wait EAGAIN. */
+int bh_open_flush(struct bh_open *o, bool wait, struct bh_error *err);
+/* The same, and it survives a power cut. Sleeps. */
+int bh_open_sync(struct bh_open *o, struct bh_error *err);
+
+/* --- state --- */
+enum bh_blob_state bh_files_state(struct bh_files *f, const struct bh_inode *i);
+/* A file's MIME type, by its name's ending. */
+const char *bh_files_mime(const char *name);
+struct bh_files_status {
+    struct bh_names_stats names;
+    struct bh_blobs_stats blobs;
+    uint64_t unpublished; /* files that were written and are not a blob yet */
+};
+void bh_files_status(struct bh_files *f, struct bh_files_status *out);
+
+#endif

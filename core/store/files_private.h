@@ -1,0 +1,109 @@
+/* What the files_*.c share. */
+#ifndef BH_STORE_FILES_PRIVATE_H
+#define BH_STORE_FILES_PRIVATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "store/files.h"
+
+#define FILES_SLOTS 4096u /* of the table of files in use */
+
+/* A hash whose row in table filestore may have to appear or go. */
+struct files_touched {
+    uint8_t hash[BH_SHA256_LEN];
+    uint64_t size;
+    uint64_t ino; /* whose name the row gets; 0: it has lost a name */
+};
+
+/* A file that waits to be published. */
+struct files_queued {
+    uint64_t ino;
+    int64_t due_ms;
+};
+
+struct bh_open {
+    struct bh_files *files;
+    struct bh_open *next;
+    uint64_t ino;
+    unsigned users, writers; /* with files->mutex */
+    bool stale;              /* the content was swapped under it; with the lock for writing */
+
+    /* Readers of the content have it for reading, also while a fetch takes long; who changes the
+     * content has it for writing. */
+    pthread_rwlock_t lock;
+    atomic_uint wanted; /* writers that wait for the lock: whoever publishes lets go */
+    struct bh_content content;
+    int64_t mtime, ctime; /* if dirty */
+    atomic_bool dirty;    /* size and times are newer here than in names */
+    bool has_data;        /* data is open: of content.data, or of what became content.hash */
+    bool is_shared;       /* data became a blob: it must not be written any more */
+    struct bh_dfile data;
+    struct bh_blob *blob;
+    uint64_t version;   /* rises with every change of the content */
+    uint64_t published; /* the version that content.hash is of; 0: none */
+    bool settled;       /* was closed or synced since it was written: may be published while open */
+};
+
+struct bh_files {
+    const struct bh_config *cfg;
+    struct bh_live *live;
+    struct bh_bucket *bucket;
+    char *prefix; /* of blobs' keys */
+    bool read_only, unclean;
+    struct bh_disk *disk, *names_disk;
+    struct bh_names *names;
+    struct bh_blobs *blobs;
+    struct bh_files_hooks hooks;
+    void (*swapped)(void *arg);
+    void *swapped_arg;
+
+    pthread_mutex_t mutex; /* what follows; taken before any lock of a file, never while waiting */
+    struct bh_open *in_use[FILES_SLOTS];
+    struct files_touched *touched;
+    size_t touched_count, touched_room;
+    bool reconcile;             /* rows may be missing: all are compared */
+    struct files_queued *queue; /* due times ascend */
+    size_t queue_count, queue_room;
+    pthread_cond_t wake; /* of the publisher */
+    uint64_t *discarded; /* numbers of data files that nobody needs any more */
+    size_t discarded_count, discarded_room;
+    bool stopping;
+    unsigned inside; /* changes under way */
+    bool gate_closed;
+    pthread_cond_t gate;
+
+    pthread_mutex_t publishing; /* one at a time; a flush keeps it until names.db is frozen */
+    pthread_t publisher;
+    bool publisher_runs;
+    atomic_bool cancel;  /* of what waits for the bucket */
+    atomic_bool changed; /* since the last flush began */
+    atomic_uint_fast64_t unpublished;
+};
+
+/* --- files_io.c --- */
+/* With o->lock for writing: what is newer here goes to names. */
+int files_push(struct bh_open *o, bool wait, struct bh_error *err);
+
+/* Those that clients had open at the end. */
+void files_free_in_use(struct bh_files *f);
+
+/* --- files_publish.c --- */
+int files_publisher_start(struct bh_files *f, struct bh_error *err);
+void files_publisher_stop(struct bh_files *f);
+/* It was written and closed: it is published after a while. */
+void files_queue(struct bh_files *f, uint64_t ino);
+/* All that was closed or synced becomes blobs. With f->publishing. */
+int files_publish_all(struct bh_files *f, const struct bh_call *call, struct bh_error *err);
+/* Removes a data file, later, as that may take long. 0 is fine. */
+void files_discard(struct bh_files *f, uint64_t data);
+/* A row may have to appear (ino), or go (ino 0). */
+void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t size,
+                 uint64_t ino);
+bool files_is_hash(const uint8_t hash[BH_SHA256_LEN]); /* false: all zeros */
+
+/* --- files_rows.c: table filestore --- */
+/* Rows of what was touched appear and go, as one transaction. */
+int files_write_rows(struct bh_files *f, struct bh_error *err);
+
+#endif

@@ -1,0 +1,341 @@
+/* Publishing: what was written and closed becomes blobs, many at a time, so that they share a sync.
+ */
+#include "store/files_private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+/* After the last close: what is written again at once is published once. */
+#define DELAY_MS 1000
+#define RETRY_MS 10000
+#define BATCH    256u
+
+bool files_is_hash(const uint8_t hash[BH_SHA256_LEN])
+{
+    static const uint8_t none[BH_SHA256_LEN];
+    return memcmp(hash, none, sizeof none) != 0;
+}
+
+/* --- what waits --- */
+
+static bool grow(void **items, size_t *room, size_t count, size_t size)
+{
+    if (count < *room)
+        return true;
+    size_t wanted = *room ? *room * 2 : 64;
+    void *more = realloc(*items, wanted * size);
+    if (!more)
+        return false;
+    *items = more;
+    *room = wanted;
+    return true;
+}
+
+void files_queue(struct bh_files *f, uint64_t ino)
+{
+    BH_LOCK_SCOPE(&f->mutex);
+    void *items = f->queue;
+    if (grow(&items, &f->queue_room, f->queue_count, sizeof *f->queue)) {
+        f->queue = items;
+        f->queue[f->queue_count++] =
+            (struct files_queued){.ino = ino, .due_ms = bh_mono_ms() + DELAY_MS};
+    } /* else the next flush finds it */
+    if (f->queue_count == 1)
+        pthread_cond_signal(&f->wake);
+}
+
+void files_discard(struct bh_files *f, uint64_t data)
+{
+    if (data == 0)
+        return;
+    BH_LOCK_SCOPE(&f->mutex);
+    void *items = f->discarded;
+    if (!grow(&items, &f->discarded_room, f->discarded_count, sizeof *f->discarded))
+        return; /* the next start finds it */
+    f->discarded = items;
+    f->discarded[f->discarded_count++] = data;
+    if (f->discarded_count == 1)
+        pthread_cond_signal(&f->wake);
+}
+
+void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t size, uint64_t ino)
+{
+    BH_LOCK_SCOPE(&f->mutex);
+    void *items = f->touched;
+    if (!grow(&items, &f->touched_room, f->touched_count, sizeof *f->touched)) {
+        f->reconcile = true;
+        return;
+    }
+    f->touched = items;
+    struct files_touched *t = &f->touched[f->touched_count++];
+    memcpy(t->hash, hash, sizeof t->hash);
+    t->size = size;
+    t->ino = ino;
+    atomic_store(&f->changed, true);
+}
+
+/* --- one batch --- */
+
+struct item {
+    struct bh_open *open;
+    uint64_t version, data, size;
+    uint8_t hash[BH_SHA256_LEN];
+    bool taken; /* the data file itself became the blob */
+};
+
+struct wait_for {
+    struct bh_open *open;
+    bool patient; /* a flush: writers wait, rather */
+};
+
+static bool nobody_wants(void *arg)
+{
+    struct wait_for *w = arg;
+    return w->patient || atomic_load(&w->open->wanted) == 0;
+}
+
+/* Makes the content a blob, if that is to be done now. ENOENT: there is nothing to do. */
+static int make_blob(struct bh_files *f, struct item *it, bool patient, const struct bh_call *call,
+                     struct bh_error *err)
+{
+    struct bh_open *o = it->open;
+    struct wait_for w = {.open = o, .patient = patient};
+    struct bh_error local;
+    size_t got;
+    char c;
+    int rc = bh_open_read(o, &c, 1, 0, &got, true, call, &local); /* opens the data file */
+    if (rc)
+        return bh_fail(err, rc, "%s", local.text);
+    pthread_rwlock_rdlock(&o->lock);
+    pthread_mutex_lock(&f->mutex);
+    bool written = o->writers > 0;
+    pthread_mutex_unlock(&f->mutex);
+    if (!o->content.data || o->stale || !o->settled || o->published == o->version) {
+        pthread_rwlock_unlock(&o->lock);
+        return ENOENT;
+    }
+    it->version = o->version;
+    it->data = o->content.data;
+    it->size = o->content.size;
+    it->taken = !written && it->size > 0;
+    rc = it->size && !o->has_data
+             ? EAGAIN
+             : bh_blobs_publish(f->blobs, &o->data, it->size, it->taken ? it->data : 0,
+                                nobody_wants, &w, it->hash, call, err);
+    pthread_rwlock_unlock(&o->lock);
+    if (rc)
+        return rc;
+    /* Whoever writes from now on makes a copy first. */
+    pthread_rwlock_wrlock(&o->lock);
+    if (it->taken && o->content.data == it->data)
+        o->is_shared = true;
+    pthread_rwlock_unlock(&o->lock);
+    return 0;
+}
+
+/* The inode has the blob from now on, unless the file was written meanwhile. */
+static int name_blob(struct bh_files *f, struct item *it, struct bh_error *err)
+{
+    struct bh_open *o = it->open;
+    pthread_rwlock_wrlock(&o->lock);
+    bool same = !o->stale && o->version == it->version && o->content.data == it->data;
+    int rc = 0;
+    uint8_t old[BH_SHA256_LEN];
+    uint64_t old_size = o->content.hash_size;
+    memcpy(old, o->content.hash, sizeof old);
+    if (same)
+        rc = files_push(o, true, err);
+    if (same && rc == 0) {
+        struct bh_inode to = {.content = o->content};
+        if (it->size) /* the empty content is no blob */
+            memcpy(to.content.hash, it->hash, sizeof it->hash);
+        else
+            memset(to.content.hash, 0, sizeof to.content.hash);
+        to.content.hash_size = it->size;
+        if (it->taken || it->size == 0)
+            to.content.data = 0;
+        rc = bh_names_set(f->names, o->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL, true, err);
+        if (rc == 0) {
+            o->content = to.content;
+            o->published = o->version;
+        }
+    }
+    bool named = same && rc == 0, free_data = named && !o->content.data;
+    pthread_rwlock_unlock(&o->lock);
+    if (free_data)
+        bh_data_remove(f->blobs, it->data);
+    if (named) {
+        if (it->size)
+            files_touch(f, it->hash, it->size, o->ino);
+        if (files_is_hash(old) && memcmp(old, it->hash, sizeof old) != 0)
+            files_touch(f, old, old_size, 0);
+    }
+    return rc == ENOENT ? 0 : rc;
+}
+
+static int publish_batch(struct bh_files *f, const uint64_t *inos, size_t count, bool patient,
+                         size_t *put_off, const struct bh_call *call, struct bh_error *err)
+{
+    BH_FREE struct item *items = calloc(count, sizeof *items);
+    size_t n = 0;
+    int rc = items ? 0 : bh_fail(err, ENOMEM, "out of memory while publishing files");
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        struct item *it = &items[n];
+        int one = bh_files_use(f, inos[i], false, &it->open, true, err);
+        if (one == ENOENT || one == EISDIR)
+            continue;
+        if (one == 0)
+            one = make_blob(f, it, patient, call, err);
+        if (one == 0) {
+            n++;
+        } else {
+            if (it->open)
+                (void)bh_open_put(it->open, false, true);
+            it->open = NULL;
+            if (one == ESTALE) /* a writer came */
+                ++*put_off;
+            else if (one != ENOENT)
+                rc = one;
+        }
+    }
+    int settled = n ? bh_blobs_settle(f->blobs, rc ? NULL : err) : 0;
+    for (size_t i = 0; i < n; i++) {
+        int one = settled ? settled : name_blob(f, &items[i], rc ? NULL : err);
+        rc = rc ? rc : one;
+        (void)bh_open_put(items[i].open, false, true);
+    }
+    return rc;
+}
+
+/* --- all at once, for a flush --- */
+
+struct list {
+    uint64_t *inos;
+    size_t count, room;
+};
+
+static int note(void *arg, const struct bh_inode *i)
+{
+    struct list *l = arg;
+    void *items = l->inos;
+    if (!grow(&items, &l->room, l->count, sizeof *l->inos))
+        return ENOMEM;
+    l->inos = items;
+    l->inos[l->count++] = i->ino;
+    return 0;
+}
+
+int files_publish_all(struct bh_files *f, const struct bh_call *call, struct bh_error *err)
+{
+    struct list l = {0};
+    size_t put_off = 0;
+    int rc = bh_names_each_local(f->names, note, &l, err);
+    if (rc == ENOMEM)
+        bh_fail(err, rc, "out of memory while publishing files");
+    for (size_t i = 0; rc == 0 && i < l.count; i += BATCH) {
+        size_t n = l.count - i < BATCH ? l.count - i : BATCH;
+        rc = bh_call_check(call, "publishing files", err);
+        if (rc == 0)
+            rc = publish_batch(f, l.inos + i, n, true, &put_off, call, err);
+    }
+    free(l.inos);
+    if (rc == 0) {
+        BH_LOCK_SCOPE(&f->mutex);
+        f->queue_count = 0;
+    }
+    return rc;
+}
+
+/* --- the thread that does it in the background --- */
+
+/* With the mutex, which it lets go meanwhile. */
+static void remove_discarded(struct bh_files *f)
+{
+    uint64_t *numbers = f->discarded;
+    size_t count = f->discarded_count;
+    f->discarded = NULL;
+    f->discarded_count = f->discarded_room = 0;
+    pthread_mutex_unlock(&f->mutex);
+    for (size_t i = 0; i < count; i++)
+        bh_data_remove(f->blobs, numbers[i]);
+    free(numbers);
+    pthread_mutex_lock(&f->mutex);
+}
+
+/* Takes what is due; 0: the thread ends. */
+static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t retry_ms)
+{
+    BH_LOCK_SCOPE(&f->mutex);
+    int64_t not_before = bh_mono_ms() + retry_ms;
+    for (;;) {
+        if (f->discarded_count)
+            remove_discarded(f);
+        int64_t now = bh_mono_ms();
+        if (f->stopping)
+            return 0;
+        size_t n = 0;
+        while (now >= not_before && n < f->queue_count && n < BATCH && f->queue[n].due_ms <= now) {
+            inos[n] = f->queue[n].ino;
+            n++;
+        }
+        if (n) {
+            f->queue_count -= n;
+            memmove(f->queue, f->queue + n, f->queue_count * sizeof *f->queue);
+            return n;
+        }
+        if (f->queue_count) {
+            int64_t due = f->queue[0].due_ms > not_before ? f->queue[0].due_ms : not_before;
+            struct timespec until = bh_mono_after_ms(due - now + 1);
+            pthread_cond_timedwait(&f->wake, &f->mutex, &until);
+        } else {
+            pthread_cond_wait(&f->wake, &f->mutex);
+        }
+    }
+}
+
+static void *publisher_main(void *arg)
+{
+    struct bh_files *f = arg;
+    struct bh_call call = {.stop = &f->cancel};
+    uint64_t inos[BATCH];
+    int64_t retry = 0;
+    size_t n;
+    pthread_setname_np(pthread_self(), "bhfs-publish");
+    while ((n = take_due(f, inos, retry)) > 0) {
+        struct bh_error err;
+        size_t put_off = 0;
+        pthread_mutex_lock(&f->publishing);
+        int rc = publish_batch(f, inos, n, false, &put_off, &call, &err);
+        pthread_mutex_unlock(&f->publishing);
+        retry = rc ? RETRY_MS : 0;
+        if (rc && rc != ECANCELED)
+            bh_log(BH_LOG_WARNING, "files that were closed are not published yet: %s", err.text);
+        for (size_t i = 0; (rc || put_off) && i < n; i++)
+            files_queue(f, inos[i]);
+    }
+    return NULL;
+}
+
+int files_publisher_start(struct bh_files *f, struct bh_error *err)
+{
+    int rc = pthread_create(&f->publisher, NULL, publisher_main, f);
+    f->publisher_runs = rc == 0;
+    return rc ? bh_fail(err, rc, "no thread for publishing files: %s", strerror(rc)) : 0;
+}
+
+void files_publisher_stop(struct bh_files *f)
+{
+    if (!f->publisher_runs)
+        return;
+    pthread_mutex_lock(&f->mutex);
+    f->stopping = true;
+    pthread_cond_signal(&f->wake);
+    pthread_mutex_unlock(&f->mutex);
+    pthread_join(f->publisher, NULL);
+    f->publisher_runs = false;
+}

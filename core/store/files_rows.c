@@ -1,0 +1,307 @@
+/* Table filestore of the live database: one row a content, as upstream has them (UPSTREAM: "Tables
+ * in the database"). Rows follow names: the first name of a content makes its row, the last one's
+ * end removes it. */
+#include "store/files_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "util/cleanup.h"
+
+const char *bh_files_mime(const char *name)
+{
+    static const struct {
+        const char *ending, *mime;
+    } known[] = {
+        {"avi", "video/x-msvideo"},
+        {"bin", "application/octet-stream"},
+        {"bmp", "image/bmp"},
+        {"bz2", "application/x-bzip2"},
+        {"c", "text/x-csrc"},
+        {"css", "text/css"},
+        {"csv", "text/csv"},
+        {"db", "application/vnd.sqlite3"},
+        {"doc", "application/msword"},
+        {"docx", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"},
+        {"epub", "application/epub+zip"},
+        {"flac", "audio/flac"},
+        {"gif", "image/gif"},
+        {"gz", "application/gzip"},
+        {"h", "text/x-chdr"},
+        {"htm", "text/html"},
+        {"html", "text/html"},
+        {"ico", "image/vnd.microsoft.icon"},
+        {"jpeg", "image/jpeg"},
+        {"jpg", "image/jpeg"},
+        {"js", "text/javascript"},
+        {"json", "application/json"},
+        {"md", "text/markdown"},
+        {"mkv", "video/x-matroska"},
+        {"mov", "video/quicktime"},
+        {"mp3", "audio/mpeg"},
+        {"mp4", "video/mp4"},
+        {"odt", "application/vnd.oasis.opendocument.text"},
+        {"ogg", "audio/ogg"},
+        {"parquet", "application/vnd.apache.parquet"},
+        {"pdf", "application/pdf"},
+        {"png", "image/png"},
+        {"pptx", "application/vnd.openxmlformats-officedocument.presentationml.presentation"},
+        {"py", "text/x-python"},
+        {"rtf", "application/rtf"},
+        {"sh", "application/x-sh"},
+        {"sqlite", "application/vnd.sqlite3"},
+        {"svg", "image/svg+xml"},
+        {"tar", "application/x-tar"},
+        {"tif", "image/tiff"},
+        {"tiff", "image/tiff"},
+        {"toml", "application/toml"},
+        {"tsv", "text/tab-separated-values"},
+        {"txt", "text/plain"},
+        {"wasm", "application/wasm"},
+        {"wav", "audio/x-wav"},
+        {"webm", "video/webm"},
+        {"webp", "image/webp"},
+        {"xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"},
+        {"xml", "application/xml"},
+        {"xz", "application/x-xz"},
+        {"yaml", "application/yaml"},
+        {"yml", "application/yaml"},
+        {"zip", "application/zip"},
+        {"zst", "application/zstd"},
+    };
+    const char *dot = strrchr(name, '.');
+    for (size_t i = 0; dot && i < sizeof known / sizeof *known; i++)
+        if (!strcasecmp(dot + 1, known[i].ending))
+            return known[i].mime;
+    return "application/octet-stream";
+}
+
+struct row {
+    struct files_touched touched;
+    bool wanted; /* by some name */
+    char name[256];
+};
+
+struct rows_job {
+    const char *prefix;
+    struct row *rows;
+    size_t count;
+};
+
+static void to_hex(const uint8_t hash[BH_SHA256_LEN], char hex[BH_SHA256_HEX])
+{
+    for (int i = 0; i < BH_SHA256_LEN; i++)
+        snprintf(hex + 2 * i, 3, "%02x", hash[i]);
+}
+
+/* Upstream's table, of which somebody may have made another version: what it has is filled. */
+enum {
+    HAS_OBJECT_KEY = 1,
+    HAS_SIZE = 2,
+    HAS_MIME = 4,
+    HAS_FILENAME = 8,
+    HAS_METADATA = 16,
+    HAS_CREATED = 32
+};
+
+static const struct {
+    const char *name;
+    unsigned bit;
+} columns[] = {
+    {"object_key", HAS_OBJECT_KEY}, {"size", HAS_SIZE},         {"mime", HAS_MIME},
+    {"filename", HAS_FILENAME},     {"metadata", HAS_METADATA}, {"created_at", HAS_CREATED}};
+
+static int look_at_table(sqlite3 *db, unsigned *has, struct bh_error *err)
+{
+    static const char make[] =
+        "CREATE TABLE IF NOT EXISTS filestore (bh_key TEXT PRIMARY KEY, object_key TEXT NOT NULL, "
+        "size INTEGER NOT NULL, mime TEXT, filename TEXT, metadata TEXT NOT NULL DEFAULT '{}', "
+        "created_at REAL NOT NULL DEFAULT 0)";
+    sqlite3_stmt *st = NULL;
+    bool key = false;
+    *has = 0;
+    if (sqlite3_exec(db, make, NULL, NULL, NULL) != SQLITE_OK ||
+        sqlite3_prepare_v2(db, "SELECT name FROM pragma_table_info('filestore')", -1, &st, NULL) !=
+            SQLITE_OK)
+        return bh_sqlite_fail(db, err, "table filestore");
+    int rc;
+    while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
+        const char *name = (const char *)sqlite3_column_text(st, 0);
+        key = key || (name && !strcmp(name, "bh_key"));
+        for (size_t i = 0; name && i < sizeof columns / sizeof *columns; i++)
+            if (!strcmp(name, columns[i].name))
+                *has |= columns[i].bit;
+    }
+    sqlite3_finalize(st);
+    if (rc != SQLITE_DONE)
+        return bh_sqlite_fail(db, err, "table filestore");
+    return key ? 0
+               : bh_fail(err, EINVAL,
+                         "table filestore has no column bh_key: it is not the one that the file "
+                         "store needs; rename it");
+}
+
+/* NULL: no memory. */
+static char *insert_sql(unsigned has)
+{
+    BH_STRBUF sql = {0};
+    bh_strbuf_addf(&sql, "INSERT OR IGNORE INTO filestore (bh_key");
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        if (has & columns[i].bit)
+            bh_strbuf_addf(&sql, ", %s", columns[i].name);
+    bh_strbuf_addf(&sql, ") VALUES (@key");
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        if (has & columns[i].bit)
+            bh_strbuf_addf(&sql,
+                           columns[i].bit == HAS_METADATA  ? ", '{}'"
+                           : columns[i].bit == HAS_CREATED ? ", (julianday('now') - "
+                                                             "2440587.5) * 86400.0"
+                                                           : ", @%s",
+                           columns[i].name);
+    bh_strbuf_addf(&sql, ")");
+    return sql.failed ? NULL : bh_take_ptr(sql.data);
+}
+
+static void bind_text(sqlite3_stmt *st, const char *name, const char *value)
+{
+    int i = sqlite3_bind_parameter_index(st, name);
+    if (i)
+        sqlite3_bind_text(st, i, value, -1, SQLITE_TRANSIENT);
+}
+
+static int put_row(sqlite3 *db, sqlite3_stmt *st, const struct rows_job *j, const struct row *r)
+{
+    char hex[BH_SHA256_HEX], object[BH_KEY_MAX + 1];
+    to_hex(r->touched.hash, hex);
+    snprintf(object, sizeof object, "%s%s", j->prefix, hex);
+    bind_text(st, "@key", hex);
+    bind_text(st, "@object_key", object);
+    bind_text(st, "@mime", bh_files_mime(r->name));
+    bind_text(st, "@filename", r->name);
+    int i = sqlite3_bind_parameter_index(st, "@size");
+    if (i)
+        sqlite3_bind_int64(st, i, (sqlite3_int64)r->touched.size);
+    (void)db;
+    int rc = sqlite3_step(st);
+    sqlite3_reset(st);
+    return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+static int rows_job(sqlite3 *db, void *arg, struct bh_error *err)
+{
+    struct rows_job *j = arg;
+    sqlite3_stmt *put = NULL, *del = NULL;
+    unsigned has;
+    int rc = look_at_table(db, &has, err);
+    if (rc)
+        return rc;
+    BH_FREE char *sql = insert_sql(has);
+    if (!sql)
+        return bh_fail(err, ENOMEM, "out of memory while writing table filestore");
+    int sq = sqlite3_prepare_v2(db, sql, -1, &put, NULL);
+    if (sq == SQLITE_OK)
+        sq = sqlite3_prepare_v2(db, "DELETE FROM filestore WHERE bh_key = @key", -1, &del, NULL);
+    for (size_t i = 0; sq == SQLITE_OK && i < j->count; i++) {
+        char hex[BH_SHA256_HEX];
+        to_hex(j->rows[i].touched.hash, hex);
+        if (j->rows[i].wanted) {
+            sq = put_row(db, put, j, &j->rows[i]);
+        } else {
+            bind_text(del, "@key", hex);
+            sq = sqlite3_step(del) == SQLITE_DONE ? SQLITE_OK : sqlite3_errcode(db);
+            sqlite3_reset(del);
+        }
+    }
+    if (sq != SQLITE_OK)
+        rc = bh_sqlite_fail(db, err, "table filestore cannot be written");
+    sqlite3_finalize(put);
+    sqlite3_finalize(del);
+    return rc;
+}
+
+/* --- which rows --- */
+
+static int compare(const void *a, const void *b)
+{
+    const struct files_touched *x = a, *y = b;
+    int c = memcmp(x->hash, y->hash, sizeof x->hash);
+    return c ? c : (x->ino < y->ino) - (x->ino > y->ino); /* those with a name first */
+}
+
+/* All contents that have a name: rows may be missing after a crash. */
+static int touch_all(struct bh_files *f, struct bh_error *err)
+{
+    sqlite3 *db;
+    sqlite3_stmt *st = NULL;
+    int rc = bh_names_checkpoint(f->names, err);
+    if (rc == 0)
+        rc = bh_live_names_connect(f->live, &db, err);
+    if (rc)
+        return rc;
+    int sq = sqlite3_prepare_v2(
+        db, "SELECT hash, hash_size, ino FROM inodes WHERE hash IS NOT NULL", -1, &st, NULL);
+    while (sq == SQLITE_OK && (sq = sqlite3_step(st)) == SQLITE_ROW) {
+        if (sqlite3_column_bytes(st, 0) == BH_SHA256_LEN)
+            files_touch(f, sqlite3_column_blob(st, 0), (uint64_t)sqlite3_column_int64(st, 1),
+                        (uint64_t)sqlite3_column_int64(st, 2));
+        sq = SQLITE_OK;
+    }
+    if (sq != SQLITE_DONE)
+        rc = bh_sqlite_fail(db, err, "names.db cannot be read");
+    sqlite3_finalize(st);
+    sqlite3_close(db);
+    return rc;
+}
+
+static int fill_rows(struct bh_files *f, struct files_touched *touched, size_t count,
+                     struct rows_job *j, struct bh_error *err)
+{
+    qsort(touched, count, sizeof *touched, compare);
+    for (size_t i = 0; i < count; i++) {
+        struct row *r = &j->rows[j->count];
+        if (i > 0 && !memcmp(touched[i].hash, touched[i - 1].hash, sizeof touched[i].hash))
+            continue;
+        *r = (struct row){.touched = touched[i]};
+        int rc = bh_names_has_hash(f->names, r->touched.hash, &r->wanted, err);
+        if (rc)
+            return rc;
+        if (r->wanted && r->touched.ino)
+            (void)bh_names_name(f->names, r->touched.ino, r->name); /* "": it lost it just now */
+        j->count++;
+    }
+    return 0;
+}
+
+int files_write_rows(struct bh_files *f, struct bh_error *err)
+{
+    struct rows_job j = {.prefix = f->prefix};
+    pthread_mutex_lock(&f->mutex);
+    bool all = f->reconcile;
+    pthread_mutex_unlock(&f->mutex);
+    int rc = all ? touch_all(f, err) : 0;
+    if (rc)
+        return rc;
+    pthread_mutex_lock(&f->mutex);
+    size_t count = f->touched_count;
+    BH_FREE struct files_touched *touched = f->touched;
+    f->touched = NULL;
+    f->touched_count = f->touched_room = 0;
+    f->reconcile = false;
+    pthread_mutex_unlock(&f->mutex);
+    if (count == 0)
+        return 0;
+    BH_FREE struct row *rows = calloc(count, sizeof *rows);
+    j.rows = rows;
+    rc = rows ? fill_rows(f, touched, count, &j, err)
+              : bh_fail(err, ENOMEM, "out of memory while writing table filestore");
+    if (rc == 0 && j.count)
+        rc = bh_sql_run(f->live->sql, BH_SQL_WRITE, rows_job, &j, err);
+    if (rc) {
+        BH_LOCK_SCOPE(&f->mutex);
+        f->reconcile = true; /* nothing is forgotten: the next flush looks at all */
+    }
+    return rc;
+}

@@ -1,0 +1,429 @@
+/* Names in files/: looking up, making, removing, renaming, attributes. */
+#include "files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "util/log.h"
+
+#define EPOCHS 256u /* that can be told apart */
+
+/* --- numbers --- */
+
+fuse_ino_t files_number(struct daemon *d, uint64_t ino)
+{
+    return ino << 9 | (uint64_t)(atomic_load(&d->files_epoch) % EPOCHS) << 1 | 1;
+}
+
+bool files_exist(struct daemon *d)
+{
+    return d->files != NULL;
+}
+
+fuse_ino_t files_root(struct daemon *d)
+{
+    return files_number(d, BH_NAMES_ROOT);
+}
+
+ino_t files_root_ino(void)
+{
+    return FILES_INO + BH_NAMES_ROOT;
+}
+
+/* The content was swapped: all numbers are others. On the thread that swapped it. */
+static void forget_names(void *arg)
+{
+    struct daemon *d = arg;
+    if (d->closing)
+        return;
+    (void)fuse_lowlevel_notify_inval_entry(d->session, FUSE_ROOT_ID, FILES_NAME,
+                                           strlen(FILES_NAME));
+}
+
+static void swapped(void *arg)
+{
+    struct daemon *d = arg;
+    atomic_fetch_add(&d->files_epoch, 1);
+    /* It takes the kernel's lock of the root directory: not on this thread (DECISIONS 6). */
+    if (workers_run(d->workers, forget_names, d) != 0)
+        bh_log(BH_LOG_ERROR, "out of memory: the kernel may show old names in files/");
+}
+
+void files_attach(struct daemon *d)
+{
+    d->files = bh_files_of(d->bh);
+    if (d->files)
+        bh_files_on_swap(d->files, swapped, d);
+}
+
+/* --- requests --- */
+
+bool request_init(struct request *r, fuse_req_t req, fuse_ino_t ino, request_fn *run)
+{
+    struct daemon *d = daemon_of(req);
+    memset(r, 0, sizeof *r);
+    r->req = req;
+    r->daemon = d;
+    r->files = d->files;
+    r->run = run;
+    r->ino = ino >> 9;
+    r->name = r->new_name = "";
+    if ((ino >> 1) % EPOCHS == atomic_load(&d->files_epoch) % EPOCHS)
+        return true;
+    fuse_reply_err(req, ESTALE);
+    return false;
+}
+
+static int run(struct request *r, bool wait, struct bh_error *err)
+{
+    int rc = r->changes ? bh_files_enter(r->files, wait) : 0;
+    if (rc)
+        return rc;
+    err->text[0] = '\0';
+    rc = r->run(r, wait, err);
+    if (r->changes)
+        bh_files_leave(r->files);
+    return rc;
+}
+
+static void answer(struct request *r, int rc, const struct bh_error *err)
+{
+    if (rc == 0)
+        return;
+    if (err->text[0] && (rc == EIO || rc == ETIMEDOUT || rc == ENOSPC || rc == ESTALE))
+        explain(r->daemon, "files/: %s", err->text);
+    fuse_reply_err(r->req, rc == ECANCELED ? EINTR : rc);
+}
+
+struct copy {
+    struct request request;
+    char text[];
+};
+
+static void on_interrupt(fuse_req_t req, void *arg)
+{
+    struct request *r = arg;
+    (void)req;
+    atomic_store(&r->cancel, true);
+}
+
+static void run_copy(void *arg)
+{
+    struct copy *c = arg;
+    struct request *r = &c->request;
+    struct bh_call call = {.cancel = &r->cancel, .stop = &r->daemon->closing};
+    struct bh_error err;
+    fuse_req_t req = r->req;
+    r->call = &call;
+    if (r->fetches)
+        fuse_req_interrupt_func(req, on_interrupt, r);
+    int rc = run(r, true, &err);
+    /* An answered request is gone, and its interrupt with it: run functions that succeed have
+     * taken that back before. */
+    if (rc) {
+        if (r->fetches)
+            fuse_req_interrupt_func(req, NULL, NULL);
+        answer(r, rc, &err);
+    }
+    free(c);
+}
+
+/* NULL: no memory. */
+static struct copy *copy_request(const struct request *r)
+{
+    size_t name = strlen(r->name) + 1, new_name = strlen(r->new_name) + 1;
+    struct copy *c = malloc(sizeof *c + name + new_name + r->data_size);
+    if (!c)
+        return NULL;
+    memcpy(&c->request, r, sizeof *r);
+    c->request.name = memcpy(c->text, r->name, name);
+    c->request.new_name = memcpy(c->text + name, r->new_name, new_name);
+    if (r->data_size)
+        c->request.data = memcpy(c->text + name + new_name, r->data, r->data_size);
+    return c;
+}
+
+void request_start(struct request *r)
+{
+    struct bh_error err;
+    int rc = run(r, false, &err);
+    if (rc != EAGAIN) {
+        answer(r, rc, &err);
+        return;
+    }
+    struct copy *c = copy_request(r);
+    if (!c || workers_run(r->fetches ? r->daemon->file_fetchers : r->daemon->file_workers, run_copy,
+                          c) != 0) {
+        free(c);
+        fuse_reply_err(r->req, ENOMEM);
+    }
+}
+
+/* --- attributes --- */
+
+static struct timespec time_of(int64_t ns)
+{
+    struct timespec t = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+    if (t.tv_nsec < 0) {
+        t.tv_sec--;
+        t.tv_nsec += 1000000000;
+    }
+    return t;
+}
+
+static int64_t ns_of(struct timespec t)
+{
+    const int64_t limit = INT64_MAX / 1000000000 - 1; /* the year 2262 */
+    int64_t s = t.tv_sec > limit ? limit : t.tv_sec < -limit ? -limit : t.tv_sec;
+    return s * 1000000000 + t.tv_nsec;
+}
+
+void files_stat(const struct bh_inode *i, struct stat *st)
+{
+    *st = (struct stat){.st_ino = FILES_INO + i->ino,
+                        .st_mode = i->mode,
+                        .st_nlink = i->nlink,
+                        .st_uid = i->uid,
+                        .st_gid = i->gid,
+                        .st_rdev = i->rdev,
+                        .st_size = (off_t)i->content.size,
+                        .st_blksize = 4096,
+                        .st_blocks = (blkcnt_t)((i->content.size + 511) / 512),
+                        .st_atim = time_of(i->atime),
+                        .st_mtim = time_of(i->mtime),
+                        .st_ctim = time_of(i->ctime)};
+    if (S_ISDIR(i->mode)) {
+        st->st_size = 4096;
+        st->st_blocks = 8;
+    }
+}
+
+static int reply_attr(struct request *r, struct bh_inode *i)
+{
+    struct stat st;
+    bh_files_refresh(r->files, i);
+    files_stat(i, &st);
+    fuse_reply_attr(r->req, &st, CACHE_SECONDS);
+    return 0;
+}
+
+int files_reply_entry(struct request *r, struct bh_inode *i)
+{
+    struct fuse_entry_param e = {.ino = files_number(r->daemon, i->ino),
+                                 .attr_timeout = CACHE_SECONDS,
+                                 .entry_timeout = CACHE_SECONDS};
+    bh_files_refresh(r->files, i);
+    files_stat(i, &e.attr);
+    fuse_reply_entry(r->req, &e);
+    return 0;
+}
+
+static int run_getattr(struct request *r, bool wait, struct bh_error *err)
+{
+    struct bh_inode i;
+    int rc = bh_names_get(bh_files_names(r->files), r->ino, &i, wait, err);
+    return rc ? rc : reply_attr(r, &i);
+}
+
+void files_getattr(fuse_req_t req, fuse_ino_t ino)
+{
+    struct request r;
+    if (request_init(&r, req, ino, run_getattr))
+        request_start(&r);
+}
+
+static int run_setattr(struct request *r, bool wait, struct bh_error *err)
+{
+    struct bh_inode i;
+    int rc = bh_files_set(r->files, r->ino, r->flags, &r->what, &i, wait, err);
+    return rc ? rc : reply_attr(r, &i);
+}
+
+static unsigned what_to_set(int to_set)
+{
+    static const struct {
+        int fuse;
+        unsigned ours;
+    } map[] = {{FUSE_SET_ATTR_MODE, BH_SET_MODE},
+               {FUSE_SET_ATTR_UID, BH_SET_UID},
+               {FUSE_SET_ATTR_GID, BH_SET_GID},
+               {FUSE_SET_ATTR_ATIME, BH_SET_ATIME},
+               {FUSE_SET_ATTR_MTIME, BH_SET_MTIME},
+               {FUSE_SET_ATTR_ATIME_NOW, BH_SET_ATIME_NOW},
+               {FUSE_SET_ATTR_MTIME_NOW, BH_SET_MTIME_NOW},
+               {FUSE_SET_ATTR_SIZE, BH_SET_CONTENT}};
+    unsigned what = 0;
+    for (size_t i = 0; i < sizeof map / sizeof *map; i++)
+        if (to_set & map[i].fuse)
+            what |= map[i].ours;
+    if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+        what &= ~(unsigned)BH_SET_ATIME;
+    if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+        what &= ~(unsigned)BH_SET_MTIME;
+    return what;
+}
+
+void files_setattr(fuse_req_t req, fuse_ino_t ino, const struct stat *attr, int to_set)
+{
+    struct request r;
+    if (!request_init(&r, req, ino, run_setattr))
+        return;
+    r.changes = true;
+    r.flags = what_to_set(to_set);
+    r.what.mode = attr->st_mode & 07777;
+    r.what.uid = attr->st_uid;
+    r.what.gid = attr->st_gid;
+    r.what.atime = ns_of(attr->st_atim);
+    r.what.mtime = ns_of(attr->st_mtim);
+    r.what.content.size = (uint64_t)attr->st_size;
+    request_start(&r);
+}
+
+/* --- names --- */
+
+static int run_lookup(struct request *r, bool wait, struct bh_error *err)
+{
+    struct bh_inode i;
+    int rc = bh_names_lookup(bh_files_names(r->files), r->ino, r->name, &i, wait, err);
+    if (rc == ENOENT) {
+        reply_absent(r->req, CACHE_SECONDS);
+        return 0;
+    }
+    return rc ? rc : files_reply_entry(r, &i);
+}
+
+void files_lookup(fuse_req_t req, fuse_ino_t dir, const char *name)
+{
+    struct request r;
+    if (!request_init(&r, req, dir, run_lookup))
+        return;
+    r.name = name;
+    request_start(&r);
+}
+
+void files_lookup_root(fuse_req_t req)
+{
+    struct request r;
+    if (!request_init(&r, req, files_root(daemon_of(req)), NULL))
+        return;
+    struct fuse_entry_param e = {.ino = files_root(r.daemon), .entry_timeout = CACHE_SECONDS};
+    struct bh_inode i;
+    /* Attributes that are not at hand are asked for by number. */
+    if (bh_names_get(bh_files_names(r.files), BH_NAMES_ROOT, &i, false, NULL) == 0) {
+        files_stat(&i, &e.attr);
+        e.attr_timeout = CACHE_SECONDS;
+    } else {
+        e.attr =
+            (struct stat){.st_ino = files_root_ino(), .st_mode = S_IFDIR | 0755, .st_nlink = 2};
+    }
+    fuse_reply_entry(req, &e);
+}
+
+static int run_make(struct request *r, bool wait, struct bh_error *err)
+{
+    struct bh_inode i;
+    int rc = bh_names_make(bh_files_names(r->files), r->ino, r->name, &r->what,
+                           S_ISLNK(r->what.mode) ? r->new_name : NULL, false, &i, wait, err);
+    return rc ? rc : files_reply_entry(r, &i);
+}
+
+void files_make(fuse_req_t req, fuse_ino_t dir, const char *name, mode_t mode, dev_t rdev,
+                const char *target)
+{
+    struct request r;
+    if (!request_init(&r, req, dir, run_make))
+        return;
+    r.changes = true;
+    r.name = name;
+    r.new_name = target ? target : "";
+    r.what.mode = mode;
+    r.what.rdev = rdev;
+    r.what.uid = fuse_req_ctx(req)->uid;
+    r.what.gid = fuse_req_ctx(req)->gid;
+    request_start(&r);
+}
+
+static int run_link(struct request *r, bool wait, struct bh_error *err)
+{
+    struct bh_inode i;
+    int rc = bh_names_link(bh_files_names(r->files), r->ino, r->other, r->name, &i, wait, err);
+    return rc ? rc : files_reply_entry(r, &i);
+}
+
+void files_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t dir, const char *name)
+{
+    struct request r;
+    if (!request_init(&r, req, ino, run_link))
+        return;
+    r.changes = true;
+    r.other = dir >> 9;
+    r.name = name;
+    request_start(&r);
+}
+
+static int run_remove(struct request *r, bool wait, struct bh_error *err)
+{
+    struct bh_inode was;
+    struct bh_names *n = bh_files_names(r->files);
+    int rc = r->flags ? bh_names_rmdir(n, r->ino, r->name, &was, wait, err)
+                      : bh_names_unlink(n, r->ino, r->name, &was, wait, err);
+    if (rc == 0)
+        fuse_reply_err(r->req, 0);
+    return rc;
+}
+
+void files_remove(fuse_req_t req, fuse_ino_t dir, const char *name, bool is_dir)
+{
+    struct request r;
+    if (!request_init(&r, req, dir, run_remove))
+        return;
+    r.changes = true;
+    r.flags = is_dir;
+    r.name = name;
+    request_start(&r);
+}
+
+static int run_rename(struct request *r, bool wait, struct bh_error *err)
+{
+    struct bh_inode moved, replaced;
+    int rc = bh_names_rename(bh_files_names(r->files), r->ino, r->name, r->other, r->new_name,
+                             r->flags, &moved, &replaced, wait, err);
+    if (rc == 0)
+        fuse_reply_err(r->req, 0);
+    return rc;
+}
+
+void files_rename(fuse_req_t req, fuse_ino_t dir, const char *name, fuse_ino_t new_dir,
+                  const char *new_name, unsigned flags)
+{
+    struct request r;
+    if (!request_init(&r, req, dir, run_rename))
+        return;
+    r.changes = true;
+    r.other = new_dir >> 9;
+    r.name = name;
+    r.new_name = new_name;
+    r.flags = flags;
+    request_start(&r);
+}
+
+static int run_readlink(struct request *r, bool wait, struct bh_error *err)
+{
+    char *target;
+    int rc = bh_names_readlink(bh_files_names(r->files), r->ino, &target, wait, err);
+    if (rc)
+        return rc;
+    fuse_reply_readlink(r->req, target);
+    free(target);
+    return 0;
+}
+
+void files_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+    struct request r;
+    if (request_init(&r, req, ino, run_readlink))
+        request_start(&r);
+}

@@ -1,0 +1,73 @@
+/* files/ at the clients' door. What the fs/files*.c share; the rest of the daemon needs what
+ * daemon.h says of them.
+ *
+ * The kernel knows a file by a number made of its inode and of the epoch, which a swap of the
+ * content (restore, switch) raises: what it knew before is another file then. Such numbers are odd,
+ * those of nodes.c are addresses, so even.
+ *
+ * A request is a struct request: its run function answers, or returns what is to be answered. It is
+ * tried at once on the loop thread, where it must not wait; EAGAIN there sends a copy of it to a
+ * worker, which may. */
+#ifndef BHFS_FILES_H
+#define BHFS_FILES_H
+
+#include <limits.h>
+
+#include "daemon.h"
+#include "store/files.h"
+
+/* st_ino: none of the mount's other numbers is there. */
+#define FILES_INO ((uint64_t)1 << 32)
+
+struct request;
+/* Answers req and returns 0, or returns an errno; with wait false EAGAIN: again with true. */
+typedef int request_fn(struct request *r, bool wait, struct bh_error *err);
+
+struct request {
+    fuse_req_t req;
+    struct daemon *daemon;
+    struct bh_files *files;
+    request_fn *run;
+    uint64_t ino, other; /* inodes */
+    bool fetches;        /* may wait for the bucket for long */
+    bool changes;        /* names: enters the gate */
+    struct fuse_file_info fi;
+    struct bh_inode what;
+    unsigned flags;
+    uint64_t offset;
+    size_t size;
+    const char *name, *new_name; /* "": none */
+    const void *data;            /* of data_size bytes */
+    size_t data_size;
+    atomic_bool cancel;         /* of the copy: the client does not want it any more */
+    const struct bh_call *call; /* with its limits; NULL on the loop thread */
+};
+
+/* Zeroed but for what every request has. False: it was answered (ESTALE, ENOENT). */
+bool request_init(struct request *r, fuse_req_t req, fuse_ino_t ino, request_fn *run);
+void request_start(struct request *r);
+
+/* An open file. */
+struct handle {
+    struct bh_open *open;
+    bool writing;
+};
+static inline struct handle *handle_of(const struct fuse_file_info *fi)
+{
+    return (struct handle *)(uintptr_t)fi->fh;
+}
+
+void files_stat(const struct bh_inode *i, struct stat *st);
+/* Answers with an entry, as the file is now. */
+int files_reply_entry(struct request *r, struct bh_inode *i);
+fuse_ino_t files_number(struct daemon *d, uint64_t ino);
+
+/* files_io.c: makes a handle in r->fi. */
+int files_make_handle(struct request *r, uint64_t ino, bool wait, struct bh_error *err);
+
+/* files_locks.c: of one inode, while handles to it are open. */
+void files_locks_hold(uint64_t ino);
+void files_locks_drop(struct daemon *d, uint64_t ino, uint64_t handle);
+void files_locks_flush(struct daemon *d, uint64_t ino, uint64_t owner);
+
+#endif

@@ -1,0 +1,133 @@
+/* Directories of files/: a listing is taken when the directory is read from its beginning, so that
+ * it is stable whatever changes meanwhile. */
+#include "files.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "util/cleanup.h"
+
+struct dir {
+    pthread_mutex_t mutex; /* several threads may read one handle */
+    struct bh_names_listing *list;
+};
+
+static struct dir *dir_of(const struct fuse_file_info *fi)
+{
+    return (struct dir *)(uintptr_t)fi->fh;
+}
+
+void files_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct request r;
+    if (!request_init(&r, req, ino, NULL))
+        return;
+    struct dir *dir = calloc(1, sizeof *dir);
+    if (!dir) {
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    pthread_mutex_init(&dir->mutex, NULL);
+    fi->fh = (uintptr_t)dir;
+    fi->cache_readdir = fi->keep_cache = 1; /* all changes come through the kernel, but a swap */
+    if (fuse_reply_open(req, fi) == -ENOENT) {
+        pthread_mutex_destroy(&dir->mutex);
+        free(dir);
+    }
+}
+
+void files_releasedir(fuse_req_t req, struct fuse_file_info *fi)
+{
+    struct dir *dir = dir_of(fi);
+    pthread_mutex_destroy(&dir->mutex);
+    free(dir->list);
+    free(dir);
+    fuse_reply_err(req, 0);
+}
+
+struct filling {
+    struct request *request;
+    char *buf;
+    size_t size, used;
+    bool plus;
+};
+
+/* False: it is full. i: NULL where its attributes are not wanted, or not at hand. */
+static bool add(struct filling *f, const char *name, uint64_t ino, mode_t mode, off_t next,
+                struct bh_inode *i)
+{
+    struct fuse_entry_param e = {.attr = {.st_ino = FILES_INO + ino, .st_mode = mode}};
+    size_t left = f->size - f->used, n;
+    if (f->plus && i) {
+        bh_files_refresh(f->request->files, i);
+        files_stat(i, &e.attr);
+        e.ino = files_number(f->request->daemon, ino);
+        e.attr_timeout = e.entry_timeout = CACHE_SECONDS;
+    }
+    n = f->plus ? fuse_add_direntry_plus(f->request->req, f->buf + f->used, left, name, &e, next)
+                : fuse_add_direntry(f->request->req, f->buf + f->used, left, name, &e.attr, next);
+    if (n > left)
+        return false;
+    f->used += n;
+    return true;
+}
+
+/* Entry number n: the two that every directory has come first. */
+static bool add_number(struct filling *f, const struct bh_names_listing *l, size_t n,
+                       const struct bh_inode *self, bool wait)
+{
+    struct bh_inode i;
+    if (n < 2) {
+        uint64_t ino = n == 0 || self->ino == BH_NAMES_ROOT ? self->ino : self->parent;
+        return add(f, n == 0 ? "." : "..", ino, S_IFDIR, (off_t)n + 1, NULL);
+    }
+    const char *name = l->entries[n - 2].name;
+    uint64_t ino = l->entries[n - 2].ino;
+    bool known =
+        f->plus && bh_names_get(bh_files_names(f->request->files), ino, &i, wait, NULL) == 0;
+    return add(f, name, ino, l->entries[n - 2].mode & S_IFMT, (off_t)n + 1, known ? &i : NULL);
+}
+
+static int run_readdir(struct request *r, bool wait, struct bh_error *err)
+{
+    struct dir *dir = dir_of(&r->fi);
+    struct bh_names *names = bh_files_names(r->files);
+    struct bh_inode self;
+    if (!wait && pthread_mutex_trylock(&dir->mutex) != 0)
+        return EAGAIN;
+    if (wait)
+        pthread_mutex_lock(&dir->mutex);
+    int rc = bh_names_get(names, r->ino, &self, wait, err);
+    if (rc == 0 && (r->offset == 0 || !dir->list)) {
+        free(dir->list);
+        dir->list = NULL;
+        rc = bh_names_list(names, r->ino, &dir->list, wait, err);
+    }
+    BH_FREE char *buf = rc == 0 ? malloc(r->size) : NULL;
+    if (rc == 0 && !buf)
+        rc = ENOMEM;
+    if (rc == 0) {
+        struct filling f = {.request = r, .buf = buf, .size = r->size, .plus = r->flags};
+        size_t end = dir->list->count + 2;
+        for (size_t n = (size_t)r->offset; n < end && add_number(&f, dir->list, n, &self, wait);)
+            n++;
+        fuse_reply_buf(r->req, buf, f.used);
+    }
+    pthread_mutex_unlock(&dir->mutex);
+    return rc;
+}
+
+void files_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+                   struct fuse_file_info *fi, bool plus)
+{
+    struct request r;
+    if (!request_init(&r, req, ino, run_readdir))
+        return;
+    r.fi = *fi;
+    r.size = size;
+    r.offset = (uint64_t)off;
+    r.flags = plus;
+    request_start(&r);
+}

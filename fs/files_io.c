@@ -1,0 +1,282 @@
+/* Open files in files/. */
+#include "files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+#include "util/log.h"
+
+/* What is larger is written by a worker: the loop thread would keep others waiting. */
+#define WRITE_AT_ONCE (256u << 10)
+
+/* --- opening --- */
+
+int files_make_handle(struct request *r, uint64_t ino, bool wait, struct bh_error *err)
+{
+    bool writing = (r->fi.flags & O_ACCMODE) != O_RDONLY;
+    struct handle *h = malloc(sizeof *h);
+    if (!h)
+        return ENOMEM;
+    h->writing = writing;
+    int rc = bh_files_use(r->files, ino, writing, &h->open, wait, err);
+    if (rc) {
+        free(h);
+        return rc;
+    }
+    files_locks_hold(ino);
+    r->fi.fh = (uintptr_t)h;
+    r->fi.keep_cache = 1;
+    return 0;
+}
+
+/* One that no client ever had. */
+static void drop_handle(struct daemon *d, struct handle *h)
+{
+    files_locks_drop(d, bh_open_ino(h->open), (uintptr_t)h);
+    (void)bh_open_put(h->open, h->writing, true);
+    free(h);
+}
+
+static int run_open(struct request *r, bool wait, struct bh_error *err)
+{
+    const struct bh_inode empty = {0};
+    bool truncates = r->fi.flags & O_TRUNC;
+    if (truncates && !wait)
+        return EAGAIN;
+    int rc = files_make_handle(r, r->ino, wait, err);
+    if (rc == 0 && truncates) {
+        rc = bh_files_set(r->files, r->ino, BH_SET_CONTENT, &empty, NULL, wait, err);
+        if (rc)
+            drop_handle(r->daemon, handle_of(&r->fi));
+    }
+    if (rc)
+        return rc;
+    struct handle *h = handle_of(&r->fi);
+    if (fuse_reply_open(r->req, &r->fi) == -ENOENT) /* interrupted: there will be no release */
+        drop_handle(r->daemon, h);
+    return 0;
+}
+
+void files_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct request r;
+    if (!request_init(&r, req, ino, run_open))
+        return;
+    r.fi = *fi;
+    r.changes = fi->flags & O_TRUNC;
+    request_start(&r);
+}
+
+static int run_create(struct request *r, bool wait, struct bh_error *err)
+{
+    struct bh_inode i;
+    const struct bh_inode empty = {0};
+    int rc = bh_names_make(bh_files_names(r->files), r->ino, r->name, &r->what, NULL, false, &i,
+                           wait, err);
+    bool there = rc == EEXIST && !(r->fi.flags & O_EXCL) && S_ISREG(i.mode);
+    if (there)
+        rc = 0;
+    if (rc == 0) /* what was made is in memory: no need to wait; else a second try would meet it */
+        rc = files_make_handle(r, i.ino, true, err);
+    if (rc == 0 && there && r->fi.flags & O_TRUNC)
+        rc = bh_files_set(r->files, i.ino, BH_SET_CONTENT, &empty, &i, true, err);
+    if (rc)
+        return rc;
+    struct fuse_entry_param e = {.ino = files_number(r->daemon, i.ino),
+                                 .attr_timeout = CACHE_SECONDS,
+                                 .entry_timeout = CACHE_SECONDS};
+    bh_files_refresh(r->files, &i);
+    files_stat(&i, &e.attr);
+    struct handle *h = handle_of(&r->fi);
+    if (fuse_reply_create(r->req, &e, &r->fi) == -ENOENT)
+        drop_handle(r->daemon, h);
+    return 0;
+}
+
+void files_create(fuse_req_t req, fuse_ino_t dir, const char *name, mode_t mode,
+                  struct fuse_file_info *fi)
+{
+    struct request r;
+    if (!request_init(&r, req, dir, run_create))
+        return;
+    r.changes = true;
+    r.name = name;
+    r.fi = *fi;
+    r.what.mode = S_IFREG | (mode & 07777);
+    r.what.uid = fuse_req_ctx(req)->uid;
+    r.what.gid = fuse_req_ctx(req)->gid;
+    request_start(&r);
+}
+
+static int run_release(struct request *r, bool wait, struct bh_error *err)
+{
+    struct handle *h = handle_of(&r->fi);
+    (void)err;
+    int rc = bh_open_put(h->open, h->writing, wait);
+    if (rc)
+        return rc;
+    free(h);
+    fuse_reply_err(r->req, 0);
+    return 0;
+}
+
+void files_release(fuse_req_t req, struct fuse_file_info *fi)
+{
+    struct request r = {.req = req,
+                        .daemon = daemon_of(req),
+                        .run = run_release,
+                        .name = "",
+                        .new_name = "",
+                        .fi = *fi};
+    r.files = r.daemon->files;
+    files_locks_drop(r.daemon, bh_open_ino(handle_of(fi)->open), fi->fh);
+    request_start(&r);
+}
+
+/* --- reading --- */
+
+static int run_read(struct request *r, bool wait, struct bh_error *err)
+{
+    struct handle *h = handle_of(&r->fi);
+    BH_FREE char *own = wait ? malloc(r->size) : NULL;
+    char *buf = wait ? own : loop_buffer;
+    size_t got;
+    if (!buf)
+        return ENOMEM;
+    int rc = bh_open_read(h->open, buf, r->size, r->offset, &got, wait, r->call, err);
+    if (rc)
+        return rc;
+    if (wait)
+        fuse_req_interrupt_func(r->req, NULL, NULL);
+    fuse_reply_buf(r->req, buf, got);
+    return 0;
+}
+
+void files_read(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi)
+{
+    struct request r = {.req = req,
+                        .daemon = daemon_of(req),
+                        .run = run_read,
+                        .name = "",
+                        .new_name = "",
+                        .fetches = true,
+                        .fi = *fi,
+                        .offset = (uint64_t)off,
+                        .size = size < READ_MAX ? size : READ_MAX};
+    r.files = r.daemon->files;
+    request_start(&r);
+}
+
+/* --- writing --- */
+
+static int run_write(struct request *r, bool wait, struct bh_error *err)
+{
+    struct handle *h = handle_of(&r->fi);
+    if (!wait && r->data_size > WRITE_AT_ONCE)
+        return EAGAIN;
+    int rc = bh_open_write(h->open, r->data, r->data_size, r->offset, false, wait, err);
+    if (rc == 0)
+        fuse_reply_write(r->req, r->data_size);
+    return rc;
+}
+
+void files_write(fuse_req_t req, const char *buf, size_t size, off_t off,
+                 const struct fuse_file_info *fi)
+{
+    struct request r = {.req = req,
+                        .daemon = daemon_of(req),
+                        .run = run_write,
+                        .name = "",
+                        .new_name = "",
+                        .fi = *fi,
+                        .offset = (uint64_t)off,
+                        .data = buf,
+                        .data_size = size};
+    r.files = r.daemon->files;
+    request_start(&r);
+}
+
+static int run_flush(struct request *r, bool wait, struct bh_error *err)
+{
+    struct handle *h = handle_of(&r->fi);
+    int rc = h->writing ? bh_open_flush(h->open, wait, err) : 0;
+    if (rc == 0)
+        fuse_reply_err(r->req, 0);
+    return rc;
+}
+
+void files_flush(fuse_req_t req, struct fuse_file_info *fi)
+{
+    struct request r = {.req = req,
+                        .daemon = daemon_of(req),
+                        .run = run_flush,
+                        .name = "",
+                        .new_name = "",
+                        .fi = *fi};
+    r.files = r.daemon->files;
+    files_locks_flush(r.daemon, bh_open_ino(handle_of(fi)->open), fi->lock_owner);
+    request_start(&r);
+}
+
+static int run_fsync(struct request *r, bool wait, struct bh_error *err)
+{
+    if (!wait)
+        return EAGAIN;
+    int rc = r->flags ? bh_names_sync(bh_files_names(r->files), err)
+                      : bh_open_sync(handle_of(&r->fi)->open, err);
+    if (rc == 0)
+        fuse_reply_err(r->req, 0);
+    return rc;
+}
+
+void files_fsync(fuse_req_t req, struct fuse_file_info *fi, bool is_dir)
+{
+    struct request r = {.req = req,
+                        .daemon = daemon_of(req),
+                        .run = run_fsync,
+                        .name = "",
+                        .new_name = "",
+                        .fi = *fi,
+                        .flags = is_dir};
+    r.files = r.daemon->files;
+    request_start(&r);
+}
+
+static int run_fallocate(struct request *r, bool wait, struct bh_error *err)
+{
+    if (!wait)
+        return EAGAIN;
+    int rc = bh_open_allocate(handle_of(&r->fi)->open, (int)r->flags, r->offset, r->size, err);
+    if (rc == 0)
+        fuse_reply_err(r->req, 0);
+    return rc;
+}
+
+void files_fallocate(fuse_req_t req, int mode, off_t off, off_t len, struct fuse_file_info *fi)
+{
+    struct request r = {.req = req,
+                        .daemon = daemon_of(req),
+                        .run = run_fallocate,
+                        .name = "",
+                        .new_name = "",
+                        .fi = *fi,
+                        .flags = (unsigned)mode,
+                        .offset = (uint64_t)off,
+                        .size = (size_t)len};
+    r.files = r.daemon->files;
+    request_start(&r);
+}
+
+void files_lseek(fuse_req_t req, off_t off, int whence, struct fuse_file_info *fi)
+{
+    uint64_t at = 0;
+    int rc = off < 0 ? ENXIO : bh_open_seek(handle_of(fi)->open, (uint64_t)off, whence, &at);
+    if (rc)
+        fuse_reply_err(req, rc);
+    else
+        fuse_reply_lseek(req, (off_t)at);
+}

@@ -1,0 +1,184 @@
+/* Extended attributes in files/: the user's own, and user.bh.*, which tell about the content. */
+#include "files.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+
+#include "util/cleanup.h"
+#include "util/strbuf.h"
+
+#define OURS "user.bh."
+#define META "user.bh.meta."
+
+static bool is_ours(const char *name)
+{
+    return !strncmp(name, OURS, strlen(OURS)) && strncmp(name, META, strlen(META)) != 0;
+}
+
+/* ACLs are not kept (DECISIONS 26). */
+static bool is_refused(const char *name)
+{
+    return !strncmp(name, "system.", 7);
+}
+
+/* --- what we tell --- */
+
+static void add_key(const struct bh_inode *i, struct bh_strbuf *out)
+{
+    for (int n = 0; n < BH_SHA256_LEN; n++)
+        bh_strbuf_addf(out, "%02x", i->content.hash[n]);
+}
+
+static bool has_key(const struct bh_inode *i)
+{
+    static const uint8_t none[BH_SHA256_LEN];
+    return S_ISREG(i->mode) && !i->content.data && memcmp(i->content.hash, none, sizeof none) != 0;
+}
+
+static int our_value(struct request *r, const struct bh_inode *i, struct bh_strbuf *out)
+{
+    static const char *const states[] = {"local", "uploading", "stored"};
+    const char *what = r->name + strlen(OURS);
+    if (!S_ISREG(i->mode))
+        return ENODATA;
+    if (!strcmp(what, "key")) {
+        if (!has_key(i))
+            return ENODATA; /* it is being written, or is not hashed yet */
+        add_key(i, out);
+    } else if (!strcmp(what, "state")) {
+        bh_strbuf_addf(out, "%s", states[bh_files_state(r->files, i)]);
+    } else if (!strcmp(what, "mime")) {
+        char name[256];
+        int rc = bh_names_name(bh_files_names(r->files), i->ino, name);
+        if (rc)
+            return rc;
+        bh_strbuf_addf(out, "%s", bh_files_mime(name));
+    } else {
+        return ENODATA;
+    }
+    return out->failed ? ENOMEM : 0;
+}
+
+static const char *const our_names[] = {"user.bh.key", "user.bh.state", "user.bh.mime"};
+
+/* --- requests --- */
+
+static int reply_value(struct request *r, const void *value, size_t len)
+{
+    if (r->size == 0)
+        fuse_reply_xattr(r->req, len);
+    else if (len > r->size)
+        return ERANGE;
+    else
+        fuse_reply_buf(r->req, value, len);
+    return 0;
+}
+
+static int run_get(struct request *r, bool wait, struct bh_error *err)
+{
+    struct bh_names *n = bh_files_names(r->files);
+    if (is_refused(r->name))
+        return EOPNOTSUPP;
+    if (is_ours(r->name)) {
+        BH_STRBUF text = {0};
+        struct bh_inode i;
+        if (!wait)
+            return EAGAIN;
+        int rc = bh_names_get(n, r->ino, &i, wait, err);
+        if (rc == 0)
+            rc = our_value(r, &i, &text);
+        return rc ? rc : reply_value(r, text.data ? text.data : "", text.len);
+    }
+    BH_FREE void *value = NULL;
+    size_t len;
+    int rc = bh_names_getxattr(n, r->ino, r->name, &value, &len, wait, err);
+    return rc ? rc : reply_value(r, value, len);
+}
+
+void files_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
+{
+    struct request r;
+    if (!request_init(&r, req, ino, run_get))
+        return;
+    r.name = name;
+    r.size = size;
+    request_start(&r);
+}
+
+static int run_list(struct request *r, bool wait, struct bh_error *err)
+{
+    struct bh_names *n = bh_files_names(r->files);
+    struct bh_inode i;
+    BH_FREE char *list = NULL;
+    BH_STRBUF all = {0};
+    size_t len;
+    int rc = bh_names_get(n, r->ino, &i, wait, err);
+    if (rc == 0)
+        rc = bh_names_listxattr(n, r->ino, &list, &len, wait, err);
+    if (rc)
+        return rc;
+    bh_strbuf_add(&all, list, len);
+    for (size_t k = 0; S_ISREG(i.mode) && k < sizeof our_names / sizeof *our_names; k++)
+        if (k > 0 || has_key(&i))
+            bh_strbuf_add(&all, our_names[k], strlen(our_names[k]) + 1);
+    return all.failed ? ENOMEM : reply_value(r, all.data ? all.data : "", all.len);
+}
+
+void files_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
+{
+    struct request r;
+    if (!request_init(&r, req, ino, run_list))
+        return;
+    r.size = size;
+    request_start(&r);
+}
+
+static int run_set(struct request *r, bool wait, struct bh_error *err)
+{
+    int rc = is_refused(r->name) ? EOPNOTSUPP
+             : is_ours(r->name)
+                 ? EPERM
+                 : bh_names_setxattr(bh_files_names(r->files), r->ino, r->name, r->data,
+                                     r->data_size, (int)r->flags, wait, err);
+    if (rc == 0)
+        fuse_reply_err(r->req, 0);
+    return rc;
+}
+
+void files_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
+                    size_t size, int flags)
+{
+    struct request r;
+    if (!request_init(&r, req, ino, run_set))
+        return;
+    r.changes = true;
+    r.name = name;
+    r.data = value;
+    r.data_size = size;
+    r.flags = (unsigned)flags;
+    request_start(&r);
+}
+
+static int run_remove(struct request *r, bool wait, struct bh_error *err)
+{
+    int rc = is_refused(r->name) ? EOPNOTSUPP
+             : is_ours(r->name)
+                 ? EPERM
+                 : bh_names_removexattr(bh_files_names(r->files), r->ino, r->name, wait, err);
+    if (rc == 0)
+        fuse_reply_err(r->req, 0);
+    return rc;
+}
+
+void files_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+    struct request r;
+    if (!request_init(&r, req, ino, run_remove))
+        return;
+    r.changes = true;
+    r.name = name;
+    request_start(&r);
+}
