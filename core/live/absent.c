@@ -210,14 +210,14 @@ static int fetch_range(struct bh_store *s, struct bh_origin *o, const struct fet
 {
     BH_FREE unsigned char *data = malloc(r->end - r->offset);
     if (!data)
-        return bh_fail(err, ENOMEM, "out of memory while fetching a part of " BH_DB_NAME);
+        return bh_fail(err, ENOMEM, "out of memory while fetching a part of %s", s->title);
     int rc = o->read(o, r->offset, data, r->end - r->offset, err);
     if (rc)
         return rc;
     evict_note(s, r->offset, r->end - r->offset);
     rc = fill(s, o, r, data);
-    return rc ? bh_fail(err, rc, "%s cannot take what was fetched of " BH_DB_NAME ": %s",
-                        bh_disk_path(s->disk), strerror(rc))
+    return rc ? bh_fail(err, rc, "%s cannot take what was fetched of %s: %s",
+                        bh_disk_path(s->disk), s->title, strerror(rc))
               : 0;
 }
 
@@ -233,8 +233,9 @@ int bh_store_fetch(struct bh_store *s, uint64_t offset, uint64_t len, struct bh_
         pthread_mutex_unlock(&s->mutex);
         if (!o)
             return bh_fail(err, EIO,
-                           "a part of " BH_DB_NAME " is in the bucket only, and the state "
-                           "directory does not say where");
+                           "a part of %s is in the bucket only, and the state directory does not "
+                           "say where",
+                           s->title);
         pthread_mutex_lock(&f->mutex);
         struct fetch_range want = {offset / o->unit * o->unit,
                                    (offset + len + o->unit - 1) / o->unit * o->unit};
@@ -278,7 +279,7 @@ int bh_store_hydrate(struct bh_store *s, const atomic_bool *cancel, struct bh_er
                        c.max, all);
     for (uint64_t at = 0; at < size && bh_store_absent_bytes(s) > 0; at += FILL_STEP) {
         if (cancel && atomic_load(cancel))
-            return bh_fail(err, ECANCELED, "fetching the rest of " BH_DB_NAME " was cancelled");
+            return bh_fail(err, ECANCELED, "fetching the rest of %s was cancelled", s->title);
         int rc = bh_store_fetch(s, at, size - at < FILL_STEP ? size - at : FILL_STEP, err);
         if (rc)
             return rc;

@@ -155,6 +155,8 @@ int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *
     if (rc == 0)
         rc = open_content(l, mountpoint, err);
     if (rc == 0)
+        rc = live_names_open(l, cfg, err);
+    if (rc == 0)
         rc = play_undo(l, err);
     if (rc == 0)
         rc = start_sql(l, cfg, err);
@@ -175,6 +177,7 @@ void bh_live_close(struct bh_live *l)
     bh_sql_stop(l->sql);
     bh_vfs_unregister(l->vfs);
     bh_store_close(l->store);
+    live_names_close(l);
     bh_statedir_close(&l->dir);
     free(l);
 }
@@ -188,7 +191,7 @@ void bh_live_set_hooks(struct bh_live *l, const struct bh_live_hooks *hooks)
 bool bh_live_is_fresh(struct bh_live *l)
 {
     const struct bh_state *st = &l->dir.state;
-    return !st->base_etag[0] && !st->base_snapshot[0] && !bh_store_is_dirty(l->store);
+    return !st->base_etag[0] && !st->base_snapshot[0] && bh_live_dirty_bytes(l) == 0;
 }
 
 /* --- freeze --- */
@@ -223,7 +226,8 @@ static int freeze_any_way(struct bh_live *l, struct bh_frozen *frozen, struct bh
               : 0;
 }
 
-int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, struct bh_error *err)
+int bh_live_freeze_now(struct bh_live *l, bool patient, struct bh_frozen **out,
+                       struct bh_error *err)
 {
     struct bh_frozen *frozen;
     int rc = bh_store_freeze_prepare(l->store, patient, &frozen);
@@ -231,13 +235,32 @@ int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, stru
         return bh_fail(err, rc, "%s cannot take what a flush must keep aside: %s", l->dir.path,
                        strerror(rc));
     rc = freeze_any_way(l, frozen, err);
+    if (rc)
+        bh_store_thaw(frozen, false);
+    else
+        *out = frozen;
+    return rc;
+}
+
+int bh_live_freeze_settle(struct bh_live *l, struct bh_frozen *frozen, struct bh_error *err)
+{
     /* EAGAIN: a truncation broke it; whoever reads it finds that out, and begins anew. */
-    int found = rc == 0 ? bh_frozen_find_frames(frozen) : 0;
-    if (found && found != EAGAIN)
-        rc = bh_fail(err, found, "%s/" BH_WAL_NAME " cannot be read: %s", l->dir.path,
-                     strerror(found));
-    if (rc == 0 && (found = bh_store_sync(l->store)) != 0)
-        rc = bh_fail(err, found, "%s cannot be synced: %s", l->dir.path, strerror(found));
+    int rc = bh_frozen_find_frames(frozen);
+    if (rc && rc != EAGAIN)
+        return bh_fail(err, rc, "%s/" BH_WAL_NAME " cannot be read: %s", l->dir.path, strerror(rc));
+    rc = bh_store_sync(l->store);
+    if (rc == 0)
+        rc = bh_store_sync(l->names);
+    return rc ? bh_fail(err, rc, "%s cannot be synced: %s", l->dir.path, strerror(rc)) : 0;
+}
+
+int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, struct bh_error *err)
+{
+    struct bh_frozen *frozen;
+    int rc = bh_live_freeze_now(l, patient, &frozen, err);
+    if (rc)
+        return rc;
+    rc = bh_live_freeze_settle(l, frozen, err);
     if (rc)
         bh_store_thaw(frozen, false);
     else

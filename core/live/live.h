@@ -16,6 +16,9 @@ struct bh_live {
     struct bh_vfs *vfs;
     struct bh_sql *sql;
     struct bh_live_hooks hooks;
+    struct bh_disk *names_disk; /* STATE/names/ */
+    struct bh_store *names;     /* names.db */
+    struct bh_vfs *names_vfs;
     bool new_is_wal;    /* the journal mode of a new database */
     uint64_t wal_limit; /* bytes of -wal that make the daemon checkpoint; 0: it does not */
     atomic_uint_fast64_t wal_tried; /* a reader that keeps -wal from being emptied will do so for a
@@ -33,7 +36,7 @@ int bh_live_open(struct bh_live **out, const struct bh_config *cfg, const char *
 /* The rollback of a hot journal, put off by bh_live_open where content may be in the bucket only:
  * once the origin is set. */
 void bh_live_recover(struct bh_live *l);
-/* No connection of bh_vfs_connect may be open. */
+/* No connection of bh_vfs_connect or bh_live_names_connect may be open. */
 void bh_live_close(struct bh_live *l);
 
 /* The mount's ears; before clients come. */
@@ -44,6 +47,22 @@ bool bh_live_is_fresh(struct bh_live *l);
 
 /* Freezes the content under a read lock. EBUSY: a client's transaction did not end in time. */
 int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, struct bh_error *err);
+/* The same in two steps: the freeze, after which the content may change; and what must follow it,
+ * which takes longer. If that fails the freeze is still to be ended. */
+int bh_live_freeze_now(struct bh_live *l, bool patient, struct bh_frozen **out,
+                       struct bh_error *err);
+int bh_live_freeze_settle(struct bh_live *l, struct bh_frozen *frozen, struct bh_error *err);
+
+/* Bytes of both databases that are not flushed. */
+uint64_t bh_live_dirty_bytes(struct bh_live *l);
+
+/* What names.db becomes. */
+struct bh_names_base {
+    struct bh_origin *origin; /* of its content, which is in the bucket; NULL: it becomes empty */
+    uint64_t size;
+    char root[65]; /* in the history; "" it has no base there */
+    uint32_t depth;
+};
 
 /* What the new content of bh_live_replace is. */
 struct bh_base {
@@ -58,6 +77,8 @@ struct bh_base {
     uint32_t depth;
     char branch[128];                  /* "" as before */
     char restored[BH_SNAPSHOT_ID_MAX]; /* an older snapshot is put back: this one */
+    const struct bh_names_base *names; /* names.db becomes that in the same moment; NULL: it stays.
+                                        * Counts also where is_base is false */
 };
 
 /* Replaces the content by the file `incoming` (a name in the state directory, checked with
@@ -118,6 +139,21 @@ bool bh_live_owner_died(struct bh_live *l, struct bh_owner owner);
 /* The mount is gone: its clients' locks go, and what one of them left half-made without a journal
  * is undone. A hot journal is rolled back by the next transaction. */
 void bh_live_clients_gone(struct bh_live *l);
+
+/* --- names.db, the file store's database (names.c) ---
+ * In a directory of its own, with no door but these connections. A replacement of the live
+ * database may replace it, too. */
+
+/* A connection, ready to use, for one thread at a time; closed with sqlite3_close. The first one
+ * after a crash rolls back what was half written. It waits for others for 10 s (SQLITE_BUSY).
+ * Those that were made before a replacement of names.db see the new content in their next
+ * transaction; one that is open then holds the replacement up. EIO; ETIMEDOUT: a part of the schema
+ * is in the bucket only, which does not answer. Any thread. */
+int bh_live_names_connect(struct bh_live *l, sqlite3 **db, struct bh_error *err);
+/* Freezes names.db, which nobody changes meanwhile. Read and ended like that of bh_live_freeze. */
+int bh_live_names_freeze(struct bh_live *l, struct bh_frozen **out, struct bh_error *err);
+/* Replaces names.db alone: what is there may go. Not beside another replacement. */
+int bh_live_names_replace(struct bh_live *l, const struct bh_names_base *to, struct bh_error *err);
 
 /* --- database files beside the live one (check.c) --- */
 

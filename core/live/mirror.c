@@ -173,7 +173,9 @@ static int empty_directory(int dirfd)
         return errno;
     int rc = 0;
     for (struct dirent *e; rc == 0 && (e = readdir(dir));)
-        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && unlinkat(dirfd, e->d_name, 0) != 0)
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") &&
+            unlinkat(dirfd, e->d_name, 0) != 0 &&
+            errno != EISDIR) /* of a disk of its own, which empties it */
             rc = errno;
     closedir(dir);
     return rc;

@@ -84,20 +84,22 @@ static enum bh_block_state state_of(const struct replace_job *j)
     return j->origin ? BH_BLOCK_ABSENT : j->base->is_base ? BH_BLOCK_CLEAN : BH_BLOCK_DIRTY;
 }
 
-static int make_map(struct replace_job *j, uint64_t size, struct bh_error *err)
+int live_make_map(struct bh_disk *disk, const char *name, uint64_t size, enum bh_block_state state,
+                  struct bh_error *err)
 {
     struct bh_map map;
-    int rc = bh_map_open(&map, j->live->dir.disk, INCOMING_MAP, true, err);
+    int rc = bh_map_open(&map, disk, name, true, err);
     if (rc)
         return rc;
     uint64_t blocks = (size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
-    rc = bh_map_set(&map, 0, blocks, state_of(j));
-    if (rc == 0 && j->origin && blocks > 0) /* page 1 is always here */
+    rc = bh_map_set(&map, 0, blocks, state);
+    if (rc == 0 && state == BH_BLOCK_ABSENT && blocks > 0) /* page 1 is always here */
         rc = bh_map_set(&map, 0, 1, BH_BLOCK_CLEAN);
     if (rc == 0)
         rc = bh_dfile_sync(&map.file);
     bh_map_close(&map);
-    return rc;
+    return rc ? bh_fail(err, rc, "%s/%s cannot be made: %s", bh_disk_path(disk), name, strerror(rc))
+              : 0;
 }
 
 /* What takes time, before clients are kept waiting: the new content and its map are durable when it
@@ -115,11 +117,11 @@ static int prepare_generation(struct replace_job *j, struct bh_error *err)
     if (rc == 0)
         rc = bh_dfile_sync(&f);
     bh_dfile_close(&f);
-    if (rc == 0)
-        rc = make_map(j, (uint64_t)st.st_size, err);
-    return rc ? bh_fail(err, rc, "the new content cannot be stored in %s: %s", bh_disk_path(disk),
-                        strerror(rc))
-              : 0;
+    if (rc)
+        return bh_fail(err, rc, "the new content cannot be stored in %s: %s", bh_disk_path(disk),
+                       strerror(rc));
+    rc = live_make_map(disk, INCOMING_MAP, (uint64_t)st.st_size, state_of(j), err);
+    return rc ? rc : live_names_prepare(j->live, j->base, err);
 }
 
 static int name_generation(struct replace_job *j, uint64_t generation, struct bh_error *err)
@@ -194,7 +196,13 @@ static int replace_job(sqlite3 *db, void *arg, struct bh_error *err)
         rc = live_clear_side_file(l, BH_WAL_NAME);
     if (rc)
         return bh_fail(err, rc, "the old journal cannot be emptied: %s", strerror(rc));
+    struct bh_store_next *next = NULL;
+    struct live_names_swap names = {0};
     rc = name_generation(j, before.generation + 1, err);
+    if (rc == 0)
+        rc = bh_store_swap_prepare(l->store, before.generation + 1, &next, err);
+    if (rc == 0)
+        rc = live_names_ready(l, &base, &names, err);
     if (rc == 0) {
         l->dir.state.generation = before.generation + 1;
         live_set_base(&l->dir.state, &base);
@@ -202,11 +210,14 @@ static int replace_job(sqlite3 *db, void *arg, struct bh_error *err)
     }
     if (rc) {
         l->dir.state = before; /* strings in it are shared, and unchanged */
+        bh_store_swap_drop(next);
+        live_names_end(l, &names, false, err);
         return rc;
     }
-    rc = bh_store_swap(l->store, l->dir.state.generation, j->origin, err);
+    rc = bh_store_swap_commit(l->store, next, j->origin, err);
+    int names_rc = live_names_end(l, &names, true, err);
     live_tell_data(l, 0, UINT64_MAX);
-    return rc;
+    return rc ? rc : names_rc;
 }
 
 int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_base *base,
@@ -217,9 +228,8 @@ int bh_live_replace(struct bh_live *l, const char *incoming, const struct bh_bas
     return rc ? rc : bh_sql_run(l->sql, BH_SQL_SWAP, replace_job, &j, err);
 }
 
-/* A file of that size with nothing in it but page 1. */
-static int make_sparse(struct bh_live *l, const char *name, struct bh_origin *origin, uint64_t size,
-                       struct bh_error *err)
+int live_make_sparse(struct bh_disk *disk, const char *name, struct bh_origin *origin,
+                     uint64_t size, struct bh_error *err)
 {
     unsigned char first[BH_SUBBLOCK];
     struct bh_dfile f;
@@ -227,14 +237,15 @@ static int make_sparse(struct bh_live *l, const char *name, struct bh_origin *or
     int rc = len > 0 ? origin->read(origin, 0, first, len, err) : 0;
     if (rc)
         return rc;
-    rc = bh_disk_open_file(l->dir.disk, name, O_RDWR | O_CREAT | O_TRUNC, 0644, &f);
+    rc = bh_disk_open_file(disk, name, O_RDWR | O_CREAT | O_TRUNC, 0644, &f);
     if (rc == 0) {
         rc = bh_dfile_truncate(&f, size);
         if (rc == 0 && len > 0)
             rc = bh_dfile_write(&f, first, len, 0);
         bh_dfile_close(&f);
     }
-    return rc ? bh_fail(err, rc, "%s/%s cannot be made: %s", l->dir.path, name, strerror(rc)) : 0;
+    return rc ? bh_fail(err, rc, "%s/%s cannot be made: %s", bh_disk_path(disk), name, strerror(rc))
+              : 0;
 }
 
 int bh_live_replace_lazily(struct bh_live *l, struct bh_origin *origin, uint64_t size,
@@ -247,7 +258,7 @@ int bh_live_replace_lazily(struct bh_live *l, struct bh_origin *origin, uint64_t
                             .origin = origin,
                             .save = save,
                             .save_arg = arg};
-    int rc = make_sparse(l, j.incoming, origin, size, err);
+    int rc = live_make_sparse(l->dir.disk, j.incoming, origin, size, err);
     if (rc == 0)
         rc = prepare_generation(&j, err);
     return rc ? rc : bh_sql_run(l->sql, BH_SQL_SWAP, replace_job, &j, err);

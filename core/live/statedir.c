@@ -178,8 +178,14 @@ static const struct field {
     FIELD(FIELD_STRING, plain_snapshot),
     FIELD(FIELD_STRING, boot),
     FIELD(FIELD_U32, stepped),
+    FIELD(FIELD_U64, names_generation),
+    FIELD(FIELD_STRING, names_root),
+    FIELD(FIELD_U32, names_depth),
+    FIELD(FIELD_U64, names_size),
 #undef FIELD
 };
+
+_Static_assert(sizeof fields / sizeof *fields <= 32, "a bit each in `seen`");
 
 /* A mount point's name may hold a newline: "\n" and "\\" in the file. */
 static void print_text(const char *name, const char *text, struct bh_strbuf *out)

@@ -54,6 +54,11 @@ struct bh_state {
     char plain_snapshot[BH_SNAPSHOT_ID_MAX]; /* id that the plain object had last; "" unknown */
     char boot[48]; /* of the running system, while it is in use; "" after an orderly end */
     uint32_t stepped; /* 1: a step (bh_live_step) was begun since the last orderly end */
+    /* names.db, beside the live database. */
+    uint64_t names_generation; /* of db.G and map.G in names/; 0: it was never there */
+    char names_root[65];       /* of its base in the history; "" it has none: all is changed */
+    uint32_t names_depth;
+    uint64_t names_size;
 };
 
 struct bh_statedir {

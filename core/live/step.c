@@ -124,10 +124,10 @@ struct step_job {
     const struct bh_base *base;
 };
 
+/* before: the state to go back to. */
 static int change(struct bh_live *l, struct bh_step *t, const struct bh_base *base,
-                  struct bh_error *err)
+                  const struct bh_state *before, struct bh_error *err)
 {
-    struct bh_state before = l->dir.state;
     bool changed;
     int rc = live_outrun_counters(l, t->first, &changed);
     if (rc == 0 && (rc = step_begin(l->store, t)) == EBUSY)
@@ -144,7 +144,7 @@ static int change(struct bh_live *l, struct bh_step *t, const struct bh_base *ba
     if (rc) { /* strings in it are shared, and unchanged; what was absent is of the old base again
                */
         uint32_t counter = l->dir.state.max_counter, cookie = l->dir.state.max_cookie;
-        l->dir.state = before;
+        l->dir.state = *before;
         l->dir.state.max_counter = counter;
         l->dir.state.max_cookie = cookie;
         l->dir.state.stepped = 1;
@@ -153,6 +153,25 @@ static int change(struct bh_live *l, struct bh_step *t, const struct bh_base *ba
     }
     step_over(l->store);
     return rc;
+}
+
+/* names.db with it, if it is another one. */
+static int change_both(struct bh_live *l, struct bh_step *t, const struct bh_base *base,
+                       struct bh_error *err)
+{
+    struct bh_state before = l->dir.state, *st = &l->dir.state;
+    struct live_names_swap names;
+    int rc = live_names_ready(l, base, &names, err);
+    if (rc == 0)
+        rc = change(l, t, base, &before, err);
+    if (rc) {
+        st->names_generation = before.names_generation;
+        st->names_size = before.names_size;
+        st->names_depth = before.names_depth;
+        memcpy(st->names_root, before.names_root, sizeof st->names_root);
+    }
+    int ended = live_names_end(l, &names, rc == 0, err);
+    return rc ? rc : ended;
 }
 
 static int step_job(sqlite3 *db, void *arg, struct bh_error *err)
@@ -164,7 +183,7 @@ static int step_job(sqlite3 *db, void *arg, struct bh_error *err)
     int rc = live_clear_side_file(l, BH_JOURNAL_NAME);
     if (rc)
         return bh_fail(err, rc, "the old journal cannot be emptied: %s", strerror(rc));
-    rc = change(l, j->step, j->base, err);
+    rc = change_both(l, j->step, j->base, err);
     if (rc == 0)
         tell_all(l, j->step, old_size);
     return rc;
@@ -192,6 +211,8 @@ int bh_live_step(struct bh_live *l, const struct bh_step *step, const struct bh_
     struct bh_step copy = *step; /* whose page 1 gets counters */
     struct step_job j = {.live = l, .step = &copy, .base = base};
     int rc = fetch_schema(l, err);
+    if (rc == 0)
+        rc = live_names_prepare(l, base, err);
     return rc ? rc : bh_sql_run_for(l->sql, BH_SQL_SWAP, step_job, &j, patience_ms, err);
 }
 

@@ -379,6 +379,11 @@ int bh_store_set_flushed_wal(struct bh_store *s, const char *tag)
     return rc;
 }
 
+void bh_store_set_title(struct bh_store *s, const char *title)
+{
+    s->title = title;
+}
+
 struct bh_locks *bh_store_locks(struct bh_store *s)
 {
     return s->locks;
@@ -506,6 +511,7 @@ int bh_store_open(struct bh_store **out, struct bh_disk *disk, uint64_t generati
     pthread_rwlock_init(&s->generation_lock, NULL);
     evict_init(s);
     s->disk = disk;
+    s->title = BH_DB_NAME;
     s->generation = generation;
     s->undo.file.fd = -1;
     s->map.file.fd = -1;

@@ -68,6 +68,9 @@ void bh_store_close(struct bh_store *s);
 /* Makes the two files of an empty generation (create them before the state names it). */
 int bh_store_make_generation(struct bh_disk *disk, uint64_t generation, struct bh_error *err);
 
+/* How sentences call the database; a literal. "live.db" unless said otherwise. */
+void bh_store_set_title(struct bh_store *s, const char *title);
+
 struct bh_locks *bh_store_locks(struct bh_store *s);
 struct bh_disk *bh_store_disk(struct bh_store *s);
 struct bh_file *bh_store_db(struct bh_store *s); /* not counted: lives as long as the store */
@@ -232,5 +235,13 @@ int bh_store_undo_play(struct bh_store *s,
  * content. origin: of the new content's absent blocks, NULL if there are none. */
 int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
                   struct bh_error *err);
+/* The same in two steps, so that what can fail has been done when the new generation is recorded.
+ * commit and drop consume it; drop: NULL is fine. */
+struct bh_store_next;
+int bh_store_swap_prepare(struct bh_store *s, uint64_t generation, struct bh_store_next **out,
+                          struct bh_error *err);
+int bh_store_swap_commit(struct bh_store *s, struct bh_store_next *n, struct bh_origin *origin,
+                         struct bh_error *err);
+void bh_store_swap_drop(struct bh_store_next *n);
 
 #endif

@@ -81,6 +81,7 @@ struct evict { /* under the store's mutex, where nothing else is said */
 
 struct bh_store {
     struct bh_disk *disk;
+    const char *title; /* of the database, in sentences */
     struct bh_locks *locks;
     pthread_mutex_t mutex; /* map, frozen, undo, names; held over writes to the database */
     /* Held for reading while the database's files are synced (which sleeps, so not the mutex), for

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -43,14 +44,41 @@ static void close_aside(int fd)
         close(fd);
 }
 
-static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
-                struct bh_origin **old_origin, int *old_db, struct bh_error *err)
-{
+struct bh_store_next {
+    uint64_t generation;
     struct bh_dfile db;
     struct bh_map map;
-    int rc = store_open_generation(s, generation, &db, &map, err);
+};
+
+int bh_store_swap_prepare(struct bh_store *s, uint64_t generation, struct bh_store_next **out,
+                          struct bh_error *err)
+{
+    struct bh_store_next *n = calloc(1, sizeof *n);
+    if (!n)
+        return bh_fail(err, ENOMEM, "out of memory while opening the new content");
+    n->generation = generation;
+    int rc = store_open_generation(s, generation, &n->db, &n->map, err);
     if (rc)
-        return rc;
+        free(n);
+    else
+        *out = n;
+    return rc;
+}
+
+void bh_store_swap_drop(struct bh_store_next *n)
+{
+    if (!n)
+        return;
+    bh_dfile_close(&n->db);
+    bh_map_close(&n->map);
+    free(n);
+}
+
+static int swap(struct bh_store *s, struct bh_store_next *n, struct bh_origin *origin,
+                struct bh_origin **old_origin, int *old_db, struct bh_error *err)
+{
+    struct bh_dfile db = n->db;
+    int rc;
     BH_LOCK_SCOPE(&s->mutex);
     /* Where no freeze has another one, the unlink would free the space here without it. */
     *old_db = fcntl(s->db->disk.fd, F_DUPFD_CLOEXEC, 0);
@@ -60,7 +88,7 @@ static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origi
         rc = errno;
         atomic_fetch_add(&s->swaps, 1);
         bh_dfile_close(&db);
-        bh_map_close(&map);
+        bh_map_close(&n->map);
         return bh_fail(err, rc, "the new content cannot be put in place: %s", strerror(rc));
     }
     struct bh_dfile old = {.fd = -1, .disk = s->disk, .mirror = s->db->disk.mirror};
@@ -79,8 +107,8 @@ static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origi
     } else {
         bh_map_close(&s->map);
     }
-    take_map(&s->map, &map);
-    s->generation = generation;
+    take_map(&s->map, &n->map);
+    s->generation = n->generation;
     s->evict.barred = false;
     atomic_fetch_add(&s->swaps, 1);
     *old_origin = s->origin;
@@ -94,15 +122,24 @@ static int swap(struct bh_store *s, uint64_t generation, struct bh_origin *origi
     return 0;
 }
 
-int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
-                  struct bh_error *err)
+int bh_store_swap_commit(struct bh_store *s, struct bh_store_next *n, struct bh_origin *origin,
+                         struct bh_error *err)
 {
     struct bh_origin *old_origin = NULL;
     int old_db = -1;
     pthread_rwlock_wrlock(&s->generation_lock);
-    int rc = swap(s, generation, origin, &old_origin, &old_db, err);
+    int rc = swap(s, n, origin, &old_origin, &old_db, err);
     pthread_rwlock_unlock(&s->generation_lock);
+    free(n);
     bh_origin_unref(old_origin);
     close_aside(old_db);
     return rc;
+}
+
+int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
+                  struct bh_error *err)
+{
+    struct bh_store_next *n;
+    int rc = bh_store_swap_prepare(s, generation, &n, err);
+    return rc ? rc : bh_store_swap_commit(s, n, origin, err);
 }
