@@ -22,7 +22,7 @@ void bh_get_info(struct bh *b, struct bh_info *out)
     }
     if (b->live) {
         out->live_bytes = bh_file_size(bh_store_db(b->live->store));
-        out->dirty_bytes = bh_store_dirty_bytes(b->live->store);
+        out->dirty_bytes = bh_live_dirty_bytes(b->live);
     }
     pthread_mutex_unlock(&b->life);
     BH_LOCK_SCOPE(&b->mutex);

@@ -166,5 +166,4 @@ int bh_database_check(const char *path, const char *what, struct bh_error *err);
  * WAL and hot journals of `from` are honoured). */
 int bh_database_copy(const char *from, const char *to, struct bh_error *err);
 
-int bh_live_names_connect(struct bh_live *l, sqlite3 **db, struct bh_error *err);
 #endif

@@ -159,6 +159,7 @@ struct origin {
     struct bh_origin base;
     struct bh_history *history;
     struct bh_root root;
+    const char *what;
 };
 
 static int origin_read(struct bh_origin *o, uint64_t offset, void *buf, size_t len,
@@ -166,7 +167,7 @@ static int origin_read(struct bh_origin *o, uint64_t offset, void *buf, size_t l
 {
     struct origin *mine = (struct origin *)(void *)o;
     struct bh_call call = {.stop = &mine->history->stopping};
-    return bh_tree_read(mine->history->trees, &mine->root, offset, buf, len, BH_DB_NAME, &call,
+    return bh_tree_read(mine->history->trees, &mine->root, offset, buf, len, mine->what, &call,
                         err);
 }
 
@@ -175,7 +176,8 @@ static void origin_free(struct bh_origin *o)
     free(o);
 }
 
-struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *root)
+struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *root,
+                                 const char *what)
 {
     struct origin *o = calloc(1, sizeof *o);
     if (!o)
@@ -186,12 +188,13 @@ struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *roo
     o->base.free = origin_free;
     o->history = h;
     o->root = *root;
+    o->what = what;
     return &o->base;
 }
 
 int history_set_origin(struct bh_history *h, const struct bh_root *root, struct bh_error *err)
 {
-    struct bh_origin *o = history_origin(h, root);
+    struct bh_origin *o = history_origin(h, root, BH_DB_NAME);
     if (!o)
         return bh_fail(err, ENOMEM, "out of memory");
     bh_store_set_origin(h->live->store, o);
@@ -228,6 +231,7 @@ void history_set_base(struct bh_state *st, const struct bh_index_entry *e)
     st->base_size = e->db.size;
     st->base_time_ms = e->time_ms;
     st->base_sha256[0] = st->restored[0] = '\0';
+    history_set_names(st, &e->names);
 }
 
 void history_no_pending(struct bh_state *st)
@@ -245,7 +249,8 @@ void bh_history_set_flush(struct bh_history *h, bh_history_flush_fn *fn, void *a
 
 bool bh_history_is_dirty(struct bh_history *h)
 {
-    return bh_store_is_dirty(h->live->store) || h->live->dir.state.restored[0];
+    return bh_store_is_dirty(h->live->store) || h->live->dir.state.restored[0] ||
+           history_files_dirty(h);
 }
 
 void bh_history_status(struct bh_history *h, struct bh_history_status *out)

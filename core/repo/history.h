@@ -24,28 +24,31 @@ void bh_history_set_live(struct bh_history *h, struct bh_live *live);
  * owner's. Before the first of them. */
 typedef int bh_history_flush_fn(void *arg, const struct bh_call *call, struct bh_error *err);
 void bh_history_set_flush(struct bh_history *h, bh_history_flush_fn *fn, void *arg);
-/* --- the file store, whose names are the second database of every snapshot --- */
+/* The file store, whose names are in names.db (live/live.h). Hooks are called on the thread that
+ * calls what needs them, but for is_dirty; none while another is under way. */
 struct bh_files_hooks {
     void *arg;
-    /* names.db of the start can be read. Once, before anything is flushed or saved. unclean: no
-     * orderly end came before. */
+    /* Once, early in bh_history_load: names.db can be read, and nothing was flushed or saved yet.
+     * unclean: no orderly end came before. */
     int (*open)(void *arg, bool unclean, struct bh_error *err);
-    bool (*is_dirty)(void *arg); /* something changed since the last flush; any thread */
-    /* Before each freeze: contents are published and in the bucket, rows are in the live database,
-     * names.db has it all and does not change until `frozen`. */
+    /* Names or contents changed since the last begin(). Any thread, at any time; must not wait. */
+    bool (*is_dirty)(void *arg);
+    /* Before each freeze: contents are published and in the bucket, rows are in live.db, names.db
+     * has it all, no transaction on it is open, and it does not change until frozen() is called.
+     * Failed: nothing is held, and frozen() is not called. */
     int (*begin)(void *arg, const struct bh_call *call, struct bh_error *err);
-    void (*frozen)(void *arg); /* both are frozen, or were not */
-    void (*failed)(void *arg); /* what was frozen did not get into the bucket */
-    /* Before a swap: clients' changes wait from now on, those under way have ended. */
+    /* Both databases are frozen, or could not be. */
+    void (*frozen)(void *arg);
+    /* Before the databases are replaced: clients' changes of files wait from now on, those under
+     * way have ended, and nothing reads names.db for long. begin() and frozen() may follow for a
+     * last flush. Failed: the gate is open. */
     int (*close_gate)(void *arg, struct bh_error *err);
-    /* names.db is about to be swapped, and was, or was not. */
-    int (*before_swap)(void *arg, struct bh_error *err);
-    void (*after_swap)(void *arg, bool swapped);
-    void (*open_gate)(void *arg);
+    /* After it. swapped: both are others now, or one of them is. */
+    void (*open_gate)(void *arg, bool swapped);
 };
-/* Before bh_history_load; hooks must outlive h. */
+/* Before bh_history_load, in which they may be called already (names.db can be read then). NULL:
+ * there is no file store; what names.db has is kept as it is. */
 void bh_history_set_files(struct bh_history *h, const struct bh_files_hooks *hooks);
-
 /* Ends reads of the live database that wait for the bucket, and all to come until it is taken back.
  * Any thread. */
 void bh_history_stop_reads(struct bh_history *h, bool stop);
@@ -136,6 +139,10 @@ int bh_history_find(struct bh_history *h, const struct bh_head *head, const char
 int bh_history_read(struct bh_history *h, const struct bh_index_entry *e, uint64_t offset,
                     void *buf, size_t len, size_t *got, const struct bh_call *call,
                     struct bh_error *err);
+/* The same of its names.db. */
+int bh_history_read_names(struct bh_history *h, const struct bh_index_entry *e, uint64_t offset,
+                          void *buf, size_t len, size_t *got, const struct bh_call *call,
+                          struct bh_error *err);
 /* The text of `info`. */
 int bh_history_info_text(struct bh_history *h, const struct bh_index_entry *e,
                          struct bh_strbuf *out);

@@ -88,9 +88,11 @@ int history_new_branch(struct bh_history *h, const char *name, const struct bh_h
 static int leave_condemned(struct bh_history *h, struct history_image *img,
                            const struct bh_call *call, struct bh_error *err)
 {
-    if (bh_ref_is_zero(&img->base.ref))
-        return 0;
-    int rc = bh_gc_check_root(h->bucket, h->prefix, h->trees, &img->base, call, err);
+    int rc = 0;
+    if (!bh_ref_is_zero(&img->db.base.ref))
+        rc = bh_gc_check_root(h->bucket, h->prefix, h->trees, &img->db.base, call, err);
+    if (rc == 0 && !bh_ref_is_zero(&img->names.base.ref))
+        rc = bh_gc_check_root(h->bucket, h->prefix, h->trees, &img->names.base, call, err);
     if (rc != EAGAIN && rc != EIO && rc != ENOENT)
         return rc;
     bh_log(BH_LOG_WARNING, "what the changes are based on is being reclaimed (%s): all is uploaded",
@@ -212,24 +214,39 @@ static int flush_last(void *arg, struct bh_base *base, struct bh_error *err)
     return 0;
 }
 
-static int swap_content(struct bh_history *h, const struct bh_head *head,
-                        const struct bh_index_entry *e, const char *restored, bh_live_save_fn *save,
-                        void *arg, struct bh_error *err)
+struct swap_job {
+    const struct bh_head *head;
+    const struct bh_index_entry *e;
+    const char *restored;
+    struct last_flush *last; /* NULL: what is there is given up */
+};
+
+static int swap_content(struct bh_history *h, void *arg, struct bh_error *err)
 {
+    const struct swap_job *j = arg;
+    struct bh_names_base names;
     struct bh_base base;
-    history_base_of(h, head, e, restored, &base);
-    struct bh_origin *o = history_origin(h, &e->db);
-    if (!o)
-        return bh_fail(err, ENOMEM, "out of memory");
-    int rc = bh_live_replace_lazily(h->live, o, e->db.size, &base, save, arg, err);
+    bool names_differ;
+    history_base_of(h, j->head, j->e, j->restored, &base);
+    int rc = history_names_base(h, &j->e->names, &names, &names_differ, err);
+    if (rc)
+        return rc;
+    if (names_differ)
+        base.names = &names;
+    struct bh_origin *o = history_origin(h, &j->e->db, BH_DB_NAME);
+    rc = o ? bh_live_replace_lazily(h->live, o, j->e->db.size, &base, j->last ? flush_last : NULL,
+                                    j->last, err)
+           : bh_fail(err, ENOMEM, "out of memory");
     bh_origin_unref(o);
+    bh_origin_unref(names.origin);
     return rc;
 }
 
 int history_swap_to(struct bh_history *h, const struct bh_head *head,
                     const struct bh_index_entry *e, const char *restored, struct bh_error *err)
 {
-    return swap_content(h, head, e, restored, NULL, NULL, err);
+    struct swap_job j = {.head = head, .e = e, .restored = restored};
+    return history_gated(h, false, swap_content, &j, NULL, err);
 }
 
 int history_swap_flushed(struct bh_history *h, const struct bh_head *head,
@@ -237,7 +254,8 @@ int history_swap_flushed(struct bh_history *h, const struct bh_head *head,
                          const struct bh_call *call, struct bh_error *err)
 {
     struct last_flush last = {.history = h, .head = head, .call = call};
-    return swap_content(h, head, e, restored, flush_last, &last, err);
+    struct swap_job j = {.head = head, .e = e, .restored = restored, .last = &last};
+    return history_gated(h, true, swap_content, &j, call, err);
 }
 
 /* --- switch --- */

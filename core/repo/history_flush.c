@@ -16,30 +16,38 @@
 
 /* --- the head --- */
 
-/* What is absent comes from the new snapshot from now on, so that gc may have the old one. Where
- * that does not go well the old one stays. */
-static void advance_origin(struct bh_history *h, const struct bh_index_entry *e,
-                           struct bh_frozen *frozen)
+static void advance(struct bh_history *h, const struct bh_root *root, const char *what,
+                    struct bh_frozen *frozen)
 {
     struct bh_error err;
-    struct bh_origin *o = history_origin(h, &e->db);
+    struct bh_origin *o = history_origin(h, root, what);
     if (!o || bh_store_advance_origin(frozen, o, &err) != 0)
         bh_log(BH_LOG_WARNING, "%s", o ? err.text : "out of memory");
     bh_origin_unref(o);
 }
 
+/* What is absent comes from the new snapshot from now on, so that gc may have the old one. Where
+ * that does not go well the old one stays. */
+static void advance_origin(struct bh_history *h, const struct bh_index_entry *e,
+                           const struct history_image *img)
+{
+    advance(h, &e->db, BH_DB_NAME, img->db.frozen);
+    if (img->names.frozen)
+        advance(h, &e->names, "names.db", img->names.frozen);
+}
+
 /* The base of the live content is that snapshot now. Durable before it counts. */
-static int settle(struct bh_history *h, const struct bh_index_entry *e, struct bh_frozen *frozen,
-                  struct bh_error *err)
+static int settle(struct bh_history *h, const struct bh_index_entry *e,
+                  const struct history_image *img, struct bh_error *err)
 {
     struct bh_state *st = &h->live->dir.state;
     history_set_base(st, e);
     history_no_pending(st);
-    if (frozen)
-        snprintf(st->base_wal, sizeof st->base_wal, "%s", bh_frozen_wal_tag(frozen));
+    if (img)
+        snprintf(st->base_wal, sizeof st->base_wal, "%s", bh_frozen_wal_tag(img->db.frozen));
     int rc = bh_statedir_save(&h->live->dir, err);
-    if (rc == 0 && frozen)
-        advance_origin(h, e, frozen);
+    if (rc == 0 && img)
+        advance_origin(h, e, img);
     return rc;
 }
 
@@ -134,7 +142,7 @@ static int write_plain(struct bh_history *h, struct history_image *img, const ch
                        struct bh_error *err)
 {
     uint64_t bytes = 0;
-    int rc = put_plain(h, img->frozen, id, &bytes, call, err);
+    int rc = put_plain(h, img->db.frozen, id, &bytes, call, err);
     if (rc == ESTALE) {
         struct bh_error why;
         if (history_meet_plain(h, NULL, call, &why) != 0) {
@@ -142,9 +150,9 @@ static int write_plain(struct bh_history *h, struct history_image *img, const ch
             bh_log(BH_LOG_WARNING, "%s", why.text);
             return 0;
         }
-        rc = put_plain(h, img->frozen, id, &bytes, call, err);
+        rc = put_plain(h, img->db.frozen, id, &bytes, call, err);
     }
-    if (rc == EAGAIN && bh_frozen_broken(img->frozen) == EAGAIN) { /* the flush begins anew */
+    if (rc == EAGAIN && bh_frozen_broken(img->db.frozen) == EAGAIN) { /* the flush begins anew */
         img->broken = rc;
         return rc;
     }
@@ -174,10 +182,10 @@ static int flush_image(struct bh_history *h, struct history_image *img, bool las
     if (rc)
         return rc;
     if (unchanged) {
-        snprintf(st->base_wal, sizeof st->base_wal, "%s", bh_frozen_wal_tag(img->frozen));
+        snprintf(st->base_wal, sizeof st->base_wal, "%s", bh_frozen_wal_tag(img->db.frozen));
         rc = bh_statedir_save(&h->live->dir, err);
         if (rc == 0)
-            advance_origin(h, &h->head.newest, img->frozen);
+            advance_origin(h, &h->head.newest, img);
     } else {
         memcpy(head.previous, h->head.newest.id, sizeof head.previous);
         head.newest = e;
@@ -187,11 +195,11 @@ static int flush_image(struct bh_history *h, struct history_image *img, bool las
         if (rc == ESTALE)
             return history_lost_head(h, call, err);
         if (rc == 0)
-            rc = settle(h, &e, img->frozen, err);
+            rc = settle(h, &e, img, err);
         result->outcome = BH_FLUSH_UPLOADED;
         result->bytes = sent;
     }
-    uint64_t size = bh_frozen_size(img->frozen);
+    uint64_t size = bh_frozen_size(img->db.frozen);
     bool behind = strcmp(st->plain_snapshot, st->base_snapshot) != 0;
     if (rc == 0 && size > 0 && behind && wants_plain(h, size, last))
         rc = write_plain(h, img, st->base_snapshot, result, call, err);

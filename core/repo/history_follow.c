@@ -168,6 +168,11 @@ static int find_differences(struct bh_history *h, const struct bh_root *old,
 
 /* --- going there --- */
 
+struct step_job {
+    struct bh_base base;
+    int64_t patience_ms;
+};
+
 static int compare(struct bh_history *h, const struct bh_root *old, const struct bh_root *new,
                    struct history_step *s, const struct bh_call *call, struct bh_error *err)
 {
@@ -184,7 +189,7 @@ static int compare(struct bh_history *h, const struct bh_root *old, const struct
         return rc;
     s->step.size = new->size;
     s->step.block_size = h->block_size;
-    s->step.origin = history_origin(h, new);
+    s->step.origin = history_origin(h, new, BH_DB_NAME);
     size_t len = new->size < sizeof s->step.first ? (size_t) new->size : sizeof s->step.first;
     return s->step.origin ? bh_tree_read(h->trees, new, 0, s->step.first, len, s->to, call, err)
                           : bh_fail(err, ENOMEM, "out of memory");
@@ -213,20 +218,43 @@ static int prepare(struct bh_history *h, const struct bh_call *call, struct bh_e
     return rc;
 }
 
+static int step(struct bh_history *h, void *arg, struct bh_error *err)
+{
+    const struct step_job *j = arg;
+    return bh_live_step(h->live, &h->step->step, &j->base, j->patience_ms, err);
+}
+
+/* Where names.db stays, the file store has nothing to do with it. */
+static int step_in_place(struct bh_history *h, int64_t patience_ms, const struct bh_call *call,
+                         struct bh_error *err)
+{
+    const struct bh_index_entry *e = &h->head.newest;
+    struct step_job j = {.patience_ms = patience_ms};
+    struct bh_names_base names;
+    bool names_differ;
+    history_base_of(h, &h->head, e, "", &j.base);
+    int rc = history_names_base(h, &e->names, &names, &names_differ, err);
+    if (rc)
+        return rc;
+    if (names_differ)
+        j.base.names = &names;
+    rc = names_differ ? history_gated(h, false, step, &j, call, err) : step(h, &j, err);
+    bh_origin_unref(names.origin);
+    return rc;
+}
+
 int bh_history_step(struct bh_history *h, int64_t patience_ms, const struct bh_call *call,
                     struct bh_error *err)
 {
     const struct bh_index_entry *e = &h->head.newest;
-    struct bh_base base;
     if (bh_history_is_dirty(h))
         return bh_fail(err, EBUSY, "%s has changes of its own, which a follower cannot keep",
                        h->live->dir.path);
     int rc = prepare(h, call, err);
     if (rc)
         return rc;
-    history_base_of(h, &h->head, e, "", &base);
     rc = h->step->whole ? history_swap_to(h, &h->head, e, "", err)
-                        : bh_live_step(h->live, &h->step->step, &base, patience_ms, err);
+                        : step_in_place(h, patience_ms, call, err);
     if (rc)
         return rc; /* it may do the next time */
     if (h->step->whole)

@@ -43,6 +43,8 @@ static int distrust_clean(struct bh_history *h, struct bh_error *err)
     if (rc)
         return rc;
     rc = down && st->base_root[0] ? bh_store_forget_clean(h->live->store) : 0;
+    if (rc == 0 && down && st->names_root[0])
+        rc = bh_store_forget_clean(h->live->names);
     if (rc)
         return bh_fail(err, rc, "the block map cannot be written: %s", strerror(rc));
     if (!strcmp(st->boot, boot[0] ? boot : "?"))
@@ -57,6 +59,8 @@ int bh_history_rest(struct bh_history *h, struct bh_error *err)
     if (!st->boot[0])
         return 0;
     int rc = bh_store_sync(h->live->store);
+    if (rc == 0)
+        rc = bh_store_sync(h->live->names);
     if (rc)
         return bh_fail(err, rc, "%s cannot be synced: %s", h->live->dir.path, strerror(rc));
     st->boot[0] = '\0';
@@ -67,16 +71,24 @@ int bh_history_rest(struct bh_history *h, struct bh_error *err)
 /* What the state directory has can be read from now on, without a request. */
 static int attach_origin(struct bh_history *h, struct bh_error *err)
 {
-    struct bh_root base;
+    const struct bh_state *st = &h->live->dir.state;
+    const bool unclean = st->boot[0] != '\0';
+    struct bh_root base, names;
     int rc = history_open_offline(h, err);
     if (rc == 0)
         rc = history_base_root(h, &base, err);
-    if (rc == 0 && h->trees && h->live->dir.state.base_root[0])
+    if (rc == 0)
+        rc = history_names_root(h, &names, err);
+    if (rc == 0 && h->trees && st->base_root[0])
         rc = history_set_origin(h, &base, err);
+    if (rc == 0 && h->trees && st->names_root[0])
+        rc = history_set_names_origin(h, &names, err);
     if (rc == 0)
         rc = distrust_clean(h, err);
     if (rc == 0)
         bh_live_recover(h->live);
+    if (rc == 0 && h->files.open)
+        rc = h->files.open(h->files.arg, unclean, err);
     return rc;
 }
 
@@ -171,6 +183,8 @@ static int adopt(struct bh_history *h, struct bh_load_report *report, struct bh_
     const struct bh_index_entry *e = &h->head.newest;
     if (e->id[0] && strcmp(e->id, st->base_snapshot)) { /* the answer to its flush was lost */
         int rc = history_set_origin(h, &e->db, err);
+        if (rc == 0)
+            rc = history_set_names_origin(h, &e->names, err);
         if (rc)
             return rc;
         history_set_base(st, e);
@@ -231,13 +245,14 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
     memcpy(before, st->branch, sizeof before);
     report->text[0] = '\0';
     h->plain_written_ms = bh_mono_ms(); /* not just because it was mounted */
+    int rc = attach_origin(h, err);
+    if (rc)
+        return rc;
     snprintf(branch, sizeof branch, "%s", start_branch(h, report));
     pthread_mutex_lock(&h->mutex);
     snprintf(h->head.branch, sizeof h->head.branch, "%s", branch);
     pthread_mutex_unlock(&h->mutex);
-    int rc = bh_plain_set_branch(h->plain, branch, err);
-    if (rc == 0)
-        rc = attach_origin(h, err);
+    rc = bh_plain_set_branch(h->plain, branch, err);
     if (rc)
         return rc;
     struct bh_error why;
@@ -251,9 +266,11 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
     }
     if (rc && rc != ENOENT)
         return bh_fail(err, rc, "%s", why.text);
-    bool found = rc == 0;
-    rc = found && h->head.newest.id[0] ? load_with_head(h, report, call, err)
-                                       : bh_plain_load(h->plain, report, call, err);
+    const bool found = rc == 0, begun = found && h->head.newest.id[0];
+    rc = begun ? load_with_head(h, report, call, err)
+               : bh_plain_load(h->plain, report, call, err);
+    if (rc == 0 && !begun && before[0] && strcmp(before, branch)) /* those were the other one's */
+        rc = history_empty_names(h, call, err);
     if (rc == 0 && h->cfg->snapshot.follow_ms)
         rc = history_may_follow(h, found, call, err);
     if (rc == 0 && found && !h->read_only)

@@ -29,7 +29,8 @@ static bool base_of(struct bh_history *h, struct bh_head *what)
     const struct bh_state *st = &h->live->dir.state;
     struct bh_index_entry *e = &what->newest;
     *what = (struct bh_head){0};
-    if (history_base_root(h, &e->db, NULL) || bh_ref_is_zero(&e->db.ref))
+    if (history_base_root(h, &e->db, NULL) || history_names_root(h, &e->names, NULL) ||
+        (bh_ref_is_zero(&e->db.ref) && bh_ref_is_zero(&e->names.ref)))
         return false;
     memcpy(what->branch, h->head.branch, sizeof what->branch);
     memcpy(e->id, st->restored[0] ? st->restored : st->base_snapshot, sizeof e->id);

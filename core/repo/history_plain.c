@@ -35,7 +35,7 @@ static int store_file(struct bh_history *h, int fd, uint64_t size, const char *n
         blocks[i] = i;
     struct history_content c = {
         .read = read_file, .arg = &fd, .size = size, .blocks = blocks, .count = count};
-    int rc = history_store(h, &c, &none, name, &e, &index, &sent, NULL, call, err);
+    int rc = history_store(h, &c, NULL, &none, name, &e, &index, &sent, NULL, call, err);
     return rc ? rc : history_new_branch(h, name, &none, &e, &index, call, err);
 }
 

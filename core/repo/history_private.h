@@ -24,6 +24,8 @@ struct bh_history {
     atomic_bool stopping;
     bh_history_flush_fn *flush; /* what the verbs flush with */
     void *flush_arg;
+    struct bh_files_hooks files; /* all NULL: none */
+    bool gate_closed, swapping;  /* the file store's gate; the content is being replaced */
 
     /* Under the turn, alone: */
     bool settled;             /* the format object was seen */
@@ -61,7 +63,8 @@ int history_now(struct bh_history *h, int64_t *server_ms, const struct bh_call *
 void history_new_id(struct bh_history *h, int64_t after_ms, char id[BH_SNAPSHOT_ID_MAX],
                     int64_t *time_ms);
 /* A new reference; NULL: no memory. */
-struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *root);
+struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *root,
+                                 const char *what);
 /* Absent content comes from there from now on. */
 int history_set_origin(struct bh_history *h, const struct bh_root *root, struct bh_error *err);
 /* The root that the live content is based on; zero root: nothing. */
@@ -177,18 +180,23 @@ struct history_content {
     struct bh_root base;
 };
 /* Stores content as the snapshot after those that `on` has, made on `branch`: packs and record, all
- * but the head. *e is the entry, *index the history with it, *sent the bytes of the packs.
- * unchanged (may be NULL): set, and nothing stored, if it is what on->newest has. */
-int history_store(struct bh_history *h, const struct history_content *c, const struct bh_head *on,
-                  const char *branch, struct bh_index_entry *e, struct bh_root *index,
-                  uint64_t *sent, bool *unchanged, const struct bh_call *call,
-                  struct bh_error *err);
+ * but the head. names: of names.db (NULL: it is empty), whose read is not used where it has no
+ * blocks. *e is the entry, *index the history with it, *sent the bytes of the packs.
+ * unchanged (may be NULL): set, and nothing stored, if both are what on->newest has. */
+int history_store(struct bh_history *h, const struct history_content *c,
+                  const struct history_content *names, const struct bh_head *on, const char *branch,
+                  struct bh_index_entry *e, struct bh_root *index, uint64_t *sent, bool *unchanged,
+                  const struct bh_call *call, struct bh_error *err);
 /* The frozen live content. Ended with history_image_free. */
-struct history_image {
+struct history_part {
     struct bh_frozen *frozen;
     uint64_t *blocks;
     size_t count;
     struct bh_root base;
+    int *broken; /* of the image */
+};
+struct history_image {
+    struct history_part db, names;
     int broken;
 };
 int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tries,
@@ -203,6 +211,31 @@ int history_store_image(struct bh_history *h, struct history_image *img, const s
                         struct bh_error *err);
 /* Ends the freeze; flushed: see bh_store_thaw. */
 void history_image_free(struct history_image *img, bool flushed);
+
+/* --- history_names.c --- */
+/* As history_base_root, history_set_base, history_set_origin, of names.db. */
+int history_names_root(struct bh_history *h, struct bh_root *root, struct bh_error *err);
+void history_set_names(struct bh_state *st, const struct bh_root *root);
+int history_set_names_origin(struct bh_history *h, const struct bh_root *root,
+                             struct bh_error *err);
+/* What names.db becomes with that root; *differs: it is not that already. out->origin is a
+ * reference of the caller's, or NULL. */
+int history_names_base(struct bh_history *h, const struct bh_root *root, struct bh_names_base *out,
+                       bool *differs, struct bh_error *err);
+/* names.db becomes empty: what is there may go. */
+int history_empty_names(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
+bool history_files_dirty(struct bh_history *h);
+/* Around a freeze: nothing where the content is being replaced. */
+int history_files_begin(struct bh_history *h, const struct bh_call *call, struct bh_error *err);
+void history_files_frozen(struct bh_history *h);
+/* Calls swap with the file store's gate closed; flush: what it still had is flushed in between. */
+typedef int history_swap_fn(struct bh_history *h, void *arg, struct bh_error *err);
+int history_gated(struct bh_history *h, bool flush, history_swap_fn *swap, void *arg,
+                  const struct bh_call *call, struct bh_error *err);
+/* history_view.c: bh_history_read of that root. */
+int history_read(struct bh_history *h, const struct bh_root *root, const char *what,
+                 uint64_t offset, void *buf, size_t len, size_t *got, const struct bh_call *call,
+                 struct bh_error *err);
 
 /* --- history_branch.c --- */
 /* Makes a branch `name` whose newest snapshot is e, forked from `on`. EEXIST. EBUSY: a gc is

@@ -35,12 +35,13 @@ static int read_block(const struct history_content *c, uint32_t block_size, uint
 /* A run of blocks that are close together: their references in the base are looked up at once. */
 static int store_run(struct bh_history *h, const struct history_content *c, size_t from, size_t to,
                      unsigned char *buf, struct bh_tree_change *changes, size_t *changed,
-                     struct bh_pack_writer *w, const struct bh_call *call, struct bh_error *err)
+                     struct bh_pack_writer *w, const char *what, const struct bh_call *call,
+                     struct bh_error *err)
 {
     struct bh_ref old[LOOKUP];
     uint64_t first = c->blocks[from];
     int rc = bh_tree_refs(h->trees, &c->base, first, (size_t)(c->blocks[to - 1] - first + 1), old,
-                          "the base of " BH_DB_NAME, call, err);
+                          what, call, err);
     for (size_t i = from; rc == 0 && i < to; i++) {
         struct bh_tree_change *change = &changes[*changed];
         const struct bh_ref *was = &old[c->blocks[i] - first];
@@ -73,7 +74,7 @@ void history_take_counters(unsigned char *page, const unsigned char *from)
 
 /* A restore and a switch give page 1 counters that no client has seen: that alone is no change. */
 static int is_counters_only(struct bh_history *h, const struct history_content *c, bool *only,
-                            const struct bh_call *call, struct bh_error *err)
+                            const char *what, const struct bh_call *call, struct bh_error *err)
 {
     BH_FREE unsigned char *now = malloc(h->block_size), *was = malloc(h->block_size);
     *only = false;
@@ -84,47 +85,62 @@ static int is_counters_only(struct bh_history *h, const struct history_content *
     if (rc == 0)
         rc = read_block(c, h->block_size, 0, now, err);
     if (rc == 0)
-        rc = bh_tree_read(h->trees, &c->base, 0, was, len, "the base of " BH_DB_NAME, call, err);
+        rc = bh_tree_read(h->trees, &c->base, 0, was, len, what, call, err);
     if (rc == 0)
         history_take_counters(now, was);
     *only = rc == 0 && !memcmp(now, was, len);
     return rc;
 }
 
-static uint32_t page_size_of(const unsigned char header[18])
+static int read_page_size(const struct history_content *c, uint32_t *size, struct bh_error *err)
 {
-    uint32_t size = (uint32_t)header[16] << 8 | header[17]; /* SQLite file format: "page size" */
-    return size == 1 ? 65536 : size;
+    unsigned char header[18] = {0};
+    int rc = c->size >= sizeof header ? c->read(c->arg, header, sizeof header, 0) : 0;
+    *size = (uint32_t)header[16] << 8 | header[17]; /* SQLite file format: "page size" */
+    *size = c->size ? *size == 1 ? 65536 : *size : 0;
+    return rc ? content_error(rc, err) : 0;
 }
 
-/* The changed blocks and the tree over them. */
+/* The changed blocks and the tree over them. *stored: how many. what: names the base in sentences.
+ */
 static int store_tree(struct bh_history *h, const struct history_content *c,
-                      struct bh_pack_writer *w, struct bh_index_entry *e,
-                      const struct bh_call *call, struct bh_error *err)
+                      struct bh_pack_writer *w, struct bh_root *root, uint64_t *stored,
+                      const char *what, const struct bh_call *call, struct bh_error *err)
 {
     BH_FREE unsigned char *buf = malloc(h->block_size);
     BH_FREE struct bh_tree_change *changes = calloc(c->count + 1, sizeof *changes);
     size_t changed = 0;
     int rc = buf && changes ? 0 : bh_fail(err, ENOMEM, "out of memory while storing the changes");
-    unsigned char header[18] = {0};
-    if (rc == 0 && c->size >= sizeof header &&
-        (rc = c->read(c->arg, header, sizeof header, 0)) != 0)
-        rc = content_error(rc, err);
     bool only_counters = false;
     if (rc == 0)
-        rc = is_counters_only(h, c, &only_counters, call, err);
+        rc = is_counters_only(h, c, &only_counters, what, call, err);
     size_t count = only_counters ? 0 : c->count;
     for (size_t from = 0, to; rc == 0 && from < count; from = to) {
         for (to = from + 1; to < count && c->blocks[to] - c->blocks[from] < LOOKUP;)
             to++;
-        rc = store_run(h, c, from, to, buf, changes, &changed, w, call, err);
+        rc = store_run(h, c, from, to, buf, changes, &changed, w, what, call, err);
     }
     if (rc)
         return rc;
-    e->page_size = c->size ? page_size_of(header) : 0;
-    e->changed = changed;
-    return bh_tree_update(h->trees, &c->base, c->size, changes, changed, w, &e->db,
-                          "the base of " BH_DB_NAME, call, err);
+    *stored = changed;
+    return bh_tree_update(h->trees, &c->base, c->size, changes, changed, w, root, what, call, err);
+}
+
+static int store_trees(struct bh_history *h, const struct history_content *c,
+                       const struct history_content *names, struct bh_pack_writer *w,
+                       struct bh_index_entry *e, const struct bh_call *call, struct bh_error *err)
+{
+    uint64_t stored;
+    int rc = read_page_size(c, &e->page_size, err);
+    if (rc == 0)
+        rc = store_tree(h, c, w, &e->db, &e->changed, "the base of " BH_DB_NAME, call, err);
+    if (rc || !names)
+        return rc;
+    e->names = names->base;
+    if (names->count == 0 && names->size == names->base.size)
+        return 0;
+    bh_pack_writer_set_tree(w, BH_TREE_NAMES);
+    return store_tree(h, names, w, &e->names, &stored, "the base of names.db", call, err);
 }
 
 static int put_record(struct bh_history *h, const struct bh_index_entry *e, const char *parent,
@@ -160,19 +176,22 @@ static int check_slow(struct bh_history *h, struct bh_pack_writer *w, int64_t be
     return rc == EAGAIN ? bh_fail_prefix(err, rc, "nothing was flushed, flush again") : rc;
 }
 
-int history_store(struct bh_history *h, const struct history_content *c, const struct bh_head *on,
-                  const char *branch, struct bh_index_entry *e, struct bh_root *index,
-                  uint64_t *sent, bool *unchanged, const struct bh_call *call, struct bh_error *err)
+int history_store(struct bh_history *h, const struct history_content *c,
+                  const struct history_content *names, const struct bh_head *on, const char *branch,
+                  struct bh_index_entry *e, struct bh_root *index, uint64_t *sent, bool *unchanged,
+                  const struct bh_call *call, struct bh_error *err)
 {
     struct bh_pack_writer *w;
     int64_t begin = bh_boot_ms();
     *e = (struct bh_index_entry){0};
-    plain_phase(h->plain, PHASE_UPLOAD, c->count * h->block_size);
+    plain_phase(h->plain, PHASE_UPLOAD,
+                (c->count + (names ? names->count : 0)) * h->block_size);
     int rc = bh_pack_writer_new(&w, h->packs, BH_TREE_DB, call, err);
     if (rc)
         return rc;
-    rc = store_tree(h, c, w, e, call, err);
-    if (rc == 0 && unchanged && on->newest.id[0] && bh_root_is_same(&e->db, &on->newest.db)) {
+    rc = store_trees(h, c, names, w, e, call, err);
+    if (rc == 0 && unchanged && on->newest.id[0] && bh_root_is_same(&e->db, &on->newest.db) &&
+        bh_root_is_same(&e->names, &on->newest.names)) {
         *unchanged = true;
         bh_pack_writer_free(w);
         return 0;
@@ -196,45 +215,86 @@ int history_store(struct bh_history *h, const struct history_content *c, const s
 
 static int read_frozen(void *arg, void *buf, size_t len, uint64_t offset)
 {
-    struct history_image *img = arg;
-    int rc = bh_frozen_read(img->frozen, buf, len, offset);
+    struct history_part *p = arg;
+    int rc = bh_frozen_read(p->frozen, buf, len, offset);
     if (rc)
-        img->broken = rc;
+        *p->broken = rc;
     return rc;
 }
 
-static int list_changes(struct bh_history *h, struct history_image *img, bool all,
+static int list_changes(struct bh_history *h, struct history_part *p, bool all,
                         struct bh_error *err)
 {
     if (all)
-        img->base = (struct bh_root){0};
-    int rc = bh_frozen_changed(img->frozen, h->block_size, img->base.size, all, &img->blocks,
-                               &img->count);
+        p->base = (struct bh_root){0};
+    int rc = p->frozen ? bh_frozen_changed(p->frozen, h->block_size, p->base.size, all, &p->blocks,
+                                           &p->count)
+                       : 0;
     return rc ? bh_fail(err, rc, "the changes cannot be listed: %s", strerror(rc)) : 0;
 }
 
-static int freeze_once(struct bh_history *h, struct history_image *img, bool patient,
-                       struct bh_error *err)
+static void thaw(struct history_part *p, bool flushed)
 {
-    int rc = history_base_root(h, &img->base, err);
-    if (rc == 0)
-        rc = bh_live_freeze(h->live, patient, &img->frozen, err);
+    int rc = p->frozen ? bh_store_thaw(p->frozen, flushed) : 0;
+    if (rc) /* harmless: what stays marked is compared by hash next time */
+        bh_log(BH_LOG_WARNING, "the block map cannot be written: %s", strerror(rc));
+    free(p->blocks);
+}
+
+void history_image_free(struct history_image *img, bool flushed)
+{
+    thaw(&img->db, flushed);
+    thaw(&img->names, flushed);
+}
+
+/* Both databases at one moment. */
+static int freeze_both(struct bh_history *h, struct history_image *img, bool patient,
+                       const struct bh_call *call, struct bh_error *err)
+{
+    int rc = history_files_begin(h, call, err);
     if (rc)
         return rc;
-    rc = list_changes(h, img, !h->live->dir.state.base_root[0] || !h->head.newest.id[0], err);
+    if (bh_file_size(bh_store_db(h->live->names)) > 0)
+        rc = bh_live_names_freeze(h->live, &img->names.frozen, err);
+    if (rc == 0)
+        rc = bh_live_freeze_now(h->live, patient, &img->db.frozen, err);
+    history_files_frozen(h);
+    return rc ? rc : bh_live_freeze_settle(h->live, img->db.frozen, err);
+}
+
+static int freeze_once(struct bh_history *h, struct history_image *img, bool patient,
+                       const struct bh_call *call, struct bh_error *err)
+{
+    const struct bh_state *st = &h->live->dir.state;
+    const bool none = !h->head.newest.id[0];
+    int rc = history_base_root(h, &img->db.base, err);
+    if (rc == 0)
+        rc = history_names_root(h, &img->names.base, err);
+    if (rc == 0)
+        rc = freeze_both(h, img, patient, call, err);
+    if (rc == 0)
+        rc = list_changes(h, &img->db, none || !st->base_root[0], err);
+    if (rc == 0)
+        rc = list_changes(h, &img->names, none || !st->names_root[0], err);
     if (rc) {
-        img->broken = bh_frozen_broken(img->frozen);
-        bh_store_thaw(img->frozen, false);
+        img->broken = img->db.frozen ? bh_frozen_broken(img->db.frozen) : 0;
+        history_image_free(img, false);
     }
     return rc;
 }
 
+static int anew(struct bh_history *h, struct history_part *p, struct bh_error *err)
+{
+    free(p->blocks);
+    p->blocks = NULL;
+    p->count = 0;
+    return list_changes(h, p, true, err);
+}
+
 int history_image_anew(struct bh_history *h, struct history_image *img, struct bh_error *err)
 {
-    free(img->blocks);
-    img->blocks = NULL;
-    img->count = 0;
-    return list_changes(h, img, true, err);
+    int rc = anew(h, &img->db, err);
+    return rc ? rc : anew(h, &img->names, err);
 }
 
 int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tries,
@@ -242,13 +302,24 @@ int history_freeze(struct bh_history *h, struct history_image *img, unsigned *tr
 {
     for (;;) {
         *img = (struct history_image){0};
+        img->db.broken = img->names.broken = &img->broken;
         plain_phase(h->plain, PHASE_FREEZE, 0);
         int rc = bh_call_check(call, "the flush", err);
         if (rc == 0)
-            rc = freeze_once(h, img, (*tries)++ >= IMPATIENT_TRIES, err);
+            rc = freeze_once(h, img, (*tries)++ >= IMPATIENT_TRIES, call, err);
         if (rc == 0 || img->broken != EAGAIN)
             return rc;
     }
+}
+
+static struct history_content content_of(struct history_part *p)
+{
+    return (struct history_content){.read = read_frozen,
+                                    .arg = p,
+                                    .size = p->frozen ? bh_frozen_size(p->frozen) : p->base.size,
+                                    .blocks = p->blocks,
+                                    .count = p->count,
+                                    .base = p->base};
 }
 
 int history_store_image(struct bh_history *h, struct history_image *img, const struct bh_head *on,
@@ -256,19 +327,6 @@ int history_store_image(struct bh_history *h, struct history_image *img, const s
                         uint64_t *sent, bool *unchanged, const struct bh_call *call,
                         struct bh_error *err)
 {
-    struct history_content c = {.read = read_frozen,
-                                .arg = img,
-                                .size = bh_frozen_size(img->frozen),
-                                .blocks = img->blocks,
-                                .count = img->count,
-                                .base = img->base};
-    return history_store(h, &c, on, branch, e, index, sent, unchanged, call, err);
-}
-
-void history_image_free(struct history_image *img, bool flushed)
-{
-    int rc = bh_store_thaw(img->frozen, flushed);
-    if (rc) /* harmless: what stays marked is compared by hash next time */
-        bh_log(BH_LOG_WARNING, "the block map cannot be written: %s", strerror(rc));
-    free(img->blocks);
+    struct history_content c = content_of(&img->db), names = content_of(&img->names);
+    return history_store(h, &c, &names, on, branch, e, index, sent, unchanged, call, err);
 }

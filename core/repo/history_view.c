@@ -178,12 +178,19 @@ int bh_history_read(struct bh_history *h, const struct bh_index_entry *e, uint64
                     void *buf, size_t len, size_t *got, const struct bh_call *call,
                     struct bh_error *err)
 {
+    return history_read(h, &e->db, e->id, offset, buf, len, got, call, err);
+}
+
+int history_read(struct bh_history *h, const struct bh_root *root, const char *what,
+                 uint64_t offset, void *buf, size_t len, size_t *got, const struct bh_call *call,
+                 struct bh_error *err)
+{
     *got = 0;
-    if (offset >= e->db.size)
+    if (offset >= root->size)
         return 0;
-    if (len > e->db.size - offset)
-        len = (size_t)(e->db.size - offset);
-    int rc = bh_tree_read(h->trees, &e->db, offset, buf, len, e->id, call, err);
+    if (len > root->size - offset)
+        len = (size_t)(root->size - offset);
+    int rc = bh_tree_read(h->trees, root, offset, buf, len, what, call, err);
     if (rc == 0)
         *got = len;
     return rc;

@@ -30,7 +30,7 @@ void plain_say(struct bh_load_report *report, const char *fmt, ...)
 
 void plain_say_unflushed(struct bh_live *live, struct bh_load_report *report)
 {
-    uint64_t dirty = bh_store_dirty_bytes(live->store);
+    uint64_t dirty = bh_live_dirty_bytes(live);
     if (dirty > 0)
         plain_say(report,
                   "unflushed changes of the last mount (%llu bytes) are in %s and go on from there",

@@ -37,15 +37,11 @@ void bh_files_leave(struct bh_files *f)
         pthread_cond_broadcast(&f->gate);
 }
 
-static int close_gate(void *arg, struct bh_error *err)
+static void let_in(struct bh_files *f)
 {
-    struct bh_files *f = arg;
-    (void)err;
     BH_LOCK_SCOPE(&f->mutex);
-    f->gate_closed = true;
-    while (f->inside)
-        pthread_cond_wait(&f->gate, &f->mutex);
-    return 0;
+    f->gate_closed = false;
+    pthread_cond_broadcast(&f->gate);
 }
 
 /* Who has a file open goes on reading what it was. */
@@ -65,33 +61,34 @@ static void make_stale(struct bh_files *f)
     f->queue_count = f->touched_count = 0;
 }
 
-static int before_swap(void *arg, struct bh_error *err)
+/* From here to open_gate this thread alone changes names, in begin(). */
+static int close_gate(void *arg, struct bh_error *err)
 {
     struct bh_files *f = arg;
+    pthread_mutex_lock(&f->mutex);
+    f->gate_closed = true;
+    while (f->inside)
+        pthread_cond_wait(&f->gate, &f->mutex);
+    pthread_mutex_unlock(&f->mutex);
     pthread_mutex_lock(&f->publishing);
     int rc = bh_names_hold(f->names, err);
-    if (rc)
-        pthread_mutex_unlock(&f->publishing);
+    if (rc == 0)
+        return 0;
+    pthread_mutex_unlock(&f->publishing);
+    let_in(f);
     return rc;
 }
 
-static void after_swap(void *arg, bool swapped)
+static void open_gate(void *arg, bool swapped)
 {
     struct bh_files *f = arg;
     if (swapped)
         make_stale(f);
     bh_names_release(f->names, swapped);
     pthread_mutex_unlock(&f->publishing);
+    let_in(f);
     if (swapped && f->swapped)
         f->swapped(f->swapped_arg);
-}
-
-static void open_gate(void *arg)
-{
-    struct bh_files *f = arg;
-    BH_LOCK_SCOPE(&f->mutex);
-    f->gate_closed = false;
-    pthread_cond_broadcast(&f->gate);
 }
 
 /* --- flushes --- */
@@ -102,37 +99,45 @@ static bool is_dirty(void *arg)
     return atomic_load(&f->changed);
 }
 
-static int begin(void *arg, const struct bh_call *call, struct bh_error *err)
+static int publish(struct bh_files *f, const struct bh_call *call, struct bh_error *err)
 {
-    struct bh_files *f = arg;
-    pthread_mutex_lock(&f->publishing);
-    bool changed = atomic_exchange(&f->changed, false);
     int rc = files_publish_all(f, call, err);
     if (rc == 0)
         rc = bh_blobs_wait(f->blobs, UPLOAD_TRIES, call, err);
-    if (rc == 0)
-        rc = files_write_rows(f, err);
+    return rc ? rc : files_write_rows(f, err);
+}
+
+/* gate_closed is of the thread that is here now: whoever replaces content flushes, too. */
+static int begin(void *arg, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_files *f = arg;
+    struct bh_error again;
+    if (f->gate_closed)
+        bh_names_release(f->names, false);
+    else
+        pthread_mutex_lock(&f->publishing);
+    bool changed = atomic_exchange(&f->changed, false);
+    int rc = publish(f, call, err);
     if (rc == 0)
         rc = bh_names_hold(f->names, err);
-    if (rc) {
-        if (changed)
-            atomic_store(&f->changed, true);
+    if (rc == 0)
+        return 0;
+    if (changed)
+        atomic_store(&f->changed, true);
+    if (!f->gate_closed)
         pthread_mutex_unlock(&f->publishing);
-    }
+    else if (bh_names_hold(f->names, &again) != 0) /* it was held before: what can fail is SQL */
+        bh_log(BH_LOG_ERROR, "names.db: %s", again.text);
     return rc;
 }
 
 static void frozen(void *arg)
 {
     struct bh_files *f = arg;
+    if (f->gate_closed)
+        return;
     bh_names_release(f->names, false);
     pthread_mutex_unlock(&f->publishing);
-}
-
-static void failed(void *arg)
-{
-    struct bh_files *f = arg;
-    atomic_store(&f->changed, true);
 }
 
 /* --- opening --- */
@@ -294,7 +299,7 @@ static int open_parts(void *arg, bool unclean, struct bh_error *err)
     if (rc == 0 && !f->read_only)
         rc = remove_orphans(f, err);
     atomic_store(&f->changed, f->queue_count > 0 || unclean);
-    return rc;
+    return rc || f->read_only ? rc : bh_blobs_start(f->blobs, err);
 }
 
 int bh_files_new(struct bh_files **out, const struct bh_config *cfg, struct bh_live *live,
@@ -312,10 +317,7 @@ int bh_files_new(struct bh_files **out, const struct bh_config *cfg, struct bh_l
                                        .is_dirty = is_dirty,
                                        .begin = begin,
                                        .frozen = frozen,
-                                       .failed = failed,
                                        .close_gate = close_gate,
-                                       .before_swap = before_swap,
-                                       .after_swap = after_swap,
                                        .open_gate = open_gate};
     pthread_mutex_init(&f->mutex, NULL);
     pthread_mutex_init(&f->publishing, NULL);
@@ -333,8 +335,7 @@ int bh_files_new(struct bh_files **out, const struct bh_config *cfg, struct bh_l
 
 int bh_files_start(struct bh_files *f, struct bh_error *err)
 {
-    int rc = bh_blobs_start(f->blobs, err);
-    return rc || f->read_only ? rc : files_publisher_start(f, err);
+    return f->read_only ? 0 : files_publisher_start(f, err);
 }
 
 void bh_files_free(struct bh_files *f)

@@ -25,7 +25,7 @@ struct bh_config;
  * bucket must outlive it. ENOMEM. */
 int bh_files_new(struct bh_files **out, const struct bh_config *cfg, struct bh_live *live,
                  struct bh_bucket *bucket, bool read_only, struct bh_error *err);
-/* Publishing and uploads begin. */
+/* Publishing in the background begins. */
 int bh_files_start(struct bh_files *f, struct bh_error *err);
 /* No file may be in use. What is not published or uploaded stays here, for the next start. */
 void bh_files_free(struct bh_files *f);
