@@ -245,7 +245,7 @@ static int64_t interval_of(struct bh *b)
     return b->cfg->snapshot.interval_ms;
 }
 
-static bool is_dirty(struct bh *b)
+bool bh_is_dirty(struct bh *b)
 {
     return b->history ? bh_history_is_dirty(b->history) : bh_store_is_dirty(b->live->store);
 }
@@ -298,7 +298,7 @@ static void *loop_main(void *arg)
             wait = jitter(retry);
         if (!loop_wait(b, wait, &renewed, &over))
             return NULL;
-        if (!over || b->read_only || !is_dirty(b))
+        if (!over || b->read_only || !bh_is_dirty(b))
             continue;
         struct bh_error err;
         if (bh_flush_call(b, true, NULL, NULL, &err) == 0)

@@ -67,6 +67,8 @@ struct bh_follow_status {
 };
 /* False: it does not follow. */
 bool bh_follow_status_of(struct bh *b, struct bh_follow_status *out);
+/* Whether a flush would have something to do. Between start and stop. */
+bool bh_is_dirty(struct bh *b);
 /* The file store; NULL without one (snapshot.history is off). Between start and stop. */
 struct bh_files *bh_files_of(struct bh *b);
 /* Fetches everything that is not local. Not under the turn: flushes go on. */

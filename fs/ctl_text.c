@@ -164,6 +164,24 @@ static void following(struct facts *f, struct daemon *d)
     text(f, "follow_error", st.error[0] ? st.error : "none");
 }
 
+static void file_facts(struct facts *f, struct daemon *d)
+{
+    struct bh_files_status st;
+    if (!d->files)
+        return;
+    bh_files_status(d->files, &st);
+    number(f, "files", st.names.inodes);
+    number(f, "files_unpublished", st.unpublished);
+    number(f, "uploads_pending", st.blobs.pending);
+    number(f, "uploads_pending_bytes", st.blobs.pending_bytes);
+    number(f, "uploads_under_way", st.blobs.uploading);
+    number(f, "uploaded_files", st.blobs.uploaded);
+    number(f, "uploaded_bytes", st.blobs.uploaded_bytes);
+    text(f, "upload_error", st.blobs.error[0] ? st.blobs.error : "none");
+    number(f, "files_cache_bytes", st.blobs.cached_bytes);
+    number(f, "files_cache_max", st.blobs.cache_max);
+}
+
 void text_branch(struct daemon *d, struct bh_strbuf *out)
 {
     struct bh_info info;
@@ -205,8 +223,9 @@ static void status(struct daemon *d, struct facts *f)
     number(f, "dirty_bytes", info.dirty_bytes);
     text(f, "journal", bh_store_is_wal(d->store) ? "wal" : "rollback");
     number(f, "wal_bytes", bh_store_wal_size(d->store));
-    text(f, "unflushed", info.dirty_bytes ? "yes" : "no");
+    text(f, "unflushed", bh_is_dirty(d->bh) ? "yes" : "no");
     history(f, d);
+    file_facts(f, d);
     following(f, d);
     number(f, "flushes", info.flush_index);
     last_flush(f, &info);
@@ -334,6 +353,37 @@ static void follow_metrics(struct daemon *d, struct bh_strbuf *out)
             st.failures);
 }
 
+static void file_metrics(struct daemon *d, struct bh_strbuf *out)
+{
+    struct bh_files_status st;
+    if (!d->files)
+        return;
+    bh_files_status(d->files, &st);
+    gauge(out, "bhfs_files", "Inodes in files/.", st.names.inodes);
+    gauge(out, "bhfs_names_in_memory", "Inodes and names that are kept in memory.",
+          st.names.in_memory);
+    gauge(out, "bhfs_names_changed", "Of these, changed and not in names.db yet.",
+          st.names.changed);
+    gauge(out, "bhfs_names_log_bytes", "Size of the log of names.", st.names.log_bytes);
+    counter(out, "bhfs_names_checkpoints_total", "Times that names.db was written.",
+            st.names.checkpoints);
+    gauge(out, "bhfs_files_unpublished", "Files that were written and closed, and not hashed yet.",
+          st.unpublished);
+    gauge(out, "bhfs_uploads_pending", "Contents that are not in the bucket yet.",
+          st.blobs.pending);
+    gauge(out, "bhfs_uploads_pending_bytes", "Their bytes.", st.blobs.pending_bytes);
+    counter(out, "bhfs_uploads_total", "Contents that were uploaded.", st.blobs.uploaded);
+    counter(out, "bhfs_uploaded_bytes_total", "Their bytes.", st.blobs.uploaded_bytes);
+    counter(out, "bhfs_files_fetched_bytes_total", "Bytes of contents that were fetched.",
+            st.blobs.fetched_bytes);
+    gauge(out, "bhfs_files_cache_bytes", "Bytes of contents that are here and in the bucket.",
+          st.blobs.cached_bytes);
+    gauge(out, "bhfs_files_cache_max_bytes", "The bound on them (files.cache_max); 0: none.",
+          st.blobs.cache_max);
+    counter(out, "bhfs_files_evicted_bytes_total", "Bytes of them that were given up to keep it.",
+            st.blobs.evicted_bytes);
+}
+
 void text_metrics(struct daemon *d, struct bh_strbuf *out)
 {
     struct bh_info info;
@@ -360,6 +410,7 @@ void text_metrics(struct daemon *d, struct bh_strbuf *out)
         gauge(out, "bhfs_snapshots", "Snapshots in the history of this branch.", st.snapshots);
     }
     follow_metrics(d, out);
+    file_metrics(d, out);
     gauge(out, "bhfs_wal_bytes", "Size of live.db-wal.", bh_store_wal_size(d->store));
     counter(out, "bhfs_sql_transactions_total", "Transactions of the daemon itself.",
             bh_sql_transactions(d->live->sql));
