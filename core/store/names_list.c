@@ -1,0 +1,402 @@
+/* What asks for many: a directory's names, files that are local, who has a content. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "store/names_private.h"
+#include "util/log.h"
+
+#define STEP 512 /* rows at once under the mutex */
+
+/* --- a listing --- */
+
+struct item {
+    uint64_t ino;
+    const char *name;
+    uint8_t len, type;
+};
+
+/* One allocation: entries, then the names. */
+struct builder {
+    struct bh_names_listing *out;
+    char *at;
+};
+
+static int build(struct builder *b, size_t count, size_t name_bytes)
+{
+    size_t head = sizeof *b->out + count * sizeof b->out->entries[0];
+    b->out = malloc(head + name_bytes + 1);
+    if (!b->out)
+        return ENOMEM;
+    b->out->count = 0;
+    b->at = (char *)b->out + head;
+    return 0;
+}
+
+static void add(struct builder *b, uint64_t ino, uint8_t type, const char *name, size_t len)
+{
+    size_t k = b->out->count++;
+    b->out->entries[k].ino = ino;
+    b->out->entries[k].mode = (uint32_t)type << 12;
+    b->out->entries[k].name = b->at;
+    memcpy(b->at, name, len);
+    b->at[len] = 0;
+    b->at += len + 1;
+}
+
+/* What memory has, and rows that it knows nothing of. */
+static int make_listing(struct op *o, struct inode *dir, const struct record *rows, size_t count)
+{
+    struct builder b = {0};
+    size_t total = dir->names_known + count, bytes = 0;
+    for (struct entry *e = dir->first[0]; e; e = e->next)
+        bytes += e->present ? e->name_len + 1u : 0;
+    for (size_t i = 0; i < count; i++)
+        bytes += rows[i].name_len + 1;
+    if (build(&b, total, bytes))
+        return bh_fail(o->err, ENOMEM, "out of memory while a directory is listed");
+    for (struct entry *e = dir->first[0]; e; e = e->next)
+        if (e->present)
+            add(&b, e->ino, e->type, e->name, e->name_len);
+    for (size_t i = 0; i < count; i++)
+        add(&b, rows[i].ino, rows[i].file_type, rows[i].name, rows[i].name_len);
+    free(o->listing);
+    o->listing = b.out;
+    return 0;
+}
+
+static int try_list(struct op *o, void *arg)
+{
+    struct inode *dir;
+    int rc = op_inode(o, *(uint64_t *)arg, &dir);
+    if (rc == 0 && !S_ISDIR(dir->i.mode))
+        rc = ENOTDIR;
+    if (rc || o->listing)
+        return rc;
+    if (dir->names_known == dir->i.entries)
+        return make_listing(o, dir, NULL, 0);
+    o->need = (struct need){.what = NEED_LIST, .ino = dir->i.ino};
+    return NEED;
+}
+
+int bh_names_list(struct bh_names *n, uint64_t dir, struct bh_names_listing **out, bool wait,
+                  struct bh_error *err)
+{
+    struct op o = OP(n, wait, false, err);
+    int rc = op_run(&o, try_list, &dir);
+    if (rc == 0)
+        *out = o.listing;
+    else
+        free(o.listing);
+    return rc;
+}
+
+/* --- a listing from the database --- */
+
+/* A row: its name, and its inode, if that can be read: a damaged one does not hide the others. */
+static int add_row(struct bytes *b, sqlite3_stmt *st, uint64_t dir, struct bh_error *err)
+{
+    struct record name = {.type = RECORD_NAME, .present = true, .of = dir},
+                  inode = {.type = RECORD_INODE, .present = true};
+    struct bh_error wrong = {.text = "the inode does not exist"};
+    bool xattrs;
+    name.name = sqlite3_column_blob(st, 1 + INODE_COLUMNS);
+    name.name_len = (size_t)sqlite3_column_bytes(st, 1 + INODE_COLUMNS);
+    if (!name.name || name_wrong(name.name, name.name_len) || row_number(st, 0, &name.ino) ||
+        name.ino == 0) {
+        bh_log(BH_LOG_ERROR, "names.db is damaged: an entry of directory %llu is left out of lists",
+               (unsigned long long)dir);
+        return 0;
+    }
+    bool readable =
+        sqlite3_column_type(st, 1) != SQLITE_NULL &&
+        row_inode(st, 1, &inode.inode, &inode.target, &inode.target_len, &xattrs, &wrong) == 0;
+    if (readable)
+        name.file_type = (uint8_t)(inode.inode.mode >> 12);
+    else
+        bh_log(BH_LOG_ERROR, "entry \"%.*s\" of directory %llu: %s", (int)name.name_len, name.name,
+               (unsigned long long)dir, wrong.text);
+    int rc = record_add(b, &name);
+    if (rc == 0 && readable) {
+        inode.fresh = !xattrs;
+        rc = record_add(b, &inode);
+    }
+    return rc ? bh_fail(err, rc, "out of memory while a directory is listed") : 0;
+}
+
+static int read_rows(struct bh_names *n, uint64_t dir, struct bytes *b, struct bh_error *err)
+{
+    struct reader *r;
+    sqlite3_stmt *st;
+    int code, rc = reader_get(n, &r, err);
+    if (rc)
+        return rc;
+    rc = reader_stmt(r, GET_LIST, &st, err);
+    if (rc == 0)
+        sqlite3_bind_int64(st, 1, (sqlite3_int64)dir);
+    while (rc == 0 && (code = sqlite3_step(st)) != SQLITE_DONE)
+        rc = code == SQLITE_ROW ? add_row(b, st, dir, err)
+                                : step_fail(st, err, "names.db cannot be read");
+    reader_put(n, r, rc == 0);
+    return rc;
+}
+
+struct rows {
+    struct record *names; /* into bytes */
+    size_t count, cap;
+};
+
+static int index_rows(const struct bytes *b, struct rows *rows)
+{
+    const uint8_t *at = b->data, *end = b->data + b->len;
+    struct record r;
+    while (b->len && record_next(&at, end, &r) == 1) {
+        if (r.type != RECORD_NAME)
+            continue;
+        if (rows->count == rows->cap) {
+            size_t cap = rows->cap ? 2 * rows->cap : 64;
+            struct record *p = realloc(rows->names, cap * sizeof *p);
+            if (!p)
+                return ENOMEM;
+            rows->names = p;
+            rows->cap = cap;
+        }
+        rows->names[rows->count++] = r;
+    }
+    return 0;
+}
+
+/* All of it, if there is room: then the next listing, and lookups, need no database. With the
+ * mutex, of which it lets go now and then. */
+static int keep_rows(struct op *o, struct inode *dir, const struct bytes *b)
+{
+    struct bh_names *n = o->n;
+    const uint8_t *at = b->data, *end = b->data + b->len;
+    struct record r;
+    struct inode *i;
+    struct entry *e;
+    int rc = 0;
+    for (unsigned k = 1; rc == 0 && record_next(&at, end, &r) == 1 && !dir->o.dead; k++) {
+        rc = r.type == RECORD_INODE
+                 ? load_put_inode(n, &r.inode, r.target, r.target_len, !r.fresh, &i)
+                 : load_put_name(n, dir, r.name, r.name_len, r.ino, r.file_type, &e);
+        if (k % 32 == 0)
+            cache_evict(n);
+        if (k % STEP == 0) {
+            pthread_mutex_unlock(&n->mutex);
+            pthread_mutex_lock(&n->mutex);
+        }
+    }
+    return rc ? bh_fail(o->err, rc, "out of memory while a directory is listed") : 0;
+}
+
+/* With the mutex to the end: as of one moment. */
+static int merge(struct op *o, struct inode *dir, struct rows *rows)
+{
+    size_t unknown = 0;
+    if (dir->gone)
+        return 0; /* the next look says so */
+    if (dir->names_known == dir->i.entries)
+        return make_listing(o, dir, NULL, 0);
+    for (size_t i = 0; i < rows->count; i++)
+        if (!entry_find(o->n, dir, KIND_NAME, rows->names[i].name, rows->names[i].name_len))
+            rows->names[unknown++] = rows->names[i];
+    if (dir->names_known + unknown != dir->i.entries)
+        bh_log(BH_LOG_ERROR, "names.db is damaged: directory %llu counts %llu names, and has %llu",
+               (unsigned long long)dir->i.ino, (unsigned long long)dir->i.entries,
+               (unsigned long long)(dir->names_known + unknown));
+    return make_listing(o, dir, rows->names, unknown);
+}
+
+int load_list(struct op *o, struct inode *dir)
+{
+    struct bh_names *n = o->n;
+    struct bytes b = {0};
+    struct rows rows = {0};
+    struct load l;
+    uint64_t ino = dir->i.ino;
+    load_begin(n, &l);
+    bool skip = l.epoch != n->epoch || n->stale || n->no_tables;
+    pthread_mutex_unlock(&n->mutex);
+    int rc = skip ? 0 : read_rows(n, ino, &b, o->err);
+    if (rc == 0 && index_rows(&b, &rows))
+        rc = bh_fail(o->err, ENOMEM, "out of memory while a directory is listed");
+    pthread_mutex_lock(&n->mutex);
+    if (rc == 0 && b.len && 2 * rows.count <= n->opt.cache / 2)
+        rc = keep_rows(o, dir, &b);
+    if (rc == 0 && !dir->o.dead && l.epoch == n->epoch && !n->stale)
+        rc = merge(o, dir, &rows);
+    load_end(n, &l);
+    free(rows.names);
+    free(b.data);
+    return rc;
+}
+
+/* --- files that are local --- */
+
+struct numbers {
+    uint64_t *ino;
+    size_t count, cap;
+};
+
+static int add_number(struct numbers *l, uint64_t ino)
+{
+    if (l->count == l->cap) {
+        size_t cap = l->cap ? 2 * l->cap : 256;
+        uint64_t *p = realloc(l->ino, cap * sizeof *p);
+        if (!p)
+            return ENOMEM;
+        l->ino = p;
+        l->cap = cap;
+    }
+    l->ino[l->count++] = ino;
+    return 0;
+}
+
+static int add_changed(struct list *l, struct numbers *out)
+{
+    int rc = 0;
+    for (struct object *o = l->head.next; o != &l->head && rc == 0; o = o->next)
+        if (o->kind == KIND_INODE && !inode_of(o)->gone && inode_of(o)->i.content.data)
+            rc = add_number(out, inode_of(o)->i.ino);
+    return rc;
+}
+
+static int read_local(struct bh_names *n, struct numbers *out, struct bh_error *err)
+{
+    struct reader *r;
+    sqlite3_stmt *st;
+    int code, rc = reader_get(n, &r, err);
+    if (rc)
+        return rc;
+    rc = reader_stmt(r, GET_LOCAL, &st, err);
+    while (rc == 0 && (code = sqlite3_step(st)) != SQLITE_DONE)
+        if (code != SQLITE_ROW)
+            rc = step_fail(st, err, "names.db cannot be read");
+        else if (add_number(out, (uint64_t)sqlite3_column_int64(st, 0)))
+            rc = bh_fail(err, ENOMEM, "out of memory while local files are listed");
+    reader_put(n, r, rc == 0);
+    return rc;
+}
+
+/* Memory first: what a checkpoint writes in between is in both. */
+static int find_local(struct bh_names *n, struct numbers *out, struct bh_error *err)
+{
+    struct load l;
+    pthread_mutex_lock(&n->mutex);
+    int rc = add_changed(&n->changed[0], out);
+    if (rc == 0)
+        rc = add_changed(&n->changed[1], out);
+    if (rc == 0)
+        rc = add_changed(&n->done, out);
+    load_begin(n, &l);
+    bool skip = n->no_tables;
+    pthread_mutex_unlock(&n->mutex);
+    if (rc)
+        bh_fail(err, rc, "out of memory while local files are listed");
+    else if (!skip)
+        rc = read_local(n, out, err);
+    pthread_mutex_lock(&n->mutex);
+    load_end(n, &l);
+    pthread_mutex_unlock(&n->mutex);
+    return rc;
+}
+
+static int compare(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static int nothing(struct op *o, void *arg)
+{
+    return 0;
+}
+
+int bh_names_each_local(struct bh_names *n, int (*fn)(void *arg, const struct bh_inode *i),
+                        void *arg, struct bh_error *err)
+{
+    struct op o = OP(n, true, false, err);
+    struct numbers local = {0};
+    int rc = op_run(&o, nothing, NULL); /* new content is looked at */
+    if (rc == 0)
+        rc = find_local(n, &local, err);
+    if (rc == 0 && local.count)
+        qsort(local.ino, local.count, sizeof *local.ino, compare);
+    for (size_t i = 0; i < local.count && rc == 0; i++) {
+        struct bh_inode is;
+        if (i > 0 && local.ino[i] == local.ino[i - 1])
+            continue;
+        rc = bh_names_get(n, local.ino[i], &is, true, err);
+        if (rc == ENOENT)
+            rc = 0;
+        else if (rc == 0 && is.content.data && fn(arg, &is))
+            break;
+    }
+    free(local.ino);
+    return rc;
+}
+
+/* --- who has a content --- */
+
+static bool memory_has(struct bh_names *n, const uint8_t *hash)
+{
+    pthread_mutex_lock(&n->mutex);
+    bool has = same_content(n, hash) != NULL;
+    pthread_mutex_unlock(&n->mutex);
+    return has;
+}
+
+/* A row counts unless memory knows better. */
+static bool row_counts(struct bh_names *n, uint64_t ino)
+{
+    pthread_mutex_lock(&n->mutex);
+    bool counts = !inode_find(n, ino);
+    pthread_mutex_unlock(&n->mutex);
+    return counts;
+}
+
+static int database_has(struct bh_names *n, const uint8_t *hash, bool *has, struct bh_error *err)
+{
+    struct reader *r;
+    sqlite3_stmt *st;
+    int code, rc = reader_get(n, &r, err);
+    if (rc)
+        return rc;
+    rc = reader_stmt(r, GET_HASH, &st, err);
+    if (rc == 0)
+        sqlite3_bind_blob(st, 1, hash, BH_SHA256_LEN, SQLITE_STATIC);
+    while (rc == 0 && !*has && (code = sqlite3_step(st)) != SQLITE_DONE)
+        if (code != SQLITE_ROW)
+            rc = step_fail(st, err, "names.db cannot be read");
+        else
+            *has = row_counts(n, (uint64_t)sqlite3_column_int64(st, 0));
+    reader_put(n, r, rc == 0);
+    return rc;
+}
+
+int bh_names_has_hash(struct bh_names *n, const uint8_t hash[BH_SHA256_LEN], bool *has,
+                      struct bh_error *err)
+{
+    struct op o = OP(n, true, false, err);
+    struct load l;
+    int rc = op_run(&o, nothing, NULL);
+    if (rc)
+        return rc;
+    *has = memory_has(n, hash);
+    if (*has)
+        return 0;
+    pthread_mutex_lock(&n->mutex);
+    load_begin(n, &l);
+    bool skip = n->no_tables;
+    pthread_mutex_unlock(&n->mutex);
+    if (!skip)
+        rc = database_has(n, hash, has, err);
+    pthread_mutex_lock(&n->mutex);
+    load_end(n, &l);
+    pthread_mutex_unlock(&n->mutex);
+    if (rc == 0 && !*has)
+        *has = memory_has(n, hash); /* one that got it meanwhile */
+    return rc;
+}
