@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -13,6 +15,9 @@
 #include "live/mirror.h"
 #include "util/cleanup.h"
 #include "util/io.h"
+
+#define COPY_STEP ((size_t)1 << 20)
+#define COPY_MOST ((size_t)1 << 30) /* of one copy_file_range */
 
 struct bh_disk {
     char *path;
@@ -79,6 +84,11 @@ bool bh_disk_is_memory(const struct bh_disk *d)
     return d->memory;
 }
 
+bool bh_disk_is_mirrored(const struct bh_disk *d)
+{
+    return d->mirror != NULL;
+}
+
 int bh_disk_open_file(struct bh_disk *d, const char *name, int flags, unsigned mode,
                       struct bh_dfile *out)
 {
@@ -133,6 +143,53 @@ int bh_dfile_punch(struct bh_dfile *f, uint64_t offset, uint64_t len)
     return f->mirror ? bh_mirror_wrote(f->mirror, f->fd, offset, len) : 0;
 }
 
+static int copy_by_hand(int to, uint64_t offset, int from, uint64_t from_offset, uint64_t len)
+{
+    size_t step = len < COPY_STEP ? (size_t)len : COPY_STEP, got;
+    BH_FREE char *buf = malloc(step);
+    int rc = buf ? 0 : ENOMEM;
+    for (uint64_t done = 0; !rc && done < len; done += step) {
+        if (step > len - done)
+            step = (size_t)(len - done);
+        rc = bh_pread_full(from, buf, step, from_offset + done, &got);
+        if (!rc && got < step)
+            rc = ENODATA;
+        if (!rc)
+            rc = bh_pwrite_full(to, buf, step, offset + done);
+    }
+    return rc;
+}
+
+int bh_dfile_copy(struct bh_dfile *f, uint64_t offset, int from, uint64_t from_offset, uint64_t len)
+{
+    uint64_t done = 0;
+    ssize_t n = 1;
+    int rc = 0;
+    while (done < len && n > 0) {
+        off_t in = (off_t)(from_offset + done), out = (off_t)(offset + done);
+        size_t want = len - done < COPY_MOST ? (size_t)(len - done) : COPY_MOST;
+        n = copy_file_range(from, &in, f->fd, &out, want, 0);
+        if (n < 0 && (errno == ENOSPC || errno == EDQUOT || errno == EIO))
+            rc = errno;
+        done += n > 0 ? (uint64_t)n : 0;
+    }
+    if (!rc && done < len)
+        rc = copy_by_hand(f->fd, offset + done, from, from_offset + done, len - done);
+    int mirrored = f->mirror ? bh_mirror_wrote(f->mirror, f->fd, offset, len) : 0;
+    return rc ? rc : mirrored;
+}
+
+int bh_dfile_clone(struct bh_dfile *f, int from)
+{
+    struct stat st;
+    if (ioctl(f->fd, FICLONE, from) != 0)
+        return errno == ENOSPC || errno == EDQUOT || errno == EIO ? errno : EOPNOTSUPP;
+    if (!f->mirror)
+        return 0;
+    return fstat(f->fd, &st) != 0 ? errno
+                                  : bh_mirror_wrote(f->mirror, f->fd, 0, (uint64_t)st.st_size);
+}
+
 int bh_dfile_sync(struct bh_dfile *f)
 {
     if (fdatasync(f->fd) != 0)
@@ -140,11 +197,25 @@ int bh_dfile_sync(struct bh_dfile *f)
     return f->mirror ? bh_mirror_synced(f->mirror, f->fd) : 0;
 }
 
-/* For the mirror: which file is about to lose its name; 0 if there is none, or no mirror. */
+/* For the mirror: which file is about to lose its last name; 0 if there is none, or no mirror. */
 static ino_t inode_of(struct bh_disk *d, const char *name)
 {
     struct stat st;
-    return d->mirror && fstatat(d->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 ? st.st_ino : 0;
+    if (!d->mirror || fstatat(d->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+        return 0;
+    return st.st_nlink > 1 ? 0 : st.st_ino;
+}
+
+int bh_disk_link(struct bh_disk *d, const char *from, const char *to)
+{
+    struct stat st;
+    if (linkat(d->dirfd, from, d->dirfd, to, 0) != 0)
+        return errno == EPERM || errno == EMLINK ? EOPNOTSUPP : errno;
+    if (!d->mirror)
+        return 0;
+    if (fstatat(d->dirfd, to, &st, AT_SYMLINK_NOFOLLOW) != 0)
+        return errno;
+    return bh_mirror_linked(d->mirror, st.st_ino, to);
 }
 
 int bh_disk_unlink(struct bh_disk *d, const char *name)

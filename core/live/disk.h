@@ -35,6 +35,8 @@ const char *bh_disk_path(const struct bh_disk *d);
 int bh_disk_dirfd(const struct bh_disk *d);
 /* True where fsync costs nothing and keeps nothing (tmpfs, ramfs): callers may then sync inline. */
 bool bh_disk_is_memory(const struct bh_disk *d);
+/* True with power cut imitation: only what is synced file by file is safe then. */
+bool bh_disk_is_mirrored(const struct bh_disk *d);
 
 /* flags as for openat (O_CREAT, O_EXCL, O_TRUNC, ...); mode for a new file. Closed with
  * bh_dfile_close. */
@@ -47,8 +49,16 @@ int bh_dfile_truncate(struct bh_dfile *f, uint64_t size);
 /* The bytes read as zeros and take no space any more; the size stays. EOPNOTSUPP: the file system
  * cannot. */
 int bh_dfile_punch(struct bh_dfile *f, uint64_t offset, uint64_t len);
+/* Copies from another open file; by reference where the file system can. ENODATA: that one ends
+ * before it. */
+int bh_dfile_copy(struct bh_dfile *f, uint64_t offset, int from, uint64_t from_offset, uint64_t len);
+/* The file, empty until now, becomes a reference to all that the other one has. EOPNOTSUPP: the file
+ * system cannot. */
+int bh_dfile_clone(struct bh_dfile *f, int from);
 int bh_dfile_sync(struct bh_dfile *f); /* fdatasync */
 
+/* A second name for a file. EEXIST; EOPNOTSUPP: the file system cannot. */
+int bh_disk_link(struct bh_disk *d, const char *from, const char *to);
 int bh_disk_unlink(struct bh_disk *d, const char *name);
 int bh_disk_rename(struct bh_disk *d, const char *from, const char *to);
 int bh_disk_sync_names(struct bh_disk *d); /* fsync of the directory */

@@ -378,6 +378,14 @@ int bh_mirror_synced(struct bh_mirror_file *f, int fd)
     return ftruncate(f->fd, st.st_size) == 0 ? 0 : errno;
 }
 
+int bh_mirror_linked(struct bh_mirror *m, ino_t number, const char *name)
+{
+    char inode[64];
+    inode_name(number, inode);
+    BH_LOCK_SCOPE(&m->mutex);
+    return add_name(m, NAME_LINK, inode, name, NULL);
+}
+
 int bh_mirror_unlinked(struct bh_mirror *m, const char *name, ino_t gone)
 {
     BH_LOCK_SCOPE(&m->mutex);

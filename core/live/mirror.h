@@ -23,8 +23,9 @@ void bh_mirror_file_close(struct bh_mirror_file *f);
 int bh_mirror_wrote(struct bh_mirror_file *f, int fd, uint64_t offset, uint64_t len);
 int bh_mirror_truncated(struct bh_mirror_file *f, uint64_t size);
 int bh_mirror_synced(struct bh_mirror_file *f, int fd);
-/* gone: the inode number of the file that lost its name, which the next file may get; 0 if none
- * did. */
+int bh_mirror_linked(struct bh_mirror *m, ino_t inode, const char *name);
+/* gone: the inode number of the file that lost its last name, which the next file may get; 0 if
+ * none did. */
 int bh_mirror_unlinked(struct bh_mirror *m, const char *name, ino_t gone);
 int bh_mirror_renamed(struct bh_mirror *m, const char *from, const char *to, ino_t gone);
 int bh_mirror_names_synced(struct bh_mirror *m);

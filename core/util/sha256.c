@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct bh_sha256 {
     EVP_MD_CTX *ctx;
@@ -29,17 +30,29 @@ void bh_sha256_update(struct bh_sha256 *h, const void *data, size_t len)
     (void)ok;
 }
 
-void bh_sha256_hex(struct bh_sha256 *h, char hex[BH_SHA256_HEX])
+void bh_sha256_raw(struct bh_sha256 *h, uint8_t hash[BH_SHA256_LEN])
 {
     unsigned char md[EVP_MAX_MD_SIZE];
     unsigned int n = 0;
     int ok = EVP_DigestFinal_ex(h->ctx, md, &n);
     assert(ok == 1 && n == BH_SHA256_LEN);
     (void)ok;
+    memcpy(hash, md, BH_SHA256_LEN);
+}
+
+void bh_sha256_hex(struct bh_sha256 *h, char hex[BH_SHA256_HEX])
+{
+    uint8_t hash[BH_SHA256_LEN];
+    bh_sha256_raw(h, hash);
+    bh_sha256_format(hash, hex);
+}
+
+void bh_sha256_format(const uint8_t hash[BH_SHA256_LEN], char hex[BH_SHA256_HEX])
+{
     for (unsigned int i = 0; i < BH_SHA256_LEN; i++) {
         static const char digits[] = "0123456789abcdef";
-        hex[2 * i] = digits[md[i] >> 4];
-        hex[2 * i + 1] = digits[md[i] & 15];
+        hex[2 * i] = digits[hash[i] >> 4];
+        hex[2 * i + 1] = digits[hash[i] & 15];
     }
     hex[BH_SHA256_HEX - 1] = '\0';
 }
@@ -59,6 +72,17 @@ int bh_sha256_hex_of(const void *data, size_t len, char hex[BH_SHA256_HEX])
         return ENOMEM;
     bh_sha256_update(h, data, len);
     bh_sha256_hex(h, hex);
+    bh_sha256_free(h);
+    return 0;
+}
+
+int bh_sha256_of(const void *data, size_t len, uint8_t hash[BH_SHA256_LEN])
+{
+    struct bh_sha256 *h = bh_sha256_new();
+    if (!h)
+        return ENOMEM;
+    bh_sha256_update(h, data, len);
+    bh_sha256_raw(h, hash);
     bh_sha256_free(h);
     return 0;
 }

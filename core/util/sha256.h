@@ -3,6 +3,7 @@
 #define BH_UTIL_SHA256_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #define BH_SHA256_LEN 32
 #define BH_SHA256_HEX 65 /* with the NUL */
@@ -11,10 +12,16 @@ struct bh_sha256; /* a hash under way; one thread at a time */
 
 struct bh_sha256 *bh_sha256_new(void); /* NULL: out of memory */
 void bh_sha256_update(struct bh_sha256 *h, const void *data, size_t len);
-void bh_sha256_hex(struct bh_sha256 *h, char hex[BH_SHA256_HEX]); /* ends the hash */
+/* Each ends the hash. */
+void bh_sha256_hex(struct bh_sha256 *h, char hex[BH_SHA256_HEX]);
+void bh_sha256_raw(struct bh_sha256 *h, uint8_t hash[BH_SHA256_LEN]);
 void bh_sha256_free(struct bh_sha256 *h);
 
-/* The hash of one string, in hex. 0 or ENOMEM. */
+/* The hash of one string, in hex or raw. 0 or ENOMEM. */
 int bh_sha256_hex_of(const void *data, size_t len, char hex[BH_SHA256_HEX]);
+int bh_sha256_of(const void *data, size_t len, uint8_t hash[BH_SHA256_LEN]);
+
+/* Raw to hex, lower case. */
+void bh_sha256_format(const uint8_t hash[BH_SHA256_LEN], char hex[BH_SHA256_HEX]);
 
 #endif

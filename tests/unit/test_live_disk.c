@@ -261,6 +261,47 @@ static void test_rename_replaces_with_the_directory(void **state)
     assert_false(is_there("mirror/f"));
 }
 
+static void test_a_second_name_outlives_the_first(void **state)
+{
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        open_disk(seed);
+        create("f", &a);
+        write_text(&a, "one", 0);
+        must(bh_dfile_sync(&a));
+        must(bh_disk_link(disk, "f", "g"));
+        must_fail(bh_disk_link(disk, "f", "g"), EEXIST);
+        must(bh_disk_sync_names(disk));
+        must_hold("mirror/g", "one", 3);
+        must(bh_disk_unlink(disk, "f"));
+        bh_dfile_close(&a);
+        create("f", &b); /* gets another number: the old one is still used */
+        write_text(&b, "two", 0);
+        must(bh_dfile_sync(&b));
+        must(bh_disk_sync_names(disk));
+        must_hold("mirror/g", "one", 3);
+        must_hold("mirror/f", "two", 3);
+        bh_dfile_close(&b);
+        must(bh_disk_unlink(disk, "g"));
+        must(bh_disk_unlink(disk, "f"));
+        bh_disk_close(disk);
+        disk = NULL;
+    }
+}
+
+static void test_copies_are_mirrored(void **state)
+{
+    open_disk(1);
+    create("f", &a);
+    write_text(&a, "abcdef", 0);
+    create("g", &b);
+    must(bh_dfile_copy(&b, 2, a.fd, 1, 4));
+    must_fail(bh_dfile_copy(&b, 0, a.fd, 3, 4), ENODATA);
+    must(bh_dfile_sync(&b));
+    must(bh_disk_sync_names(disk));
+    must_hold("real/g", "defcde", 6);
+    must_hold("mirror/g", "defcde", 6);
+}
+
 static ino_t number_of(const struct bh_dfile *f)
 {
     struct stat st;
@@ -475,6 +516,8 @@ int main(void)
         TEST(test_write_only_files_are_mirrored),
         TEST(test_names_appear_and_vanish_with_the_directory),
         TEST(test_rename_replaces_with_the_directory),
+        TEST(test_a_second_name_outlives_the_first),
+        TEST(test_copies_are_mirrored),
         TEST(test_deleted_and_made_again_with_the_same_number),
         TEST(test_deleted_unsynced_and_made_again_with_the_same_number),
         TEST(test_model),
