@@ -27,10 +27,18 @@ struct bh_blobs;
 struct bh_blobs_options {
     struct bh_disk *disk; /* of that directory, which is ours alone */
     struct bh_bucket *bucket;
+<<<<<<< HEAD
     const char *prefix;      /* "files/"; copied */
     uint64_t cache_max;      /* bytes of c- and r- files; 0: no bound */
     unsigned parallel;       /* uploads at once, and fetches at once; 1 to 64 */
     uint64_t part_size;      /* of multipart uploads */
+=======
+    const char *prefix; /* "files/"; copied */
+    uint64_t cache_max; /* bytes of c- and r- files; 0: no bound */
+    unsigned parallel;  /* uploads at once, and fetches at once; 1 to 64 */
+    uint64_t part_size; /* of multipart uploads */
+    int64_t pause_ms;   /* the first one after an upload that failed; 0: 1000 */
+>>>>>>> 0190842 (Blobs: what files contain, here and in the bucket: published, settled, uploaded, read, evicted)
     int64_t read_timeout_ms; /* a read that the bucket does not answer: ETIMEDOUT */
     bool read_only;          /* no upload is begun */
     /* The object is in the bucket now: on a thread of the blobs'. */

@@ -1,0 +1,245 @@
+/* Reading a large blob of which only parts are here: which requests are made for it. A sequential
+ * reader gets more and more read ahead, by several requests at once; one that jumps gets small
+ * pieces, which grow if it goes on. */
+#include "store/blobs_private.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/uio.h>
+
+#include "util/cleanup.h"
+#include "util/io.h"
+
+#define WINDOW_MIN  ((uint64_t)256 << 10) /* read ahead of a sequential reader */
+#define PIECE_MAX   ((uint64_t)2 << 20)   /* of one request */
+#define RANDOM_EACH 8                     /* random reads, after which requests become larger */
+#define RANDOM_MAX  4                     /* 64 KiB to 1 MiB */
+
+/* --- what is fetched; with the mutex --- */
+
+static bool is_wanted(const struct blobs_parts *p, uint64_t unit)
+{
+    return !blobs_bit(p->have, unit) && !blobs_bit(p->busy, unit);
+}
+
+/* Queues requests for what is missing of [first, end), each of up to `piece` units. *got (may be
+ * NULL): the first of them, with a reference for the caller. */
+static int fetch_missing(struct bh_blobs *b, struct blobs_content *c, uint64_t first, uint64_t end,
+                         uint64_t piece, struct blobs_fetch **demanded)
+{
+    struct blobs_parts *p = c->parts;
+    for (uint64_t u = first; u < end;) {
+        uint64_t n = 0;
+        while (n < piece && u + n < end && is_wanted(p, u + n))
+            n++;
+        if (n == 0) {
+            u++;
+            continue;
+        }
+        struct blobs_fetch *f = bh_blobs_fetch(b, c, FETCH_RANGE, u, n, !demanded);
+        if (!f)
+            return ENOMEM;
+        for (uint64_t i = 0; i < n; i++)
+            blobs_set_bit(p->busy, u + i, true);
+        if (demanded) {
+            *demanded = f;
+            return 0;
+        }
+        u += n;
+    }
+    return 0;
+}
+
+void bh_blobs_parts_free(struct blobs_parts *p, uint64_t first, uint64_t count)
+{
+    for (uint64_t i = first; i < first + count; i++)
+        blobs_set_bit(p->busy, i, false);
+}
+
+static uint64_t piece_of(uint64_t window)
+{
+    uint64_t piece = window / 4;
+    piece = piece < WINDOW_MIN ? WINDOW_MIN : piece > PIECE_MAX ? PIECE_MAX : piece;
+    return piece / BLOBS_UNIT;
+}
+
+/* How this reader reads: `window` grows with what it reads one after the other. */
+static void note_read(struct bh_blob *o, size_t len, uint64_t offset)
+{
+    struct blobs_parts *p = o->content->parts;
+    bool sequential = offset <= o->next + BLOBS_NEARBY && offset + BLOBS_NEARBY >= o->next;
+    if (!sequential || (o->window == 0 && offset != o->next)) {
+        o->window = 0;
+        o->planned = 0;
+        o->next = offset + len;
+    } else if (o->window == 0) {
+        o->window = WINDOW_MIN;
+    }
+    if (sequential && offset + len > o->next)
+        o->next = offset + len;
+    p->lately = offset / BLOBS_UNIT;
+}
+
+/* Reads ahead of a sequential reader that has come near the end of what was planned. */
+static int read_ahead(struct bh_blob *o, uint64_t after)
+{
+    struct blobs_content *c = o->content;
+    if (o->window == 0 || after + o->window / 2 < o->planned)
+        return 0;
+    if (o->planned && o->window < BLOBS_WINDOW_MAX)
+        o->window *= 2;
+    uint64_t end = after + o->window < o->size ? after + o->window : o->size;
+    int rc =
+        fetch_missing(o->blobs, c, after / BLOBS_UNIT, blobs_units(end), piece_of(o->window), NULL);
+    o->planned = end;
+    return rc;
+}
+
+/* Asks for the unit, which is missing and not under way, and what is best fetched with it; the
+ * reader wants all up to least_end. */
+static struct blobs_fetch *demand(struct bh_blob *o, uint64_t unit, uint64_t least_end)
+{
+    struct blobs_content *c = o->content;
+    struct blobs_parts *p = c->parts;
+    struct blobs_fetch *f = NULL;
+    uint64_t first = unit, end;
+    if (o->window) {
+        end = unit + piece_of(o->window);
+    } else {
+        unsigned level = 0;
+        for (unsigned n = ++p->random / RANDOM_EACH; n > 1 && level < RANDOM_MAX; n /= 2)
+            level++;
+        first = unit >> level << level;
+        end = first + ((uint64_t)1 << level);
+        while (first < unit && !is_wanted(p, first)) /* a run that has the unit */
+            first++;
+        for (uint64_t u = first; u < unit; u++)
+            if (!is_wanted(p, u))
+                first = u + 1;
+    }
+    if (end < least_end)
+        end = least_end;
+    if (end > p->units)
+        end = p->units;
+    return fetch_missing(o->blobs, c, first, end, end - first, &f) == 0 ? f : NULL;
+}
+
+/* The fetch that brings a unit, with a reference for the caller. */
+static struct blobs_fetch *under_way(struct blobs_content *c, uint64_t unit)
+{
+    for (struct blobs_fetch *f = c->fetches; f; f = f->sibling)
+        if (f->what == FETCH_RANGE && unit >= f->first && unit < f->first + f->count) {
+            f->refs++;
+            return f;
+        }
+    return NULL;
+}
+
+/* When all is here it is hashed. */
+void bh_blobs_check_if_all(struct bh_blobs *b, struct blobs_content *c)
+{
+    struct blobs_parts *p = c->parts;
+    if (p->here == p->units && !p->checking && !c->bad && c->entry->kind == KIND_PARTS)
+        p->checking = bh_blobs_fetch(b, c, FETCH_CHECK_PARTS, 0, 0, true) != NULL;
+}
+
+/* --- reading --- */
+
+/* Reads what is here of the range; EAGAIN: not all is. at_once: without waiting for the disk. */
+static int read_here(struct bh_blob *o, void *buf, size_t len, uint64_t offset, bool at_once,
+                     uint64_t *missing)
+{
+    struct blobs_parts *p = o->content->parts;
+    uint64_t end = blobs_units(offset + len);
+    struct iovec v = {buf, len};
+    if (at_once ? pthread_rwlock_tryrdlock(&p->file_lock) : pthread_rwlock_rdlock(&p->file_lock))
+        return EAGAIN;
+    pthread_mutex_lock(&o->blobs->mutex);
+    *missing = offset / BLOBS_UNIT;
+    while (*missing < end && blobs_bit(p->have, *missing))
+        ++*missing;
+    pthread_mutex_unlock(&o->blobs->mutex);
+    int rc = *missing < end ? EAGAIN : 0;
+    if (!rc && at_once)
+        rc = preadv2(p->file.fd, &v, 1, (off_t)offset, RWF_NOWAIT) == (ssize_t)len ? 0 : EAGAIN;
+    else if (!rc)
+        rc = bh_pread_full(p->file.fd, buf, len, offset, NULL);
+    pthread_rwlock_unlock(&p->file_lock);
+    return rc;
+}
+
+int bh_blobs_parts_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offset)
+{
+    struct bh_blobs *b = o->blobs;
+    struct blobs_content *c = o->content;
+    uint64_t missing;
+    pthread_mutex_lock(&b->mutex);
+    bool may = c->parts && !c->bad;
+    pthread_mutex_unlock(&b->mutex);
+    if (!may || read_here(o, buf, len, offset, true, &missing) != 0)
+        return EAGAIN;
+    BH_LOCK_SCOPE(&b->mutex);
+    note_read(o, len, offset);
+    (void)read_ahead(o, offset + len); /* without memory there is none */
+    return 0;
+}
+
+static int parts_ready(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err)
+{
+    BH_LOCK_SCOPE(&b->naming);
+    if (c->entry->kind != KIND_NONE && c->entry->kind != KIND_PARTS)
+        return EAGAIN;
+    if (c->parts)
+        return 0;
+    int rc = bh_blobs_parts_open(b, c, err);
+    if (rc)
+        return rc;
+    BH_LOCK_SCOPE(&b->mutex);
+    bh_blobs_check_if_all(b, c);
+    return 0;
+}
+
+/* Sees to it that the first missing unit of the range comes, and waits for it. */
+static int wait_for_unit(struct bh_blob *o, uint64_t offset, uint64_t end, bool first,
+                         int64_t since_ms, const struct bh_call *call, bool *missing,
+                         struct bh_error *err)
+{
+    struct bh_blobs *b = o->blobs;
+    struct blobs_content *c = o->content;
+    uint64_t unit = offset / BLOBS_UNIT;
+    struct blobs_fetch *f = NULL;
+    BH_LOCK_SCOPE(&b->mutex);
+    if (c->bad)
+        return bh_fail(err, EIO, "%s", c->bad->text);
+    if (first)
+        note_read(o, (size_t)(end - offset), offset);
+    while (unit < blobs_units(end) && blobs_bit(c->parts->have, unit))
+        unit++;
+    if (unit < blobs_units(end) && !(f = under_way(c, unit)) &&
+        !(f = demand(o, unit, blobs_units(end))))
+        return bh_fail(err, ENOMEM, "out of memory while reading from the bucket");
+    (void)read_ahead(o, end); /* without memory there is none */
+    return f ? bh_blobs_await(b, f, since_ms, call, missing, err) : 0;
+}
+
+int bh_blobs_parts_read(struct bh_blob *o, void *buf, size_t len, uint64_t offset, int64_t since_ms,
+                        const struct bh_call *call, bool *missing, struct bh_error *err)
+{
+    struct bh_blobs *b = o->blobs;
+    uint64_t end = offset + len, unit, most = 2 * (blobs_units(end) - offset / BLOBS_UNIT) + 16;
+    int rc = parts_ready(b, o->content, err);
+    for (uint64_t turn = 0; !rc && turn < most; turn++) {
+        rc = wait_for_unit(o, offset, end, turn == 0, since_ms, call, missing, err);
+        if (rc)
+            return rc;
+        rc = read_here(o, buf, len, offset, false, &unit);
+        if (rc == 0)
+            return 0;
+        if (rc != EAGAIN)
+            return bh_fail(err, rc, "parts of a large file in %s cannot be read: %s",
+                           bh_disk_path(b->o.disk), strerror(rc));
+        rc = 0;
+    }
+    return rc ? rc
+              : bh_fail(err, EIO, "a large object is replaced again and again while it is read");
+}

@@ -1,0 +1,408 @@
+/* Large blobs of which only parts are here: r-HASH, a sparse file, and r-HASH.map, which says what
+ * of it is here. Both are written without a sync: the map names the life of the machine in which it
+ * was made, and is not believed in another one. Within one the map is written after the data.
+ *
+ * The map: 4096 bytes of header, then a bit for each unit of 64 KiB. */
+#include "store/blobs_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/bytes.h"
+#include "util/cleanup.h"
+#include "util/io.h"
+#include "util/log.h"
+
+#define HEADER     4096
+#define MAGIC      "bhparts1"
+#define AT_BOOT    8
+#define AT_SIZE    48
+#define AT_UNIT    56
+#define GO_AT_ONCE ((uint64_t)2 << 20)
+#define AT_ETAG    64
+
+static uint64_t count_bits(const uint8_t *bits, uint64_t units)
+{
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < (units + 7) / 8; i++)
+        n += (unsigned)__builtin_popcount(bits[i]);
+    return n;
+}
+
+/* --- the files --- */
+
+void bh_blobs_parts_unlink(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN])
+{
+    char name[BLOBS_NAME];
+    bh_blobs_map_name(name, hash);
+    int rc = bh_disk_unlink(b->o.disk, name);
+    bh_blobs_name(name, KIND_PARTS, hash);
+    int other = bh_disk_unlink(b->o.disk, name);
+    if ((rc && rc != ENOENT) || (other && other != ENOENT))
+        bh_log(BH_LOG_WARNING, "%s in %s cannot be removed: %s", name, bh_disk_path(b->o.disk),
+               strerror(rc ? rc : other));
+}
+
+/* Header and bits of a map that may be believed; NULL: none. */
+static uint8_t *load_map(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t *size)
+{
+    char name[BLOBS_NAME];
+    struct stat st, data;
+    size_t got;
+    bh_blobs_map_name(name, hash);
+    BH_FD int fd = openat(bh_disk_dirfd(b->o.disk), name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || fstat(fd, &st) != 0 || st.st_size <= HEADER)
+        return NULL;
+    BH_FREE uint8_t *map = malloc((size_t)st.st_size);
+    if (!map || bh_pread_full(fd, map, (size_t)st.st_size, 0, &got) != 0 ||
+        got != (size_t)st.st_size)
+        return NULL;
+    *size = bh_get_le(map + AT_SIZE, 8);
+    uint64_t units = blobs_units(*size);
+    bh_blobs_name(name, KIND_PARTS, hash);
+    if (memcmp(map, MAGIC, 8) != 0 || bh_get_le(map + AT_UNIT, 8) != BLOBS_UNIT ||
+        memcmp(map + AT_BOOT, b->boot, sizeof b->boot) != 0 ||
+        (uint64_t)st.st_size != HEADER + (units + 7) / 8 || map[AT_ETAG + BH_ETAG_MAX - 1] ||
+        (units % 8 && map[st.st_size - 1] >> (units % 8)) ||
+        fstatat(bh_disk_dirfd(b->o.disk), name, &data, AT_SYMLINK_NOFOLLOW) != 0 ||
+        (uint64_t)data.st_size != *size)
+        return NULL;
+    return bh_take_ptr(map);
+}
+
+int bh_blobs_parts_look(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t *bytes)
+{
+    uint64_t size;
+    BH_FREE uint8_t *map = load_map(b, hash, &size);
+    if (!map)
+        return ENOENT;
+    *bytes = count_bits(map + HEADER, blobs_units(size)) * BLOBS_UNIT;
+    return 0;
+}
+
+/* The whole map as it is now. With map_lock. */
+static int write_map(struct bh_blobs *b, struct blobs_parts *p, uint64_t size)
+{
+    size_t len = HEADER + (size_t)(p->units + 7) / 8;
+    BH_FREE uint8_t *map = calloc(1, len);
+    if (!map)
+        return ENOMEM;
+    memcpy(map, MAGIC, 8);
+    memcpy(map + AT_BOOT, b->boot, sizeof b->boot);
+    bh_put_le(map + AT_SIZE, size, 8);
+    bh_put_le(map + AT_UNIT, BLOBS_UNIT, 8);
+    pthread_mutex_lock(&b->mutex);
+    memcpy(map + AT_ETAG, p->etag, sizeof p->etag);
+    memcpy(map + HEADER, p->have, len - HEADER);
+    pthread_mutex_unlock(&b->mutex);
+    return bh_dfile_write(&p->map, map, len, 0);
+}
+
+/* The bits of some units. With map_lock. */
+static int write_bits(struct bh_blobs *b, struct blobs_parts *p, uint64_t first, uint64_t count)
+{
+    uint8_t bits[512];
+    for (uint64_t at = first / 8, end = (first + count + 7) / 8; at < end;) {
+        size_t n = end - at < sizeof bits ? (size_t)(end - at) : sizeof bits;
+        pthread_mutex_lock(&b->mutex);
+        memcpy(bits, p->have + at, n);
+        pthread_mutex_unlock(&b->mutex);
+        int rc = bh_dfile_write(&p->map, bits, n, HEADER + at);
+        if (rc)
+            return rc;
+        at += n;
+    }
+    return 0;
+}
+
+/* Both files, empty, or as they are if `map` was believed. With naming. */
+static int open_files(struct bh_blobs *b, struct blobs_parts *p, const struct blobs_content *c,
+                      const uint8_t *map)
+{
+    char name[BLOBS_NAME];
+    int flags = map ? O_RDWR : O_RDWR | O_CREAT | O_TRUNC;
+    bh_blobs_name(name, KIND_PARTS, c->entry->hash);
+    int rc = bh_disk_open_file(b->o.disk, name, flags, 0600, &p->file);
+    if (!rc && !map)
+        rc = bh_dfile_truncate(&p->file, c->size);
+    bh_blobs_map_name(name, c->entry->hash);
+    if (!rc)
+        rc = bh_disk_open_file(b->o.disk, name, flags, 0600, &p->map);
+    if (!rc && !map)
+        rc = write_map(b, p, c->size);
+    return rc;
+}
+
+void bh_blobs_parts_close(struct blobs_parts *p)
+{
+    bh_dfile_close(&p->file);
+    bh_dfile_close(&p->map);
+    pthread_rwlock_destroy(&p->file_lock);
+    pthread_mutex_destroy(&p->map_lock);
+    free(p->have);
+    free(p->busy);
+    free(p);
+}
+
+static struct blobs_parts *parts_new(uint64_t units)
+{
+    struct blobs_parts *p = calloc(1, sizeof *p);
+    if (!p)
+        return NULL;
+    p->file.fd = p->map.fd = -1;
+    p->units = units;
+    pthread_rwlock_init(&p->file_lock, NULL);
+    pthread_mutex_init(&p->map_lock, NULL);
+    p->have = calloc(1, (size_t)(units + 7) / 8);
+    p->busy = calloc(1, (size_t)(units + 7) / 8);
+    if (p->have && p->busy)
+        return p;
+    bh_blobs_parts_close(p);
+    return NULL;
+}
+
+int bh_blobs_parts_open(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err)
+{
+    uint64_t size = 0;
+    BH_FREE uint8_t *map = c->entry->kind == KIND_PARTS ? load_map(b, c->entry->hash, &size) : NULL;
+    struct blobs_parts *p = parts_new(blobs_units(c->size));
+    if (!p)
+        return bh_fail(err, ENOMEM, "out of memory while reading from the bucket");
+    if (map && size != c->size) {
+        free(map);
+        map = NULL;
+    }
+    if (map) {
+        memcpy(p->have, map + HEADER, (size_t)(p->units + 7) / 8);
+        memcpy(p->etag, map + AT_ETAG, sizeof p->etag);
+        p->here = count_bits(p->have, p->units);
+    }
+    int rc = open_files(b, p, c, map);
+    if (rc) {
+        bh_blobs_parts_close(p);
+        bh_blobs_parts_unlink(b, c->entry->hash);
+    }
+    BH_LOCK_SCOPE(&b->mutex);
+    bh_blobs_become(b, c->entry, rc ? KIND_NONE : KIND_PARTS, rc ? 0 : p->here * BLOBS_UNIT);
+    if (rc)
+        return bh_fail(err, rc, "a file for parts of a large file cannot be made in %s: %s",
+                       bh_disk_path(b->o.disk), strerror(rc));
+    c->parts = p;
+    return 0;
+}
+
+/* --- fetching --- */
+
+struct range {
+    struct blobs_get get;
+    struct blobs_parts *parts;
+    char etag[BH_ETAG_MAX];
+};
+
+/* The first bytes of a response: they must be of the same object as all before. If it was replaced,
+ * what is here of the old one goes. */
+static int same_object(struct range *r, struct bh_error *err)
+{
+    struct bh_blobs *b = r->get.b;
+    struct blobs_parts *p = r->parts;
+    struct blobs_content *c = r->get.fetch->content;
+    memcpy(r->etag, r->get.info.etag, sizeof r->etag);
+    BH_LOCK_SCOPE(&p->map_lock);
+    pthread_mutex_lock(&b->mutex);
+    bool same = strcmp(p->etag, r->etag) == 0;
+    if (!same) {
+        if (p->etag[0])
+            bh_log(BH_LOG_WARNING, "%s was replaced while it was read: parts are fetched again",
+                   r->get.key);
+        memset(p->etag, 0, sizeof p->etag);
+        strcpy(p->etag, r->etag);
+        memset(p->have, 0, (size_t)(p->units + 7) / 8);
+        p->here = 0;
+        p->lost++;
+        if (c->entry->kind == KIND_PARTS)
+            bh_blobs_resize(b, c->entry, 0);
+    }
+    pthread_mutex_unlock(&b->mutex);
+    int rc = same ? 0 : write_map(b, p, c->size);
+    return rc ? bh_fail(err, rc, "the map of a large file in %s cannot be written: %s",
+                        bh_disk_path(b->o.disk), strerror(rc))
+              : 0;
+}
+
+static int take_range(void *arg, uint64_t at, const void *data, size_t len, struct bh_error *err)
+{
+    struct range *r = arg;
+    struct bh_blobs *b = r->get.b;
+    int rc = r->etag[0] ? 0 : same_object(r, err);
+    if (rc)
+        return rc;
+    rc = bh_dfile_write(&r->parts->file, data, len, at);
+    if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, r->get.end - at))
+        rc = bh_dfile_write(&r->parts->file, data, len, at);
+    return rc ? bh_fail(err, rc, "%s cannot be kept in %s: %s", r->get.key, bh_disk_path(b->o.disk),
+                        strerror(rc))
+              : 0;
+}
+
+/* The units have arrived. */
+static int note_range(struct range *r, struct bh_error *err)
+{
+    struct bh_blobs *b = r->get.b;
+    struct blobs_parts *p = r->parts;
+    struct blobs_fetch *f = r->get.fetch;
+    struct blobs_content *c = f->content;
+    BH_LOCK_SCOPE(&p->map_lock);
+    pthread_mutex_lock(&b->mutex);
+    bool same = strcmp(p->etag, r->etag) == 0;
+    if (same) {
+        for (uint64_t i = f->first; i < f->first + f->count; i++) {
+            p->here += !blobs_bit(p->have, i);
+            blobs_set_bit(p->have, i, true);
+        }
+        if (c->entry->kind == KIND_PARTS)
+            bh_blobs_resize(b, c->entry, p->here * BLOBS_UNIT);
+        bh_blobs_check_if_all(b, c);
+    }
+    pthread_mutex_unlock(&b->mutex);
+    int rc = same ? write_bits(b, p, f->first, f->count) : 0;
+    return rc ? bh_fail(err, rc, "the map of a large file in %s cannot be written: %s",
+                        bh_disk_path(b->o.disk), strerror(rc))
+              : 0;
+}
+
+int bh_blobs_fetch_range(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err)
+{
+    uint64_t end = (f->first + f->count) * BLOBS_UNIT, size = f->content->size;
+    struct range r = {.get = {.b = b,
+                              .fetch = f,
+                              .at = f->first * BLOBS_UNIT,
+                              .end = end < size ? end : size,
+                              .take = take_range},
+                      .parts = f->content->parts};
+    r.get.arg = &r;
+    int rc = bh_blobs_get(&r.get, err);
+    return rc ? rc : note_range(&r, err);
+}
+
+/* --- letting go --- */
+
+/* Whether a unit may go: not what is being read, nor what was read ahead of that. */
+static bool may_go(const struct blobs_parts *p, uint64_t unit)
+{
+    uint64_t ahead = (BLOBS_WINDOW_MAX + BLOBS_NEARBY) / BLOBS_UNIT;
+    return blobs_bit(p->have, unit) &&
+           (unit + BLOBS_NEARBY / BLOBS_UNIT < p->lately || unit > p->lately + ahead);
+}
+
+/* Takes the next run of units, up to `most`, out of the map in memory; returns how many, 0: none.
+ */
+static uint64_t take_run(struct bh_blobs *b, struct blobs_content *c, uint64_t most,
+                         uint64_t *first)
+{
+    struct blobs_parts *p = c->parts;
+    uint64_t n = 0;
+    BH_LOCK_SCOPE(&b->mutex);
+    for (uint64_t seen = 0; seen < p->units && !may_go(p, p->hand); seen++)
+        p->hand = (p->hand + 1) % p->units;
+    *first = p->hand;
+    for (; n < most && *first + n < p->units && may_go(p, *first + n); n++)
+        blobs_set_bit(p->have, *first + n, false);
+    p->hand = (*first + n) % p->units;
+    p->here -= n;
+    p->lost += n > 0;
+    if (c->entry->kind == KIND_PARTS)
+        bh_blobs_resize(b, c->entry, p->here * BLOBS_UNIT);
+    return n;
+}
+
+uint64_t bh_blobs_parts_shrink(struct bh_blobs *b, struct blobs_content *c, uint64_t want)
+{
+    struct blobs_parts *p = c->parts;
+    uint64_t went = 0, n = 1, first;
+    int rc = 0;
+    while (went < want && n > 0 && !rc) {
+        pthread_rwlock_wrlock(&p->file_lock);
+        pthread_mutex_lock(&p->map_lock);
+        n = take_run(b, c, GO_AT_ONCE / BLOBS_UNIT, &first);
+        if (n) /* the map first: what it names is there */
+            rc = write_bits(b, p, first, n);
+        if (n && !rc)
+            rc = bh_dfile_punch(&p->file, first * BLOBS_UNIT, n * BLOBS_UNIT);
+        pthread_mutex_unlock(&p->map_lock);
+        pthread_rwlock_unlock(&p->file_lock);
+        went += rc ? 0 : n * BLOBS_UNIT;
+    }
+    if (rc)
+        bh_log(BH_LOG_WARNING, "parts of a large file in %s cannot be let go: %s",
+               bh_disk_path(b->o.disk), strerror(rc));
+    return went;
+}
+
+/* --- all is here --- */
+
+/* The parts are not what their name says, or cannot be read: they go. With naming. */
+static int reject(struct bh_blobs *b, struct blobs_content *c, const struct bh_error *why)
+{
+    if (c->entry->kind == KIND_PARTS)
+        bh_blobs_parts_unlink(b, c->entry->hash);
+    BH_LOCK_SCOPE(&b->mutex);
+    bh_blobs_bad(c, why);
+    if (c->entry->kind == KIND_PARTS)
+        bh_blobs_become(b, c->entry, KIND_NONE, 0);
+    return why->code;
+}
+
+static int keep_parts(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err)
+{
+    char from[BLOBS_NAME], to[BLOBS_NAME];
+    if (c->entry->kind != KIND_PARTS)
+        return 0;
+    bh_blobs_name(from, KIND_PARTS, c->entry->hash);
+    bh_blobs_name(to, KIND_CACHED, c->entry->hash);
+    int rc = bh_disk_rename(b->o.disk, from, to);
+    if (rc)
+        return bh_fail(err, rc, "%s in %s cannot be renamed: %s", from, bh_disk_path(b->o.disk),
+                       strerror(rc));
+    pthread_mutex_lock(&b->mutex);
+    bh_blobs_become(b, c->entry, KIND_CACHED, c->size);
+    pthread_mutex_unlock(&b->mutex);
+    bh_blobs_parts_unlink(b, c->entry->hash); /* the map alone is left */
+    return bh_blobs_open_local(b, c, err);
+}
+
+int bh_blobs_check_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err)
+{
+    struct blobs_content *c = f->content;
+    struct blobs_get ask = {.b = b, .fetch = f};
+    uint8_t hash[BH_SHA256_LEN];
+    char is[BH_SHA256_HEX], name[BLOBS_NAME];
+    bh_blobs_name(name, KIND_PARTS, c->entry->hash);
+    pthread_mutex_lock(&b->mutex);
+    unsigned lost = c->parts->lost;
+    pthread_mutex_unlock(&b->mutex);
+    int rc = bh_blobs_hash(c->parts->file.fd, c->size, bh_blobs_fetch_again, &ask, name, hash, err);
+    BH_LOCK_SCOPE(&b->naming);
+    pthread_mutex_lock(&b->mutex);
+    c->parts->checking = false;
+    bool all = c->parts->here == c->parts->units && c->parts->lost == lost;
+    if (c->key)
+        strcpy(ask.key, c->key);
+    else
+        bh_blobs_key(b, c->entry->hash, ask.key);
+    pthread_mutex_unlock(&b->mutex);
+    if (rc == ECANCELED || rc == ENOMEM || !all)
+        return rc;
+    if (!rc && memcmp(hash, c->entry->hash, sizeof hash) == 0)
+        return keep_parts(b, c, err);
+    bh_sha256_format(hash, is);
+    if (!rc)
+        bh_fail(err, EIO,
+                "%s in the bucket is damaged: the SHA-256 of its content is %s. An older snapshot "
+                "or a copy of the bucket may have the content",
+                ask.key, is);
+    return reject(b, c, err);
+}

@@ -1,0 +1,298 @@
+/* What the blobs*.c share.
+ *
+ * Locks, in this order: settling; naming; of one blob's parts: file, map; mutex.
+ * - naming is held while p-, c-, u- and r- files get or lose their names, and what kind an entry is
+ *   changes under naming and mutex only: so it may be read under either. It may be held over slow
+ *   work of the disk, but never while the bucket is waited for.
+ * - mutex guards everything else, and is never held while disk or bucket are waited for. */
+#ifndef BH_STORE_BLOBS_PRIVATE_H
+#define BH_STORE_BLOBS_PRIVATE_H
+
+#include <pthread.h>
+
+#include "bucket/bucket_util.h"
+#include "store/blobs.h"
+
+#define BLOBS_PARALLEL_MAX 64u
+#define BLOBS_NAME         96 /* of a file in the directory, with NUL */
+#define BLOBS_STEP         ((size_t)1 << 20)
+#define BLOBS_UNIT         ((uint64_t)64 << 10) /* what parts are made of */
+#define BLOBS_WINDOW_MAX   ((uint64_t)8 << 20)  /* the most that is read ahead of one reader */
+#define BLOBS_NEARBY       ((uint64_t)1 << 20)  /* the kernel reads ahead, not always in order */
+#define BLOBS_TRUST_S      600 /* an object seen in the bucket is believed to be there so long */
+
+/* What is here of a blob. Letters are those of the files. */
+enum blobs_kind {
+    KIND_NONE,
+    KIND_PENDING, /* p: not known to be in the bucket */
+    KIND_CACHED,  /* c */
+    KIND_UNSURE,  /* u: was a c- before a power cut, which may have damaged it; hashed before use */
+    KIND_PARTS,   /* r */
+};
+
+struct blobs_entry {                   /* some 100 bytes for each blob that is here */
+    struct blobs_entry *next;          /* in its slot */
+    struct blobs_entry *older, *newer; /* by use; of what may be evicted */
+    struct blobs_job *job;             /* of what is pending, else NULL */
+    struct blobs_content *content;     /* of what is open, else NULL */
+    uint64_t bytes;                    /* on the disk */
+    uint32_t seen_s;                   /* when its object was last seen in the bucket; 0: never */
+    uint16_t pins;                     /* keep the local file: uploads and contents */
+    uint8_t kind;                      /* enum blobs_kind */
+    uint8_t hash[BH_SHA256_LEN];
+};
+
+struct blobs_job {                    /* an upload to be done */
+    struct blobs_job *before, *after; /* by number */
+    struct blobs_entry *entry;
+    uint64_t number; /* ascending in the order of publishing */
+    uint64_t size;
+    int64_t due_ms;
+    unsigned attempts;  /* that failed */
+    unsigned published; /* so often; as found at the start: once */
+    bool uploading;
+    bool stored;   /* only `stored` is still to be told */
+    bool expected; /* the object is likely to be there: looked for before it is sent */
+    bool checked;  /* its content was hashed by this process */
+    bool doubtful; /* the disk failed to sync it: only the bucket makes it safe */
+};
+
+struct blobs_waiter { /* in bh_blobs_wait */
+    struct blobs_waiter *next;
+    uint64_t upto; /* numbers of jobs */
+    unsigned tries;
+    uint64_t failing; /* the oldest job that failed meanwhile; UINT64_MAX: none */
+    unsigned failed;  /* so often */
+    int rc;
+    struct bh_error error;
+};
+
+struct blobs_content { /* a blob that is open, once for all who have opened it */
+    struct blobs_entry *entry;
+    unsigned opened, fetching;
+    uint64_t size;
+    char *key;                   /* NULL: by its hash */
+    atomic_int fd;               /* of the whole blob; -1: not open, or not here */
+    struct blobs_parts *parts;   /* NULL, or as long as this is open */
+    struct blobs_fetch *fetches; /* queued and under way */
+    struct bh_error *bad;        /* NULL, or: the object is not what its name says */
+};
+
+enum blobs_fetch_what {
+    FETCH_WHOLE,        /* the object, into c- */
+    FETCH_RANGE,        /* units of it, into parts */
+    FETCH_CHECK_UNSURE, /* no request: a u- file becomes c- */
+    FETCH_CHECK_PARTS,  /* no request: parts that are all here become c- */
+};
+
+struct blobs_fetch {
+    struct blobs_fetch *queued;
+    struct blobs_fetch *sibling; /* the content's next */
+    struct blobs_content *content;
+    enum blobs_fetch_what what;
+    uint64_t first, count; /* units */
+    bool ahead;            /* nobody waits for it yet */
+    bool begun, over;
+    unsigned refs;
+    atomic_bool cancel;
+    atomic_int_fast64_t moved_ms; /* when it got ahead last */
+    pthread_cond_t ended;
+    int rc;
+    bool missing; /* there is no such object */
+    struct bh_error error;
+};
+
+struct blobs_parts { /* of a large blob: the files r-HASH and r-HASH.map */
+    struct bh_dfile file, map;
+    pthread_rwlock_t file_lock; /* shared: units that are here stay while they are read */
+    pthread_mutex_t map_lock;   /* orders writes of the map */
+    /* guarded by the blobs' mutex: */
+    uint64_t units, here;
+    uint8_t *have, *busy;   /* a bit a unit: it is here; it is being fetched */
+    char etag[BH_ETAG_MAX]; /* of the object that the units are from; "": not known yet */
+    unsigned random;        /* reads that were not sequential */
+    unsigned lost;          /* times that units went again */
+    bool checking;
+    uint64_t lately, hand; /* units: read last; evicted next */
+};
+
+static inline uint64_t blobs_units(uint64_t size)
+{
+    return (size + BLOBS_UNIT - 1) / BLOBS_UNIT;
+}
+
+static inline bool blobs_bit(const uint8_t *bits, uint64_t i)
+{
+    return bits[i / 8] >> (i % 8) & 1;
+}
+
+static inline void blobs_set_bit(uint8_t *bits, uint64_t i, bool to)
+{
+    bits[i / 8] = (uint8_t)((bits[i / 8] & ~(1u << (i % 8))) | (unsigned)to << (i % 8));
+}
+
+struct bh_blob {
+    struct bh_blobs *blobs;
+    struct blobs_content *content;
+    char *key; /* NULL: by its hash */
+    uint64_t size;
+    /* what its reads are like; guarded by the blobs' mutex */
+    uint64_t next;    /* where the last one ended */
+    uint64_t planned; /* fetched ahead up to here */
+    uint64_t window;  /* bytes; 0: not sequential */
+};
+
+struct bh_blobs {
+    struct bh_blobs_options o;
+    char *prefix;
+    char boot[40]; /* of the machine: parts of another one are not used */
+    atomic_bool stopped, closing;
+    pthread_mutex_t settling, naming, mutex;
+    /* guarded by mutex: */
+    bool started;
+    struct blobs_entry **slots;
+    size_t slot_count, entry_count;
+    struct blobs_entry *oldest, *newest;
+    uint64_t cached_bytes, cache_max, evicted_bytes, fetched_bytes;
+    pthread_cond_t crowded; /* for the keeper: cached_bytes is over cache_max */
+    pthread_t keeper;
+    bool has_keeper;
+    /* uploads */
+    struct blobs_job *first_job, *last_job;
+    uint64_t last_number;
+    uint64_t pending, pending_bytes, uploaded, uploaded_bytes;
+    unsigned uploading;
+    bool large_under_way;
+    unsigned failures;  /* since the last success */
+    int64_t pause_ms;   /* no upload before, while uploads fail */
+    unsigned doubtful;  /* jobs */
+    uint64_t error_job; /* whose error it is */
+    char error[BH_ERROR_TEXT_MAX];
+    struct blobs_waiter *waiters;
+    pthread_cond_t to_upload, uploaded_one;
+    pthread_t uploaders[BLOBS_PARALLEL_MAX];
+    unsigned uploader_count;
+    uint64_t
+        settled; /* jobs up to this number were synced, or are doubtful; written with settling */
+    /* fetches */
+    struct blobs_fetch *queue, **queue_end;
+    pthread_cond_t to_fetch;
+    pthread_t fetchers[BLOBS_PARALLEL_MAX];
+    unsigned fetcher_count, fetchers_idle, fetching_ahead;
+};
+
+/* --- blobs_table.c: entries; with the mutex --- */
+struct blobs_entry *bh_blobs_find(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN]);
+/* Finds or makes one. NULL: no memory. */
+struct blobs_entry *bh_blobs_entry(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN]);
+/* Frees it if there is nothing to be known of it. */
+void bh_blobs_entry_drop(struct bh_blobs *b, struct blobs_entry *e);
+/* With naming, too. bytes: of its file. Becomes the one used last. */
+void bh_blobs_become(struct bh_blobs *b, struct blobs_entry *e, enum blobs_kind kind,
+                     uint64_t bytes);
+void bh_blobs_resize(struct bh_blobs *b, struct blobs_entry *e, uint64_t bytes); /* the same kind */
+void bh_blobs_used(struct bh_blobs *b, struct blobs_entry *e);
+void bh_blobs_unwanted(struct bh_blobs *b, struct blobs_entry *e); /* the next to be evicted */
+void bh_blobs_seen(struct blobs_entry *e);                         /* in the bucket, now */
+bool bh_blobs_seen_lately(const struct blobs_entry *e);
+void bh_blobs_table_free(struct bh_blobs *b);
+
+/* --- names --- */
+void bh_blobs_name(char name[BLOBS_NAME], enum blobs_kind kind, const uint8_t hash[BH_SHA256_LEN]);
+void bh_blobs_map_name(char name[BLOBS_NAME], const uint8_t hash[BH_SHA256_LEN]);
+void bh_blobs_temp_name(char name[BLOBS_NAME]);
+void bh_blobs_key(const struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN],
+                  char key[BH_KEY_MAX + 1]);
+
+/* --- blobs_scan.c: what an earlier life left; at the start, alone --- */
+int bh_blobs_scan(struct bh_blobs *b, bool recheck, struct bh_error *err);
+
+/* --- blobs_publish.c --- */
+/* Hashes `size` bytes of fd. again (may be NULL) is asked before each MiB: not 0 ends it. EIO: it
+ * is shorter. */
+int bh_blobs_hash(int fd, uint64_t size, int (*again)(void *arg, struct bh_error *err), void *arg,
+                  const char *what, uint8_t hash[BH_SHA256_LEN], struct bh_error *err);
+bool bh_blobs_is_full(int rc); /* ENOSPC, EDQUOT */
+/* [0, len) of fd to f; holes stay holes. ENODATA: fd is shorter. */
+int bh_blobs_copy(int fd, struct bh_dfile *f, uint64_t len, const struct bh_call *call,
+                  struct bh_error *err);
+
+/* --- blobs_upload.c --- */
+/* The job of an entry that has become pending; with the mutex. `job` is the caller's allocation. */
+void bh_blobs_queue(struct bh_blobs *b, struct blobs_entry *e, struct blobs_job *job);
+int bh_blobs_upload_start(struct bh_blobs *b, struct bh_error *err);
+void bh_blobs_upload_end(struct bh_blobs *b); /* b->closing is set */
+
+/* --- blobs_send.c: one upload --- */
+/* *permanent: it makes no sense to try it again soon. *unsure: what is here is not as good as what
+ * is in the bucket. */
+int bh_blobs_send(struct bh_blobs *b, struct blobs_job *job, bool *permanent, bool *unsure,
+                  struct bh_error *err);
+
+/* --- blobs_fetch.c: the threads that fetch --- */
+/* Queues one; with the mutex. The caller has a reference if it is not ahead. NULL: no memory. */
+struct blobs_fetch *bh_blobs_fetch(struct bh_blobs *b, struct blobs_content *c,
+                                   enum blobs_fetch_what what, uint64_t first, uint64_t count,
+                                   bool ahead);
+/* Waits for it, with the mutex, as long as it gets ahead or since_ms + read_timeout_ms; lets go of
+ * it. f may be one that somebody else began, if the caller took a reference. */
+int bh_blobs_await(struct bh_blobs *b, struct blobs_fetch *f, int64_t since_ms,
+                   const struct bh_call *call, bool *missing, struct bh_error *err);
+void bh_blobs_fetch_end(struct bh_blobs *b); /* b->closing is set */
+/* GETs a part of the object: what is received goes to `take` (with its place in the blob). EIO with
+ * a sentence if the object is not there or has another size. */
+struct blobs_get {
+    struct bh_blobs *b;
+    struct blobs_fetch *fetch;
+    uint64_t at, end;
+    struct bh_object_info info;
+    char key[BH_KEY_MAX + 1];
+    int (*take)(void *arg, uint64_t at, const void *data, size_t len, struct bh_error *err);
+    void *arg;
+};
+int bh_blobs_get(struct blobs_get *g, struct bh_error *err);
+/* Whether a hash under way is to end; arg: a blobs_get of which only b and fetch count. */
+int bh_blobs_fetch_again(void *arg, struct bh_error *err);
+
+/* --- blobs_read.c --- */
+/* With the mutex: frees a content that nobody has open or fetches. */
+void bh_blobs_content_drop(struct bh_blobs *b, struct blobs_content *c);
+/* Opens what is here of the whole blob as content->fd; with naming. EAGAIN: it is not here, or not
+ * to be trusted. EIO: what is here only is damaged. */
+int bh_blobs_open_local(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err);
+/* The object's content is not its name's: kept in the content, and logged. With the mutex. */
+void bh_blobs_bad(struct blobs_content *c, const struct bh_error *why);
+int bh_blobs_fetch_whole(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
+int bh_blobs_check_unsure(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
+
+/* --- blobs_parts.c: large blobs that are not all here --- */
+int bh_blobs_parts_open(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err);
+void bh_blobs_parts_close(struct blobs_parts *p);
+int bh_blobs_fetch_range(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
+int bh_blobs_check_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
+/* Removes r-HASH and its map; with naming. */
+void bh_blobs_parts_unlink(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN]);
+/* Reads the header of a map: 0 if it is of this machine's life and of a blob of *size bytes. */
+int bh_blobs_parts_look(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t *bytes);
+/* Lets go of some `want` bytes of parts that are open, not of what is being read. The caller has no
+ * lock, and keeps the content open. Returns how many went. */
+uint64_t bh_blobs_parts_shrink(struct bh_blobs *b, struct blobs_content *c, uint64_t want);
+
+/* --- blobs_ahead.c: reading them --- */
+/* EAGAIN: the whole blob is here now. */
+int bh_blobs_parts_read(struct bh_blob *o, void *buf, size_t len, uint64_t offset, int64_t since_ms,
+                        const struct bh_call *call, bool *missing, struct bh_error *err);
+int bh_blobs_parts_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offset);
+/* A range is no longer being fetched; with the mutex. */
+void bh_blobs_parts_free(struct blobs_parts *p, uint64_t first, uint64_t count);
+/* If all is here it is to be hashed; with the mutex. */
+void bh_blobs_check_if_all(struct bh_blobs *b, struct blobs_content *c);
+
+/* --- blobs_cache.c --- */
+int bh_blobs_keeper_start(struct bh_blobs *b, struct bh_error *err);
+void bh_blobs_keeper_end(struct bh_blobs *b);
+/* Makes room on a full disk: evicts cached blobs of so many bytes; false: there was nothing. No
+ * lock is held. */
+bool bh_blobs_make_room(struct bh_blobs *b, uint64_t bytes);
+
+#endif

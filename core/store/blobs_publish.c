@@ -1,0 +1,345 @@
+/* Publishing: content becomes a blob. Its hash is taken first; then p-HASH appears, as a second
+ * name of the data file, or as a copy. */
+#include "store/blobs_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+#include "util/io.h"
+
+#define SYNC_ONE_BY_ONE 16 /* more files at once are synced with the whole file system */
+
+bool bh_blobs_is_full(int rc)
+{
+    return rc == ENOSPC || rc == EDQUOT;
+}
+
+struct publishing {
+    struct bh_blobs *b;
+    const struct bh_dfile *f;
+    uint64_t size, take;
+    bool (*still)(void *arg);
+    void *arg;
+    const struct bh_call *call;
+    uint8_t hash[BH_SHA256_LEN];
+    char temp[BLOBS_NAME]; /* the copy; "": none */
+};
+
+static int again(void *arg, struct bh_error *err)
+{
+    struct publishing *p = arg;
+    if (p->still && !p->still(p->arg))
+        return bh_fail(err, ESTALE, "the content changed while it was published");
+    return bh_call_check(p->call, "the publishing", err);
+}
+
+static int read_step(int fd, void *buf, size_t len, uint64_t at, const char *what,
+                     struct bh_error *err)
+{
+    size_t got;
+    int rc = bh_pread_full(fd, buf, len, at, &got);
+    if (rc)
+        return bh_fail(err, rc, "%s cannot be read: %s", what, strerror(rc));
+    if (got < len)
+        return bh_fail(err, EIO, "%s ends after %llu bytes, before its time", what,
+                       (unsigned long long)(at + got));
+    return 0;
+}
+
+static bool is_zero(const char *buf, size_t len)
+{
+    return len > 0 && buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
+}
+
+/* Hashes; copy (may be NULL) gets the same bytes, without blocks of zeros. */
+static int hash_and_copy(int fd, uint64_t size, struct bh_dfile *copy,
+                         int (*ask)(void *arg, struct bh_error *err), void *arg, const char *what,
+                         uint8_t hash[BH_SHA256_LEN], struct bh_error *err)
+{
+    struct bh_sha256 *h = bh_sha256_new();
+    size_t step = size < BLOBS_STEP ? (size_t)size : BLOBS_STEP;
+    BH_FREE char *buf = malloc(step ? step : 1);
+    int rc = h && buf ? 0 : bh_fail(err, ENOMEM, "out of memory while hashing %s", what);
+    for (uint64_t at = 0; !rc && at < size; at += step) {
+        size_t len = size - at < step ? (size_t)(size - at) : step;
+        if (ask)
+            rc = ask(arg, err);
+        if (!rc)
+            rc = read_step(fd, buf, len, at, what, err);
+        if (rc)
+            break;
+        bh_sha256_update(h, buf, len);
+        if (copy && !is_zero(buf, len) && (rc = bh_dfile_write(copy, buf, len, at)) != 0)
+            rc = bh_fail(err, rc, "%s cannot be copied: %s", what, strerror(rc));
+    }
+    if (!rc)
+        bh_sha256_raw(h, hash);
+    bh_sha256_free(h);
+    if (!rc && copy && (rc = bh_dfile_truncate(copy, size)) != 0)
+        rc = bh_fail(err, rc, "%s cannot be copied: %s", what, strerror(rc));
+    return rc;
+}
+
+int bh_blobs_hash(int fd, uint64_t size, int (*ask)(void *arg, struct bh_error *err), void *arg,
+                  const char *what, uint8_t hash[BH_SHA256_LEN], struct bh_error *err)
+{
+    return hash_and_copy(fd, size, NULL, ask, arg, what, hash, err);
+}
+
+static void drop_copy(struct publishing *p)
+{
+    if (p->temp[0])
+        bh_disk_unlink(p->b->o.disk, p->temp);
+    p->temp[0] = '\0';
+}
+
+static int copy_once(struct publishing *p, struct bh_error *err)
+{
+    struct bh_dfile t;
+    bh_blobs_temp_name(p->temp);
+    int rc = bh_disk_open_file(p->b->o.disk, p->temp, O_RDWR | O_CREAT | O_EXCL, 0600, &t);
+    if (rc) {
+        p->temp[0] = '\0';
+        return bh_fail(err, rc, "a copy to be uploaded cannot be made in %s: %s",
+                       bh_disk_path(p->b->o.disk), strerror(rc));
+    }
+    if (bh_dfile_clone(&t, p->f->fd) == 0) { /* what is hashed is what stays */
+        rc = bh_dfile_truncate(&t, p->size);
+        rc = rc ? bh_fail(err, rc, "a copy cannot be cut: %s", strerror(rc))
+                : bh_blobs_hash(t.fd, p->size, again, p, "a file", p->hash, err);
+    } else {
+        rc = hash_and_copy(p->f->fd, p->size, &t, again, p, "a file", p->hash, err);
+    }
+    bh_dfile_close(&t);
+    if (rc)
+        drop_copy(p);
+    return rc;
+}
+
+/* The hash, and a copy under the name p->temp. */
+static int copy(struct publishing *p, struct bh_error *err)
+{
+    int rc = copy_once(p, err);
+    if (bh_blobs_is_full(rc) && bh_blobs_make_room(p->b, p->size))
+        rc = copy_once(p, err);
+    return rc;
+}
+
+static int name_file(struct publishing *p, const char *name)
+{
+    char data[BLOBS_NAME];
+    if (p->temp[0]) {
+        int rc = bh_disk_rename(p->b->o.disk, p->temp, name);
+        if (!rc)
+            p->temp[0] = '\0';
+        return rc;
+    }
+    snprintf(data, sizeof data, "d-%016" PRIx64, p->take);
+    return bh_disk_link(p->b->o.disk, data, name);
+}
+
+/* What is here of it, of kind `was`, gives way to p-HASH. With naming. */
+static int make_pending(struct publishing *p, enum blobs_kind was, struct bh_error *err)
+{
+    struct bh_disk *disk = p->b->o.disk;
+    char name[BLOBS_NAME], old[BLOBS_NAME];
+    bh_blobs_name(name, KIND_PENDING, p->hash);
+    bh_blobs_name(old, was, p->hash);
+    int rc = was == KIND_CACHED ? bh_disk_rename(disk, old, name) : ENOENT;
+    if (rc == ENOENT)
+        rc = name_file(p, name);
+    if (rc == EOPNOTSUPP)
+        return rc; /* no links here: it is to be copied */
+    if (rc)
+        return bh_fail(err, rc, "%s cannot be named in %s: %s", name, bh_disk_path(disk),
+                       strerror(rc));
+    if (was == KIND_UNSURE)
+        bh_disk_unlink(disk, old);
+    if (was == KIND_PARTS)
+        bh_blobs_parts_unlink(p->b, p->hash);
+    return 0;
+}
+
+/* Whether there is nothing to do: it is pending already, or in the bucket. With naming and mutex.
+ */
+static bool is_known(struct publishing *p, struct blobs_entry *e)
+{
+    struct bh_blobs *b = p->b;
+    if (e->kind == KIND_PENDING) {
+        e->job->published++;
+        return true;
+    }
+    if (e->kind != KIND_CACHED || !bh_blobs_seen_lately(e))
+        return false;
+    bh_blobs_used(b, e);
+    return true;
+}
+
+/* The hash is known: the blob gets its name and its place in the queue. */
+static int enter(struct publishing *p, struct bh_error *err)
+{
+    struct bh_blobs *b = p->b;
+    BH_LOCK_SCOPE(&b->naming);
+    BH_FREE struct blobs_job *job = calloc(1, sizeof *job);
+    pthread_mutex_lock(&b->mutex);
+    struct blobs_entry *e = job ? bh_blobs_entry(b, p->hash) : NULL;
+    if (!e) {
+        pthread_mutex_unlock(&b->mutex);
+        return bh_fail(err, ENOMEM, "out of memory while content was published");
+    }
+    enum blobs_kind was = e->kind;
+    if (is_known(p, e)) {
+        pthread_mutex_unlock(&b->mutex);
+        return 0;
+    }
+    e->pins++;
+    pthread_mutex_unlock(&b->mutex);
+    int rc = make_pending(p, was, err);
+    pthread_mutex_lock(&b->mutex);
+    e->pins--;
+    if (rc) {
+        bh_blobs_entry_drop(b, e);
+    } else {
+        job->size = p->size;
+        job->checked = true;
+        job->published = 1;
+        job->expected = was != KIND_NONE;
+        bh_blobs_become(b, e, KIND_PENDING, p->size);
+        bh_blobs_queue(b, e, bh_take_ptr(job));
+    }
+    pthread_mutex_unlock(&b->mutex);
+    return rc;
+}
+
+static bool is_all_of(const struct bh_dfile *f, uint64_t size)
+{
+    struct stat st;
+    return fstat(f->fd, &st) == 0 && (uint64_t)st.st_size == size;
+}
+
+int bh_blobs_publish(struct bh_blobs *b, const struct bh_dfile *f, uint64_t size, uint64_t take,
+                     bool (*still)(void *arg), void *arg, uint8_t hash[BH_SHA256_LEN],
+                     const struct bh_call *call, struct bh_error *err)
+{
+    struct publishing p = {b, f, size, take, still, arg, call, {0}, ""};
+    int rc = 0;
+    if (size == 0)
+        return bh_sha256_of("", 0, hash) == 0
+                   ? 0
+                   : bh_fail(err, ENOMEM, "out of memory while content was published");
+    if (take && is_all_of(f, size)) {
+        rc = bh_blobs_hash(f->fd, size, again, &p, "a file", p.hash, err);
+        if (!rc)
+            rc = again(&p, err);
+        if (!rc)
+            rc = enter(&p, err);
+        if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, BLOBS_STEP))
+            rc = enter(&p, err);
+    }
+    if (!(take && is_all_of(f, size)) || rc == EOPNOTSUPP) {
+        rc = copy(&p, err);
+        if (!rc)
+            rc = again(&p, err);
+        if (!rc)
+            rc = enter(&p, err);
+    }
+    drop_copy(&p);
+    if (!rc)
+        memcpy(hash, p.hash, BH_SHA256_LEN);
+    return rc;
+}
+
+/* --- settling --- */
+
+static int sync_one(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN])
+{
+    static const enum blobs_kind places[] = {KIND_PENDING, KIND_CACHED, KIND_PENDING};
+    struct bh_dfile f;
+    int rc = ENOENT;
+    for (size_t i = 0; rc == ENOENT && i < 3; i++) { /* it may get its other name meanwhile */
+        char name[BLOBS_NAME];
+        bh_blobs_name(name, places[i], hash);
+        rc = bh_disk_open_file(b->o.disk, name, O_RDONLY, 0, &f);
+    }
+    if (rc)
+        return rc == ENOENT ? 0 : rc; /* nobody wants it any more, or the bucket has it */
+    rc = bh_dfile_sync(&f);
+    bh_dfile_close(&f);
+    return rc;
+}
+
+static int sync_all(struct bh_blobs *b, uint8_t (*hashes)[BH_SHA256_LEN], size_t count)
+{
+    int rc = 0;
+    if (bh_disk_is_memory(b->o.disk))
+        return 0;
+    if (count > SYNC_ONE_BY_ONE && !bh_disk_is_mirrored(b->o.disk))
+        rc = syncfs(bh_disk_dirfd(b->o.disk)) == 0 ? 0 : errno;
+    else
+        for (size_t i = 0; !rc && i < count; i++)
+            rc = sync_one(b, hashes[i]);
+    return rc ? rc : bh_disk_sync_names(b->o.disk);
+}
+
+/* The jobs published after those of an earlier settling, up to the present; freed by the caller. */
+static int collect(struct bh_blobs *b, uint64_t *upto, uint8_t (**hashes)[BH_SHA256_LEN],
+                   size_t *count)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    struct blobs_job *first = NULL;
+    *count = 0;
+    *upto = b->last_number;
+    for (struct blobs_job *j = b->last_job; j && j->number > b->settled; j = j->before) {
+        first = j;
+        ++*count;
+    }
+    *hashes = malloc(*count ? *count * sizeof **hashes : 1);
+    if (!*hashes)
+        return ENOMEM;
+    for (size_t i = 0; i < *count; i++, first = first->after)
+        memcpy((*hashes)[i], first->entry->hash, BH_SHA256_LEN);
+    return 0;
+}
+
+/* A sync that failed is not to be repeated: the kernel may have thrown away what it could not
+ * write, and say that all is well the next time. Only the bucket makes these blobs safe. */
+static void doubt(struct bh_blobs *b, uint64_t upto)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    for (struct blobs_job *j = b->last_job; j && j->number > b->settled; j = j->before)
+        if (j->number <= upto && !j->stored && !j->doubtful) {
+            j->doubtful = true;
+            b->doubtful++;
+        }
+}
+
+int bh_blobs_settle(struct bh_blobs *b, struct bh_error *err)
+{
+    BH_FREE uint8_t(*hashes)[BH_SHA256_LEN] = NULL;
+    size_t count;
+    uint64_t upto;
+    BH_LOCK_SCOPE(&b->settling);
+    if (collect(b, &upto, &hashes, &count) != 0)
+        return bh_fail(err, ENOMEM, "out of memory while new content was synced");
+    int rc = count ? sync_all(b, hashes, count) : 0;
+    if (rc)
+        doubt(b, upto);
+    BH_LOCK_SCOPE(&b->mutex);
+    b->settled = upto;
+    if (rc)
+        return bh_fail(err, rc, "new content in %s cannot be synced: %s", bh_disk_path(b->o.disk),
+                       strerror(rc));
+    if (b->doubtful)
+        return bh_fail(err, EIO,
+                       "an earlier sync of new content in %s failed: %u blobs are safe only when "
+                       "they are uploaded",
+                       bh_disk_path(b->o.disk), b->doubtful);
+    return 0;
+}
