@@ -52,9 +52,7 @@ static int our_value(struct request *r, const struct bh_inode *i, struct bh_strb
         bh_strbuf_addf(out, "%s", states[bh_files_state(r->files, i)]);
     } else if (!strcmp(what, "mime")) {
         char name[256];
-        int rc = bh_names_name(bh_files_names(r->files), i->ino, name);
-        if (rc)
-            return rc;
+        bh_names_name(bh_files_names(r->files), i->ino, name);
         bh_strbuf_addf(out, "%s", bh_files_mime(name));
     } else {
         return ENODATA;

@@ -27,20 +27,13 @@ struct bh_blobs;
 struct bh_blobs_options {
     struct bh_disk *disk; /* of that directory, which is ours alone */
     struct bh_bucket *bucket;
-<<<<<<< HEAD
-    const char *prefix;      /* "files/"; copied */
-    uint64_t cache_max;      /* bytes of c- and r- files; 0: no bound */
-    unsigned parallel;       /* uploads at once, and fetches at once; 1 to 64 */
-    uint64_t part_size;      /* of multipart uploads */
-=======
     const char *prefix; /* "files/"; copied */
     uint64_t cache_max; /* bytes of c- and r- files; 0: no bound */
     unsigned parallel;  /* uploads at once, and fetches at once; 1 to 64 */
     uint64_t part_size; /* of multipart uploads */
     int64_t pause_ms;   /* the first one after an upload that failed; 0: 1000 */
->>>>>>> 0190842 (Blobs: what files contain, here and in the bucket: published, settled, uploaded, read, evicted)
     int64_t read_timeout_ms; /* a read that the bucket does not answer: ETIMEDOUT */
-    bool read_only;          /* no upload is begun */
+    bool read_only;     /* no upload is begun */
     /* The object is in the bucket now: on a thread of the blobs'. */
     void (*stored)(void *arg, const uint8_t hash[BH_SHA256_LEN], uint64_t size);
     void *arg;
@@ -60,14 +53,13 @@ void bh_blobs_set_cache_max(struct bh_blobs *b, uint64_t max);
 
 /* --- data files: d-HEX16, written through bh_dfile (live/disk.h) by the caller --- */
 /* A new, empty one; its number is random and not 0. */
-int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out,
-                   struct bh_error *err);
+int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out, struct bh_error *err);
 int bh_data_open(struct bh_blobs *b, uint64_t number, struct bh_dfile *out); /* ENOENT */
 /* The same, but if the file has become a blob as well, *number becomes that of a copy (the old one
  * stays, for the caller to remove). */
 int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out,
                           struct bh_error *err);
-void bh_data_remove(struct bh_blobs *b, uint64_t number); /* 0 is fine */
+void bh_data_remove(struct bh_blobs *b, uint64_t number);                   /* 0 is fine */
 /* Calls fn with each one's number, for the caller to remove what nobody refers to. */
 int bh_data_each(struct bh_blobs *b, void (*fn)(void *arg, uint64_t number), void *arg,
                  struct bh_error *err);
@@ -107,8 +99,8 @@ struct bh_blob; /* an open blob: keeps what is local of it from being evicted; c
 int bh_blob_open(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t size,
                  struct bh_blob **out);
 /* An open blob under another key: of a row that upstream put with an object_key of its own. */
-int bh_blob_open_key(struct bh_blobs *b, const char *object_key, const uint8_t hash[BH_SHA256_LEN],
-                     uint64_t size, struct bh_blob **out);
+int bh_blob_open_key(struct bh_blobs *b, const char *object_key,
+                     const uint8_t hash[BH_SHA256_LEN], uint64_t size, struct bh_blob **out);
 void bh_blob_close(struct bh_blob *o);
 /* What can be had without waiting for disk or bucket: all of [offset, offset + len) up to the end,
  * or EAGAIN. */
@@ -125,7 +117,7 @@ int bh_blob_copy(struct bh_blob *o, struct bh_dfile *f, uint64_t len, const stru
 #define BH_BLOB_WHOLE (8u << 20)
 
 struct bh_blobs_stats {
-    uint64_t pending, pending_bytes; /* blobs not in the bucket yet, uploading ones among them */
+    uint64_t pending, pending_bytes;   /* blobs not in the bucket yet, uploading ones among them */
     uint64_t uploading;
     uint64_t uploaded, uploaded_bytes; /* since the start */
     uint64_t cached_bytes, cache_max, evicted_bytes;

@@ -180,7 +180,7 @@ static int put_row(sqlite3 *db, sqlite3_stmt *st, const struct rows_job *j, cons
     bind_text(st, "@key", hex);
     bind_text(st, "@object_key", object);
     bind_text(st, "@mime", bh_files_mime(r->name));
-    bind_text(st, "@filename", r->name);
+    bind_text(st, "@filename", r->name[0] ? r->name : hex);
     int i = sqlite3_bind_parameter_index(st, "@size");
     if (i)
         sqlite3_bind_int64(st, i, (sqlite3_int64)r->touched.size);
@@ -269,7 +269,7 @@ static int fill_rows(struct bh_files *f, struct files_touched *touched, size_t c
         if (rc)
             return rc;
         if (r->wanted && r->touched.ino)
-            (void)bh_names_name(f->names, r->touched.ino, r->name); /* "": it lost it just now */
+            bh_names_name(f->names, r->touched.ino, r->name);
         j->count++;
     }
     return 0;

@@ -184,8 +184,8 @@ int bh_names_each_local(struct bh_names *n, int (*fn)(void *arg, const struct bh
 int bh_names_has_hash(struct bh_names *n, const uint8_t hash[BH_SHA256_LEN], bool *has,
                       struct bh_error *err);
 
-/* One of its names ("" none), not a path. */
-int bh_names_name(struct bh_names *n, uint64_t ino, char name[256]);
+/* One of its names, not a path; "" where it has none, or none is in memory. Never waits. */
+void bh_names_name(struct bh_names *n, uint64_t ino, char name[256]);
 
 struct bh_names_stats {
     uint64_t inodes;    /* in all; about */

@@ -157,7 +157,7 @@ void cache_forget(struct bh_names *n)
     for (uint64_t b = 0; b <= n->mask; b++)
         for (struct inode *i = n->inodes[b], *next; i; i = next) {
             next = i->chain;
-            i->first[0] = i->first[1] = NULL;
+            i->first[0] = i->first[1] = i->named = NULL;
             i->same_prev = NULL;
             if (i->i.ino == BH_NAMES_ROOT)
                 i->o.pins--;
@@ -311,10 +311,21 @@ static void count(struct entry *e, int by)
         e->of->xattr_bytes += (uint32_t)by * (e->name_len + e->value_len);
 }
 
+/* The inode that a name leads to knows it by that name, or does not any more. */
+static void note_name(struct bh_names *n, struct entry *e, bool leads)
+{
+    struct inode *i = e->o.kind == KIND_NAME && e->present && e->ino ? inode_find(n, e->ino) : NULL;
+    if (i && leads)
+        i->named = e;
+    else if (i && i->named == e)
+        i->named = NULL;
+}
+
 void entry_apply(struct bh_names *n, struct entry *e, bool present, uint64_t ino, uint8_t type,
                  uint8_t *value, uint32_t len)
 {
     count(e, -1);
+    note_name(n, e, false);
     if (e->value != value)
         free(e->value);
     e->present = present;
@@ -323,6 +334,7 @@ void entry_apply(struct bh_names *n, struct entry *e, bool present, uint64_t ino
     e->value = value;
     e->value_len = len;
     count(e, 1);
+    note_name(n, e, true);
     if (e->o.place == PLACE_IDLE) {
         n->idle_weight -= e->o.weight;
         n->idle_weight += 1 + len / 256;
@@ -341,6 +353,7 @@ static void entry_drop(struct bh_names *n, struct entry *e)
     if (e->next)
         e->next->prev = e->prev;
     count(e, -1);
+    note_name(n, e, false);
     if (e->o.kind == KIND_XATTR && e->present)
         of->xattrs_known = false;
     object_settle(n, &of->o);

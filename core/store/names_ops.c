@@ -1,10 +1,12 @@
 /* Looking, making, links, attributes of inodes. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "store/names_private.h"
+#include "util/cleanup.h"
 
 static void show(struct bh_inode *out, const struct inode *i)
 {
@@ -48,8 +50,10 @@ static int try_lookup(struct op *o, void *arg)
         rc = op_name(o, dir, g->name, g->len, &i);
     if (rc == 0 && !i)
         rc = ENOENT;
-    if (rc == 0)
+    if (rc == 0) {
+        i->named = entry_find(o->n, dir, KIND_NAME, g->name, g->len);
         show(g->out, i);
+    }
     return rc;
 }
 
@@ -80,6 +84,15 @@ int bh_names_readlink(struct bh_names *n, uint64_t ino, char **target, bool wait
 {
     struct op o = OP(n, wait, false, err);
     return op_run(&o, try_readlink, &(struct get){.ino = ino, .target = target});
+}
+
+void bh_names_name(struct bh_names *n, uint64_t ino, char name[256])
+{
+    BH_LOCK_SCOPE(&n->mutex);
+    const struct inode *i = inode_find(n, ino);
+    name[0] = '\0';
+    if (i && i->named)
+        snprintf(name, 256, "%.*s", (int)i->named->name_len, i->named->name);
 }
 
 /* --- making --- */
@@ -324,7 +337,9 @@ static void set_fields(struct bh_inode *i, unsigned what, const struct bh_inode 
         i->mtime = now;
     if (what & BH_SET_CONTENT)
         i->content = to->content;
-    if ((what & ~(unsigned)BH_SET_CONTENT) && !(what & BH_SET_NO_CTIME))
+    if (what & BH_SET_CTIME)
+        i->ctime = to->ctime;
+    else if ((what & ~(unsigned)BH_SET_CONTENT) && !(what & BH_SET_NO_CTIME))
         i->ctime = now;
 }
 

@@ -62,6 +62,7 @@ struct inode {
     char *target;                    /* of a symbolic link, always there */
     struct inode *chain;             /* by number */
     struct inode *same, **same_prev; /* by content; same_prev NULL: not among them */
+    struct entry *named;             /* one that leads to it, as far as known; for bh_names_name */
     struct entry *first[2];          /* its names, if it is a directory; its attributes */
     uint64_t names_known;            /* names in memory that are there; all: i.entries */
     uint32_t refs;
