@@ -258,12 +258,12 @@ static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
     count(daemon_of(req), OP_OPENDIR);
     if (is_files(ino))
         files_opendir(req, ino, fi);
-    else if (n->kind == NODE_VIEW) {
+    else if (n->kind == NODE_VIEW)
         views_opendir(req, fi);
-        return;
+    else {
+        fi->cache_readdir = fi->keep_cache = 1;
+        fuse_reply_open(req, fi);
     }
-    fi->cache_readdir = fi->keep_cache = 1;
-    fuse_reply_open(req, fi);
 }
 
 static void tree_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
