@@ -85,7 +85,9 @@ static int take_listing(struct daemon *d, const struct view *v, struct open_dir 
                         const struct bh_call *call, struct bh_error *err)
 {
     int rc = 0;
+    const bool plus = o->plus;
     forget_listing(o);
+    o->plus = plus;
     switch (v->kind) {
     case VIEW_BRANCHES:
         rc = bh_history_branches(bh_history_of(d->bh), &o->branches, &o->branch_count, call, err);
