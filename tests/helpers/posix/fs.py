@@ -18,6 +18,7 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
 import sys
 import time
 import traceback
@@ -68,7 +69,7 @@ def outcome(call, *args, **kw):
     try:
         return "ok", call(*args, **kw)
     except OSError as e:
-        return errno.errorcode.get(e.errno, str(e.errno)), None
+        return "EOPNOTSUPP" if e.errno == errno.EOPNOTSUPP else errno.errorcode.get(e.errno, str(e.errno)), None
 
 
 def expect(want, call, *args, **kw):
@@ -170,6 +171,11 @@ def symlink_to(path):
     os.symlink("nowhere", path)
 
 
+def file_system():
+    """ext2/ext3, tmpfs, fuseblk, fuse, ..."""
+    return subprocess.run(["stat", "-f", "-c", "%T", "."], capture_output=True, text=True, check=True).stdout.strip()
+
+
 # --- making and looking ----------------------------------------------------------------------------------------
 
 
@@ -259,6 +265,26 @@ def user(uid, gid=None, groups=()):
         os.seteuid(0)
         os.setegid(0)
         os.setgroups([])
+
+
+def fork(function):
+    """Runs it in another process; returns its pid."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return pid
+
+
+def join(*pids):
+    for pid in pids:
+        _, status = os.waitpid(pid, 0)
+        check(status == 0, f"status {status} of another process")
 
 
 # --- times -----------------------------------------------------------------------------------------------------
