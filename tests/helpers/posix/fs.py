@@ -64,12 +64,18 @@ def shown(value):
     return text if len(text) < 120 else text[:60] + "..." + text[-50:]
 
 
+def error_name(e):
+    """Its errno's name; of two names for one number the usual one."""
+    usual = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EDEADLK: "EDEADLK", errno.EAGAIN: "EAGAIN"}
+    return usual.get(e.errno) or errno.errorcode.get(e.errno, str(e.errno))
+
+
 def outcome(call, *args, **kw):
     """("ok", value) or (name of the errno, None)"""
     try:
         return "ok", call(*args, **kw)
     except OSError as e:
-        return "EOPNOTSUPP" if e.errno == errno.EOPNOTSUPP else errno.errorcode.get(e.errno, str(e.errno)), None
+        return error_name(e), None
 
 
 def expect(want, call, *args, **kw):
