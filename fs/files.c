@@ -282,6 +282,50 @@ void files_setattr(fuse_req_t req, fuse_ino_t ino, const struct stat *attr, int 
     request_start(&r);
 }
 
+/* --- directories that were removed --- */
+
+/* Somebody may be in them still: the last ones are kept, so that they can be asked for. */
+#define REMOVED_MAX 1024u
+
+static pthread_mutex_t removed_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct removed {
+    uint64_t ino; /* 0: none */
+    unsigned epoch;
+} removed[REMOVED_MAX];
+static size_t next_removed;
+
+/* With the gate entered, so that the epoch stays. */
+void files_let_go(struct daemon *d, uint64_t ino, unsigned epoch)
+{
+    if (ino && epoch == atomic_load(&d->files_epoch)) /* else it is forgotten already */
+        bh_names_unref(bh_files_names(d->files), ino);
+}
+
+static void keep_removed(struct daemon *d, uint64_t ino)
+{
+    pthread_mutex_lock(&removed_mutex);
+    struct removed *at = &removed[next_removed++ % REMOVED_MAX], old = *at;
+    *at = (struct removed){.ino = ino, .epoch = atomic_load(&d->files_epoch)};
+    pthread_mutex_unlock(&removed_mutex);
+    files_let_go(d, old.ino, old.epoch);
+}
+
+/* A reference to the directory of that name, if it is one; *ino: 0 if not. */
+static int hold_dir(struct request *r, uint64_t dir, const char *name, uint64_t *ino, bool wait,
+                    struct bh_error *err)
+{
+    struct bh_names *n = bh_files_names(r->files);
+    struct bh_inode i;
+    *ino = 0;
+    int rc = bh_names_lookup(n, dir, name, &i, wait, err);
+    if (rc || !S_ISDIR(i.mode))
+        return rc == ENOENT ? 0 : rc;
+    rc = bh_names_ref(n, i.ino);
+    if (rc == 0)
+        *ino = i.ino;
+    return rc;
+}
+
 /* --- names --- */
 
 static int run_lookup(struct request *r, bool wait, struct bh_error *err)
@@ -367,9 +411,24 @@ void files_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t dir, const char *name
 static int run_remove(struct request *r, bool wait, struct bh_error *err)
 {
     struct bh_inode was;
+    int rc = bh_names_unlink(bh_files_names(r->files), r->ino, r->name, &was, wait, err);
+    if (rc == 0)
+        fuse_reply_err(r->req, 0);
+    return rc;
+}
+
+static int run_rmdir(struct request *r, bool wait, struct bh_error *err)
+{
     struct bh_names *n = bh_files_names(r->files);
-    int rc = r->flags ? bh_names_rmdir(n, r->ino, r->name, &was, wait, err)
-                      : bh_names_unlink(n, r->ino, r->name, &was, wait, err);
+    struct bh_inode was;
+    uint64_t held;
+    int rc = hold_dir(r, r->ino, r->name, &held, wait, err);
+    if (rc == 0)
+        rc = bh_names_rmdir(n, r->ino, r->name, &was, wait, err);
+    if (rc == 0 && held)
+        keep_removed(r->daemon, held);
+    else if (held)
+        bh_names_unref(n, held);
     if (rc == 0)
         fuse_reply_err(r->req, 0);
     return rc;
@@ -378,19 +437,26 @@ static int run_remove(struct request *r, bool wait, struct bh_error *err)
 void files_remove(fuse_req_t req, fuse_ino_t dir, const char *name, bool is_dir)
 {
     struct request r;
-    if (!request_init(&r, req, dir, run_remove))
+    if (!request_init(&r, req, dir, is_dir ? run_rmdir : run_remove))
         return;
     r.changes = true;
-    r.flags = is_dir;
     r.name = name;
     request_start(&r);
 }
 
 static int run_rename(struct request *r, bool wait, struct bh_error *err)
 {
+    struct bh_names *n = bh_files_names(r->files);
     struct bh_inode moved, replaced;
-    int rc = bh_names_rename(bh_files_names(r->files), r->ino, r->name, r->other, r->new_name,
-                             r->flags, &moved, &replaced, wait, err);
+    uint64_t held = 0;
+    int rc = r->flags ? 0 : hold_dir(r, r->other, r->new_name, &held, wait, err);
+    if (rc == 0)
+        rc = bh_names_rename(n, r->ino, r->name, r->other, r->new_name, r->flags, &moved, &replaced,
+                             wait, err);
+    if (rc == 0 && held && replaced.ino == held)
+        keep_removed(r->daemon, held);
+    else if (held)
+        bh_names_unref(n, held);
     if (rc == 0)
         fuse_reply_err(r->req, 0);
     return rc;

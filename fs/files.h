@@ -62,6 +62,9 @@ void files_stat(const struct bh_inode *i, struct stat *st);
 int files_reply_entry(struct request *r, struct bh_inode *i);
 fuse_ino_t files_number(struct daemon *d, uint64_t ino);
 
+/* Takes back a reference that was taken in that epoch. With the gate entered. */
+void files_let_go(struct daemon *d, uint64_t ino, unsigned epoch);
+
 /* files_io.c: makes a handle in r->fi. */
 int files_make_handle(struct request *r, uint64_t ino, bool wait, struct bh_error *err);
 

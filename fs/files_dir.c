@@ -12,6 +12,8 @@
 struct dir {
     pthread_mutex_t mutex; /* several threads may read one handle */
     struct bh_names_listing *list;
+    uint64_t ino; /* referred to: it can be read when it has been removed */
+    unsigned epoch;
 };
 
 static struct dir *dir_of(const struct fuse_file_info *fi)
@@ -19,32 +21,73 @@ static struct dir *dir_of(const struct fuse_file_info *fi)
     return (struct dir *)(uintptr_t)fi->fh;
 }
 
+static void close_dir(struct daemon *d, struct dir *dir)
+{
+    (void)bh_files_enter(d->files, true);
+    files_let_go(d, dir->ino, dir->epoch);
+    bh_files_leave(d->files);
+    pthread_mutex_destroy(&dir->mutex);
+    free(dir->list);
+    free(dir);
+}
+
+static int run_opendir(struct request *r, bool wait, struct bh_error *err)
+{
+    struct bh_names *n = bh_files_names(r->files);
+    struct bh_inode i;
+    int rc = bh_names_get(n, r->ino, &i, wait, err);
+    if (rc)
+        return rc;
+    struct dir *dir = calloc(1, sizeof *dir);
+    if (!dir)
+        return ENOMEM;
+    rc = bh_names_ref(n, r->ino);
+    if (rc) {
+        free(dir);
+        return rc;
+    }
+    pthread_mutex_init(&dir->mutex, NULL);
+    dir->ino = r->ino;
+    dir->epoch = atomic_load(&r->daemon->files_epoch);
+    r->fi.fh = (uintptr_t)dir;
+    r->fi.cache_readdir = r->fi.keep_cache =
+        1; /* all changes come through the kernel, but a swap */
+    if (fuse_reply_open(r->req, &r->fi) == -ENOENT)
+        close_dir(r->daemon, dir);
+    return 0;
+}
+
 void files_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct request r;
-    if (!request_init(&r, req, ino, NULL))
+    if (!request_init(&r, req, ino, run_opendir))
         return;
-    struct dir *dir = calloc(1, sizeof *dir);
-    if (!dir) {
-        fuse_reply_err(req, ENOMEM);
-        return;
-    }
-    pthread_mutex_init(&dir->mutex, NULL);
-    fi->fh = (uintptr_t)dir;
-    fi->cache_readdir = fi->keep_cache = 1; /* all changes come through the kernel, but a swap */
-    if (fuse_reply_open(req, fi) == -ENOENT) {
-        pthread_mutex_destroy(&dir->mutex);
-        free(dir);
-    }
+    r.fi = *fi;
+    request_start(&r);
+}
+
+static int run_releasedir(struct request *r, bool wait, struct bh_error *err)
+{
+    (void)err;
+    int rc = bh_files_enter(r->files, wait);
+    if (rc)
+        return rc;
+    bh_files_leave(r->files);
+    close_dir(r->daemon, dir_of(&r->fi));
+    fuse_reply_err(r->req, 0);
+    return 0;
 }
 
 void files_releasedir(fuse_req_t req, struct fuse_file_info *fi)
 {
-    struct dir *dir = dir_of(fi);
-    pthread_mutex_destroy(&dir->mutex);
-    free(dir->list);
-    free(dir);
-    fuse_reply_err(req, 0);
+    struct request r = {.req = req,
+                        .daemon = daemon_of(req),
+                        .run = run_releasedir,
+                        .name = "",
+                        .new_name = "",
+                        .fi = *fi};
+    r.files = r.daemon->files;
+    request_start(&r);
 }
 
 struct filling {
@@ -103,7 +146,10 @@ static int run_readdir(struct request *r, bool wait, struct bh_error *err)
     if (rc == 0 && (r->offset == 0 || !dir->list)) {
         free(dir->list);
         dir->list = NULL;
-        rc = bh_names_list(names, r->ino, &dir->list, wait, err);
+        if (self.nlink > 0)
+            rc = bh_names_list(names, r->ino, &dir->list, wait, err);
+        else if (!(dir->list = calloc(1, sizeof *dir->list)))
+            rc = ENOMEM; /* it was removed: there is nothing in it */
     }
     BH_FREE char *buf = rc == 0 ? malloc(r->size) : NULL;
     if (rc == 0 && !buf)

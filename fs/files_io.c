@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "util/cleanup.h"
@@ -41,15 +42,29 @@ static void drop_handle(struct daemon *d, struct handle *h)
     free(h);
 }
 
+/* What is written by others than root loses its set-id bits; with atomic O_TRUNC the kernel leaves
+ * that to us (open(2), inode(7)). */
+static int empty_it(struct request *r, uint64_t ino, struct bh_inode *out, struct bh_error *err)
+{
+    struct bh_inode to = {0};
+    int rc = bh_files_set(r->files, ino, BH_SET_CONTENT, &to, out, true, err);
+    to.mode = out->mode & ~(unsigned)S_ISUID;
+    if (out->mode & S_IXGRP)
+        to.mode &= ~(unsigned)S_ISGID;
+    if (rc || to.mode == out->mode || fuse_req_ctx(r->req)->uid == 0)
+        return rc;
+    return bh_files_set(r->files, ino, BH_SET_MODE, &to, out, true, err);
+}
+
 static int run_open(struct request *r, bool wait, struct bh_error *err)
 {
-    const struct bh_inode empty = {0};
+    struct bh_inode now;
     bool truncates = r->fi.flags & O_TRUNC;
     if (truncates && !wait)
         return EAGAIN;
     int rc = files_make_handle(r, r->ino, wait, err);
     if (rc == 0 && truncates) {
-        rc = bh_files_set(r->files, r->ino, BH_SET_CONTENT, &empty, NULL, wait, err);
+        rc = empty_it(r, r->ino, &now, err);
         if (rc)
             drop_handle(r->daemon, handle_of(&r->fi));
     }
@@ -74,7 +89,6 @@ void files_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 static int run_create(struct request *r, bool wait, struct bh_error *err)
 {
     struct bh_inode i;
-    const struct bh_inode empty = {0};
     int rc = bh_names_make(bh_files_names(r->files), r->ino, r->name, &r->what, NULL, false, &i,
                            wait, err);
     bool there = rc == EEXIST && !(r->fi.flags & O_EXCL) && S_ISREG(i.mode);
@@ -83,7 +97,7 @@ static int run_create(struct request *r, bool wait, struct bh_error *err)
     if (rc == 0) /* what was made is in memory: no need to wait; else a second try would meet it */
         rc = files_make_handle(r, i.ino, true, err);
     if (rc == 0 && there && r->fi.flags & O_TRUNC)
-        rc = bh_files_set(r->files, i.ino, BH_SET_CONTENT, &empty, &i, true, err);
+        rc = empty_it(r, i.ino, &i, err);
     if (rc)
         return rc;
     struct fuse_entry_param e = {.ino = files_number(r->daemon, i.ino),

@@ -18,10 +18,14 @@ static bool is_ours(const char *name)
     return !strncmp(name, OURS, strlen(OURS)) && strncmp(name, META, strlen(META)) != 0;
 }
 
-/* ACLs are not kept (DECISIONS 26). */
-static bool is_refused(const char *name)
+/* 0, or what a name is refused with (xattr(7)): ACLs, of system.*, are not kept (DECISIONS 26). */
+static int check_name(const char *name)
 {
-    return !strncmp(name, "system.", 7);
+    static const char *const spaces[] = {"user.", "trusted.", "security."};
+    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++)
+        if (!strncmp(name, spaces[i], strlen(spaces[i])))
+            return name[strlen(spaces[i])] ? 0 : EINVAL;
+    return EOPNOTSUPP;
 }
 
 /* --- what we tell --- */
@@ -78,21 +82,22 @@ static int reply_value(struct request *r, const void *value, size_t len)
 static int run_get(struct request *r, bool wait, struct bh_error *err)
 {
     struct bh_names *n = bh_files_names(r->files);
-    if (is_refused(r->name))
-        return EOPNOTSUPP;
+    int rc = check_name(r->name);
+    if (rc)
+        return rc;
     if (is_ours(r->name)) {
         BH_STRBUF text = {0};
         struct bh_inode i;
         if (!wait)
             return EAGAIN;
-        int rc = bh_names_get(n, r->ino, &i, wait, err);
+        rc = bh_names_get(n, r->ino, &i, wait, err);
         if (rc == 0)
             rc = our_value(r, &i, &text);
         return rc ? rc : reply_value(r, text.data ? text.data : "", text.len);
     }
     BH_FREE void *value = NULL;
     size_t len;
-    int rc = bh_names_getxattr(n, r->ino, r->name, &value, &len, wait, err);
+    rc = bh_names_getxattr(n, r->ino, r->name, &value, &len, wait, err);
     return rc ? rc : reply_value(r, value, len);
 }
 
@@ -118,7 +123,9 @@ static int run_list(struct request *r, bool wait, struct bh_error *err)
         rc = bh_names_listxattr(n, r->ino, &list, &len, wait, err);
     if (rc)
         return rc;
-    bh_strbuf_add(&all, list, len);
+    for (const char *name = list; name < list + len; name += strlen(name) + 1)
+        if (fuse_req_ctx(r->req)->uid == 0 || strncmp(name, "trusted.", 8) != 0)
+            bh_strbuf_add(&all, name, strlen(name) + 1);
     for (size_t k = 0; S_ISREG(i.mode) && k < sizeof our_names / sizeof *our_names; k++)
         if (k > 0 || has_key(&i))
             bh_strbuf_add(&all, our_names[k], strlen(our_names[k]) + 1);
@@ -136,11 +143,10 @@ void files_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 
 static int run_set(struct request *r, bool wait, struct bh_error *err)
 {
-    int rc = is_refused(r->name) ? EOPNOTSUPP
-             : is_ours(r->name)
-                 ? EPERM
-                 : bh_names_setxattr(bh_files_names(r->files), r->ino, r->name, r->data,
-                                     r->data_size, (int)r->flags, wait, err);
+    int rc = is_ours(r->name) ? EPERM : check_name(r->name);
+    if (rc == 0)
+        rc = bh_names_setxattr(bh_files_names(r->files), r->ino, r->name, r->data, r->data_size,
+                               (int)r->flags, wait, err);
     if (rc == 0)
         fuse_reply_err(r->req, 0);
     return rc;
@@ -162,10 +168,9 @@ void files_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char
 
 static int run_remove(struct request *r, bool wait, struct bh_error *err)
 {
-    int rc = is_refused(r->name) ? EOPNOTSUPP
-             : is_ours(r->name)
-                 ? EPERM
-                 : bh_names_removexattr(bh_files_names(r->files), r->ino, r->name, wait, err);
+    int rc = is_ours(r->name) ? EPERM : check_name(r->name);
+    if (rc == 0)
+        rc = bh_names_removexattr(bh_files_names(r->files), r->ino, r->name, wait, err);
     if (rc == 0)
         fuse_reply_err(r->req, 0);
     return rc;

@@ -150,7 +150,9 @@ void bh_files_refresh(struct bh_files *f, struct bh_inode *i)
         return;
     i->content.size = __atomic_load_n(&o->content.size, __ATOMIC_RELAXED);
     i->mtime = __atomic_load_n(&o->mtime, __ATOMIC_RELAXED);
-    i->ctime = __atomic_load_n(&o->ctime, __ATOMIC_RELAXED);
+    int64_t ctime = __atomic_load_n(&o->ctime, __ATOMIC_RELAXED);
+    if (ctime > i->ctime)
+        i->ctime = ctime;
 }
 
 int files_push(struct bh_open *o, bool wait, struct bh_error *err)

@@ -124,17 +124,18 @@ int bh_names_rename(struct bh_names *n, uint64_t dir, const char *name, uint64_t
                     const char *new_name, unsigned flags, struct bh_inode *moved,
                     struct bh_inode *replaced, bool wait, struct bh_error *err);
 
-enum {                  /* what of *to counts */
-       BH_SET_MODE = 1, /* permission bits alone */
-       BH_SET_UID = 2,
-       BH_SET_GID = 4,
-       BH_SET_ATIME = 8,
-       BH_SET_MTIME = 16,
-       BH_SET_CONTENT = 32, /* all of struct bh_content; mtime and ctime are not touched by that */
-       BH_SET_ATIME_NOW = 64,
-       BH_SET_MTIME_NOW = 128,
-       BH_SET_NO_CTIME = 256, /* else ctime becomes now */
-       BH_SET_CTIME = 512,    /* ctime as in *to */
+/* What of *to counts. */
+enum {
+    BH_SET_MODE = 1, /* permission bits alone */
+    BH_SET_UID = 2,
+    BH_SET_GID = 4,
+    BH_SET_ATIME = 8,
+    BH_SET_MTIME = 16,
+    BH_SET_CONTENT = 32, /* all of struct bh_content; mtime and ctime are not touched by that */
+    BH_SET_ATIME_NOW = 64,
+    BH_SET_MTIME_NOW = 128,
+    BH_SET_NO_CTIME = 256, /* else ctime becomes now */
+    BH_SET_CTIME = 512,    /* ctime as in *to, if that is later */
 };
 /* *out (may be NULL): the inode after it. */
 int bh_names_set(struct bh_names *n, uint64_t ino, unsigned what, const struct bh_inode *to,

@@ -338,7 +338,7 @@ static void set_fields(struct bh_inode *i, unsigned what, const struct bh_inode 
     if (what & BH_SET_CONTENT)
         i->content = to->content;
     if (what & BH_SET_CTIME)
-        i->ctime = to->ctime;
+        i->ctime = to->ctime > i->ctime ? to->ctime : i->ctime;
     else if ((what & ~(unsigned)BH_SET_CONTENT) && !(what & BH_SET_NO_CTIME))
         i->ctime = now;
 }
