@@ -59,6 +59,22 @@ static void hurry(struct bh_blobs *b, struct blobs_fetch *f)
     }
 }
 
+/* Whether this reader is to give up. */
+static int patience(struct bh_blobs *b, struct blobs_fetch *f, int64_t since_ms,
+                    const struct bh_call *call, struct bh_error *err)
+{
+    int rc = bh_call_check(call, "reading from the bucket", err);
+    if (!rc && atomic_load(&b->stopped))
+        rc = bh_fail(err, ECANCELED, "reading from the bucket was cancelled");
+    int64_t moved = atomic_load(&f->moved_ms);
+    if (rc || bh_mono_ms() - (moved > since_ms ? moved : since_ms) <= b->o.read_timeout_ms)
+        return rc;
+    atomic_store(&f->cancel, true); /* it would keep a thread from others */
+    return bh_fail(err, ETIMEDOUT,
+                   "the bucket did not answer for %lld ms; the read may be tried again",
+                   (long long)b->o.read_timeout_ms);
+}
+
 int bh_blobs_await(struct bh_blobs *b, struct blobs_fetch *f, int64_t since_ms,
                    const struct bh_call *call, bool *missing, struct bh_error *err)
 {
@@ -67,23 +83,16 @@ int bh_blobs_await(struct bh_blobs *b, struct blobs_fetch *f, int64_t since_ms,
     while (!f->over && !rc) {
         struct timespec until = bh_mono_after_ms(POLL_MS);
         pthread_cond_clockwait(&f->ended, &b->mutex, CLOCK_MONOTONIC, &until);
-        if (f->over)
-            break;
-        rc = bh_call_check(call, "reading from the bucket", err);
-        if (!rc && atomic_load(&b->stopped))
-            rc = bh_fail(err, ECANCELED, "reading from the bucket was cancelled");
-        int64_t moved = atomic_load(&f->moved_ms);
-        if (!rc && bh_mono_ms() - (moved > since_ms ? moved : since_ms) > b->o.read_timeout_ms) {
-            atomic_store(&f->cancel, true); /* it would keep a thread from others */
-            rc = bh_fail(err, ETIMEDOUT,
-                         "the bucket did not answer for %lld ms; the read may be tried again",
-                         (long long)b->o.read_timeout_ms);
-        }
+        if (!f->over)
+            rc = patience(b, f, since_ms, call, err);
     }
-    if (!rc && f->rc) {
+    if (!rc && f->rc == ECANCELED && !atomic_load(&b->stopped)) {
+        /* Somebody else's patience was at its end; ours may not be: it is begun anew. */
+        atomic_store(&f->moved_ms, 0);
+        rc = patience(b, f, since_ms, call, err);
+    } else if (!rc && f->rc) {
         *missing = f->missing;
-        rc = f->rc == ECANCELED && atomic_load(&f->cancel) ? ETIMEDOUT : f->rc;
-        bh_fail(err, rc, "%s", f->error.text);
+        rc = bh_fail(err, f->rc, "%s", f->error.text);
     }
     let_go(f);
     return rc;
@@ -116,7 +125,6 @@ static int work(struct bh_blobs *b, struct blobs_fetch *f)
 {
     if (atomic_load(&b->stopped) || atomic_load(&f->cancel))
         return bh_fail(&f->error, ECANCELED, "reading from the bucket was cancelled");
-    atomic_store(&f->moved_ms, bh_mono_ms());
     switch (f->what) {
     case FETCH_WHOLE:
         return bh_blobs_fetch_whole(b, f, &f->error);

@@ -235,7 +235,8 @@ struct blobs_fetch *bh_blobs_fetch(struct bh_blobs *b, struct blobs_content *c,
                                    enum blobs_fetch_what what, uint64_t first, uint64_t count,
                                    bool ahead);
 /* Waits for it, with the mutex, as long as it gets ahead or since_ms + read_timeout_ms; lets go of
- * it. f may be one that somebody else began, if the caller took a reference. */
+ * it. f may be one that somebody else began, if the caller took a reference. 0 does not mean that
+ * what is wanted is here: the caller looks. */
 int bh_blobs_await(struct bh_blobs *b, struct blobs_fetch *f, int64_t since_ms,
                    const struct bh_call *call, bool *missing, struct bh_error *err);
 void bh_blobs_fetch_end(struct bh_blobs *b); /* b->closing is set */
