@@ -50,6 +50,9 @@ void bh_blobs_close(struct bh_blobs *b);
 /* Waiting reads and uploads end soon, and new ones fail with ECANCELED, until it is taken back. */
 void bh_blobs_stop(struct bh_blobs *b, bool stop);
 void bh_blobs_set_cache_max(struct bh_blobs *b, uint64_t max);
+/* For who met ENOSPC while writing a data file: cached blobs of so many bytes and some more are
+ * evicted. False: there was nothing that could go; else the write may be tried again. */
+bool bh_blobs_make_room(struct bh_blobs *b, uint64_t bytes);
 
 /* --- data files: d-HEX16, written through bh_dfile (live/disk.h) by the caller --- */
 /* A new, empty one; its number is random and not 0. */

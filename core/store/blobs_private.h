@@ -292,8 +292,5 @@ void bh_blobs_check_if_all(struct bh_blobs *b, struct blobs_content *c);
 /* --- blobs_cache.c --- */
 int bh_blobs_keeper_start(struct bh_blobs *b, struct bh_error *err);
 void bh_blobs_keeper_end(struct bh_blobs *b);
-/* Makes room on a full disk: evicts cached blobs of so many bytes; false: there was nothing. No
- * lock is held. */
-bool bh_blobs_make_room(struct bh_blobs *b, uint64_t bytes);
 
 #endif

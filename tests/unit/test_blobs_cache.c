@@ -1,0 +1,166 @@
+/* The cache's bound, and who goes first. */
+#include "blobs_fixture.h"
+
+#include <malloc.h>
+
+static uint8_t hash[40][BH_SHA256_LEN];
+
+static void fill(unsigned count, uint64_t size)
+{
+    for (unsigned i = 0; i < count; i++)
+        put_object(i, size, hash[i]);
+}
+
+static void test_the_bound_is_kept(void **state)
+{
+    options.cache_max = 100 * KIB;
+    fill(30, 10 * KIB);
+    open_blobs(false);
+    for (unsigned i = 0; i < 30; i++)
+        must_have_blob(hash[i], i, 10 * KIB);
+    eventually(stats().cached_bytes <= 100 * KIB);
+    assert_true(stats().cached_bytes > 80 * KIB);
+    assert_true(stats().evicted_bytes >= 200 * KIB);
+    assert_true(is_there(local('c', hash[29])));
+    assert_false(is_there(local('c', hash[0])));
+    must_have_blob(hash[0], 0, 10 * KIB);
+}
+
+static void test_what_was_used_least_lately_goes(void **state)
+{
+    options.cache_max = 0;
+    fill(5, 8 * KIB);
+    open_blobs(false);
+    for (unsigned i = 0; i < 5; i++)
+        must_have_blob(hash[i], i, 8 * KIB);
+    must_have_blob(hash[0], 0, 8 * KIB);
+    bh_blobs_set_cache_max(blobs, 16 * KIB);
+    eventually(stats().cached_bytes <= 16 * KIB);
+    assert_true(is_there(local('c', hash[0])));
+    assert_true(is_there(local('c', hash[4])));
+    assert_false(is_there(local('c', hash[1])));
+}
+
+static void test_what_is_open_stays(void **state)
+{
+    options.cache_max = 0;
+    fill(3, 8 * KIB);
+    open_blobs(false);
+    struct bh_blob *o = open_blob(hash[0], 8 * KIB);
+    must_read(o, 0, 0, 100);
+    must_have_blob(hash[1], 1, 8 * KIB);
+    bh_blobs_set_cache_max(blobs, 1);
+    eventually(!is_there(local('c', hash[1])));
+    assert_true(is_there(local('c', hash[0])));
+    must_read(o, 0, 0, 8 * KIB);
+    bh_blob_close(o);
+    eventually(stats().cached_bytes == 0);
+    assert_false(is_there(local('c', hash[0])));
+}
+
+static void test_what_is_pending_stays(void **state)
+{
+    no_start = true;
+    options.cache_max = 1;
+    open_blobs(false);
+    for (unsigned i = 0; i < 10; i++)
+        publish(i, 8 * KIB, hash[i]);
+    usleep(50000);
+    assert_int_equal(stats().cached_bytes, 0);
+    for (unsigned i = 0; i < 10; i++)
+        must_have_blob(hash[i], i, 8 * KIB);
+    must(bh_blobs_start(blobs, ERR));
+    must_store_all();
+    eventually(stats().cached_bytes == 0); /* in the bucket they are cache */
+    for (unsigned i = 0; i < 10; i++)
+        assert_false(is_there(local('c', hash[i])));
+}
+
+static void test_the_order_survives_a_restart(void **state)
+{
+    struct timespec times[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
+    options.cache_max = 0;
+    fill(4, 8 * KIB);
+    open_blobs(false);
+    for (unsigned i = 0; i < 4; i++)
+        must_have_blob(hash[i], i, 8 * KIB);
+    close_blobs();
+    assert_int_equal(utimensat(AT_FDCWD, at(local('c', hash[2])), times, 0), 0);
+    options.cache_max = 24 * KIB;
+    open_blobs(false);
+    eventually(stats().cached_bytes <= 24 * KIB);
+    assert_false(is_there(local('c', hash[2])));
+    assert_true(is_there(local('c', hash[0])) && is_there(local('c', hash[1])));
+}
+
+static void test_forgotten_content_goes_first(void **state)
+{
+    options.cache_max = 0;
+    fill(3, 8 * KIB);
+    open_blobs(false);
+    for (unsigned i = 0; i < 3; i++)
+        must_have_blob(hash[i], i, 8 * KIB);
+    bh_blobs_forget(blobs, hash[2]);
+    bh_blobs_set_cache_max(blobs, 16 * KIB);
+    eventually(stats().cached_bytes <= 16 * KIB);
+    assert_false(is_there(local('c', hash[2])));
+}
+
+/* A blob that is larger than the cache, read while it is open. */
+static void test_a_large_blob_in_a_small_cache(void **state)
+{
+    uint64_t size = 48 * MIB, most = 0;
+    struct stat st;
+    options.cache_max = 16 * MIB;
+    put_object(1, size, hash[0]);
+    open_blobs(false);
+    struct bh_blob *o = open_blob(hash[0], size);
+    for (uint64_t done = 0; done < size; done += 128 * KIB) {
+        must_read(o, 1, done, 128 * KIB);
+        uint64_t now = stats().cached_bytes;
+        most = now > most ? now : most;
+    }
+    assert_true(most <= 32 * MIB);
+    eventually(stats().cached_bytes <= 16 * MIB);
+    assert_int_equal(stat(at(local('r', hash[0])), &st), 0);
+    assert_true((uint64_t)st.st_blocks * 512 <= 17 * MIB);
+    must_read(o, 1, 5, 100000); /* what went is fetched again */
+    must_read(o, 1, 20 * MIB + 5, 100000);
+    bh_blob_close(o);
+    crash(); /* and the map on the disk says so, too */
+    o = open_blob(hash[0], size);
+    for (uint64_t done = 0; done < size; done += MIB)
+        must_read(o, 1, done, MIB);
+    bh_blob_close(o);
+}
+
+static void test_memory_for_a_cached_blob(void **state)
+{
+    char command[400];
+    no_start = true;
+    snprintf(
+        command, sizeof command,
+        "cd %s && for i in $(seq 10000 29999); do printf 'c-%%s%%059d\\n' $i 0; done | xargs touch",
+        at("state"));
+    assert_int_equal(system(command), 0);
+    size_t before = mallinfo2().uordblks;
+    open_blobs(false);
+    size_t each = (mallinfo2().uordblks - before) / 20000;
+    print_message("%zu bytes for each\n", each);
+    assert_true(each < 140);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_the_bound_is_kept),
+        TEST(test_what_was_used_least_lately_goes),
+        TEST(test_what_is_open_stays),
+        TEST(test_what_is_pending_stays),
+        TEST(test_the_order_survives_a_restart),
+        TEST(test_forgotten_content_goes_first),
+        TEST(test_a_large_blob_in_a_small_cache),
+        TEST(test_memory_for_a_cached_blob),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
