@@ -204,8 +204,12 @@ void files_stat(const struct bh_inode *i, struct stat *st)
 static int reply_attr(struct request *r, struct bh_inode *i)
 {
     struct stat st;
+    uint64_t room;
     bh_files_refresh(r->files, i);
     files_stat(i, &st);
+    if (S_ISREG(i->mode) && i->content.data &&
+        bh_data_room(bh_files_blobs(r->files), i->content.data, &room) == 0)
+        st.st_blocks = (blkcnt_t)(room / 512);
     fuse_reply_attr(r->req, &st, CACHE_SECONDS);
     return 0;
 }

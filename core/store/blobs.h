@@ -62,6 +62,8 @@ int bh_data_open(struct bh_blobs *b, uint64_t number, struct bh_dfile *out); /* 
  * stays, for the caller to remove). */
 int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out,
                           struct bh_error *err);
+/* Bytes that it takes on the disk: fewer than its size where it has holes. ENOENT. */
+int bh_data_room(struct bh_blobs *b, uint64_t number, uint64_t *bytes);
 void bh_data_remove(struct bh_blobs *b, uint64_t number);                   /* 0 is fine */
 /* Calls fn with each one's number, for the caller to remove what nobody refers to. */
 int bh_data_each(struct bh_blobs *b, void (*fn)(void *arg, uint64_t number), void *arg,

@@ -49,6 +49,17 @@ int bh_data_open(struct bh_blobs *b, uint64_t number, struct bh_dfile *out)
     return bh_disk_open_file(b->o.disk, name, O_RDWR, 0, out);
 }
 
+int bh_data_room(struct bh_blobs *b, uint64_t number, uint64_t *bytes)
+{
+    char name[BLOBS_NAME];
+    struct stat st;
+    name_of(number, name);
+    if (fstatat(bh_disk_dirfd(b->o.disk), name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+        return errno;
+    *bytes = (uint64_t)st.st_blocks * 512;
+    return 0;
+}
+
 int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out,
                           struct bh_error *err)
 {

@@ -226,6 +226,7 @@ static int make_ready(struct bh_open *o, struct bh_error *err)
     if (o->content.data) {
         int rc = bh_data_open(f->blobs, o->content.data, &o->data);
         o->has_data = rc == 0;
+        atomic_store(&o->is_shared, true); /* as far as known: a crash may have come after that */
         return rc ? bh_fail(err, rc, "the content of inode %llu is not in the state directory: %s",
                             (unsigned long long)o->ino, strerror(rc))
                   : 0;
@@ -293,7 +294,7 @@ int bh_open_read(struct bh_open *o, void *buf, size_t len, uint64_t offset, size
 
 static bool is_writable(const struct bh_open *o)
 {
-    return o->content.data && o->has_data && !o->is_shared;
+    return o->content.data && o->has_data && !atomic_load(&o->is_shared);
 }
 
 /* What was written beyond the end just before a crash must not come back when the file grows. */
@@ -356,7 +357,7 @@ static int make_own(struct bh_open *o, uint64_t keep, struct bh_error *err)
     o->blob = NULL;
     o->data = data;
     o->has_data = true;
-    o->is_shared = false;
+    atomic_store(&o->is_shared, false);
     o->content = to.content;
     if (old && old != number)
         bh_data_remove(f->blobs, old);

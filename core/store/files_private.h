@@ -34,10 +34,10 @@ struct bh_open {
     pthread_rwlock_t lock;
     atomic_uint wanted; /* writers that wait for the lock: whoever publishes lets go */
     struct bh_content content;
-    int64_t mtime, ctime; /* if dirty */
-    atomic_bool dirty;    /* size and times are newer here than in names */
-    bool has_data;        /* data is open: of content.data, or of what became content.hash */
-    bool is_shared;       /* data became a blob: it must not be written any more */
+    int64_t mtime, ctime;  /* if dirty */
+    atomic_bool dirty;     /* size and times are newer here than in names */
+    bool has_data;         /* data is open: of content.data, or of what became content.hash */
+    atomic_bool is_shared; /* data is a blob, or may be: it must not be written as it is */
     struct bh_dfile data;
     struct bh_blob *blob;
     uint64_t version;   /* rises with every change of the content */

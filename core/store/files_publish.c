@@ -127,15 +127,10 @@ static int make_blob(struct bh_files *f, struct item *it, bool patient, const st
              ? EAGAIN
              : bh_blobs_publish(f->blobs, &o->data, it->size, it->taken ? it->data : 0,
                                 nobody_wants, &w, it->hash, call, err);
+    if (rc == 0 && it->taken) /* whoever writes once the lock is free makes a copy first */
+        atomic_store(&o->is_shared, true);
     pthread_rwlock_unlock(&o->lock);
-    if (rc)
-        return rc;
-    /* Whoever writes from now on makes a copy first. */
-    pthread_rwlock_wrlock(&o->lock);
-    if (it->taken && o->content.data == it->data)
-        o->is_shared = true;
-    pthread_rwlock_unlock(&o->lock);
-    return 0;
+    return rc;
 }
 
 /* The inode has the blob from now on, unless the file was written meanwhile. */
