@@ -101,7 +101,7 @@ static struct entry **entry_bucket(struct bh_names *n, const struct inode *of, e
 
 int cache_init(struct bh_names *n)
 {
-    uint64_t size = 1024, want = n->opt.cache + (n->opt.read_only ? 0 : CHANGED_MAX);
+    uint64_t size = 1024, want = n->opt.cache + (n->opt.read_only ? 0 : CHANGED_MAX / 4);
     while (size < want)
         size *= 2;
     n->mask = size - 1;
@@ -116,15 +116,6 @@ int cache_init(struct bh_names *n)
     if (getrandom(&n->seed, sizeof n->seed, 0) != sizeof n->seed)
         n->seed = 0;
     return n->inodes && n->contents && n->entries ? 0 : ENOMEM;
-}
-
-void cache_free(struct bh_names *n)
-{
-    if (n->inodes && n->entries)
-        cache_forget(n);
-    free(n->inodes);
-    free(n->contents);
-    free(n->entries);
 }
 
 void object_free(struct object *o)
@@ -146,7 +137,7 @@ static void bury(struct bh_names *n, struct object *o)
         object_free(o);
 }
 
-void cache_forget(struct bh_names *n)
+static void bury_all(struct bh_names *n)
 {
     for (uint64_t b = 0; b <= n->mask; b++)
         for (struct entry *e = n->entries[b], *next; e; e = next) {
@@ -163,6 +154,20 @@ void cache_forget(struct bh_names *n)
                 i->o.pins--;
             bury(n, &i->o);
         }
+}
+
+void cache_free(struct bh_names *n)
+{
+    if (n->inodes && n->entries)
+        bury_all(n);
+    free(n->inodes);
+    free(n->contents);
+    free(n->entries);
+}
+
+void cache_forget(struct bh_names *n)
+{
+    bury_all(n);
     memset(n->entries, 0, (n->mask + 1) * sizeof *n->entries);
     memset(n->inodes, 0, (n->mask + 1) * sizeof *n->inodes);
     memset(n->contents, 0, (n->mask + 1) * sizeof *n->contents);

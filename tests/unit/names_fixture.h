@@ -16,8 +16,18 @@ static struct bh_names *names;
 static struct bh_disk *disk;
 static struct bh_names_options options;
 static atomic_int refuse_connects; /* an errno, or 0 */
+static atomic_bool refuse_commits, refuse_steps;
 static atomic_uint gone_count;
 static atomic_ullong gone_last;
+
+static inline int commits_are_refused(void *arg)
+{
+    return atomic_load(&refuse_commits);
+}
+static inline int steps_are_refused(void *arg)
+{
+    return atomic_load(&refuse_steps);
+}
 
 static inline int connect_names(void *arg, sqlite3 **db, struct bh_error *err)
 {
@@ -28,6 +38,8 @@ static inline int connect_names(void *arg, sqlite3 **db, struct bh_error *err)
     if (sqlite3_open(at("names.db"), db) != SQLITE_OK)
         return bh_fail(err, EIO, "%s", sqlite3_errmsg(*db));
     sqlite3_exec(*db, "PRAGMA synchronous=OFF", NULL, NULL, NULL); /* nobody cuts the power here */
+    sqlite3_commit_hook(*db, commits_are_refused, NULL);
+    sqlite3_progress_handler(*db, 1, steps_are_refused, NULL);
     return 0;
 }
 
@@ -41,11 +53,18 @@ static inline void count_gone(void *arg, const struct bh_inode *was)
 static inline int names_setup(void **state)
 {
     int rc = scratch_setup(state);
+    char fast[] = "/dev/shm/bhfs-test-names-XXXXXX"; /* thousands of starts, each with its syncs */
+    if (rc == 0 && mkdtemp(fast)) {
+        rmdir(scratch);
+        strcpy(scratch, fast);
+    }
     if (rc == 0)
         rc = bh_disk_open(&disk, scratch, NULL, 0, ERR);
     options = (struct bh_names_options){
         .disk = disk, .connect = connect_names, .gone = count_gone, .uid = 11, .gid = 12};
     atomic_store(&refuse_connects, 0);
+    atomic_store(&refuse_commits, false);
+    atomic_store(&refuse_steps, false);
     atomic_store(&gone_count, 0);
     return rc;
 }
