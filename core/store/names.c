@@ -30,7 +30,7 @@ static int read_root(struct reader *r, struct inode **root, struct bh_error *err
     sqlite3_bind_int64(st, 1, BH_NAMES_ROOT);
     int code = sqlite3_step(st);
     if (code != SQLITE_ROW && code != SQLITE_DONE)
-        rc = step_fail(st, err, "names.db cannot be read");
+        rc = db_fail(sqlite3_db_handle(st), err, "names.db cannot be read");
     else if (code == SQLITE_DONE)
         rc = bh_fail(err, EIO, "names.db is damaged: the root directory is missing");
     else

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "live/vfs.h"
 #include "store/names_private.h"
 #include "util/clock.h"
 #include "util/log.h"
@@ -107,7 +106,7 @@ static int run(sqlite3_stmt *st, struct bh_error *err)
 {
     int code = sqlite3_step(st), rc = 0;
     if (code != SQLITE_DONE && code != SQLITE_ROW)
-        rc = step_fail(st, err, "names.db cannot be written");
+        rc = db_fail(sqlite3_db_handle(st), err, "names.db cannot be written");
     sqlite3_reset(st);
     return rc;
 }
@@ -226,9 +225,7 @@ static int exec(struct bh_names *n, const char *text, struct bh_error *err)
 {
     if (sqlite3_exec(n->writer, text, NULL, NULL, NULL) == SQLITE_OK)
         return 0;
-    int rc = bh_sqlite_fail(n->writer, err, "names.db cannot be written");
-    return rc == EINVAL ? bh_fail(err, EIO, "names.db is damaged: %s", sqlite3_errmsg(n->writer))
-                        : rc;
+    return db_fail(n->writer, err, "names.db cannot be written");
 }
 
 /* What the batch has to say of it counts. */
@@ -264,7 +261,7 @@ static int sweep(struct bh_names *n, struct bh_error *err)
             break;
     }
     if (code != SQLITE_OK && rc == 0)
-        rc = bh_sqlite_fail(n->writer, err, "names.db cannot be read");
+        rc = db_fail(n->writer, err, "names.db cannot be read");
     sqlite3_finalize(st);
     return rc;
 }

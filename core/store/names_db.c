@@ -82,10 +82,17 @@ int db_open(struct bh_names *n, sqlite3 **db, struct bh_error *err)
     return rc;
 }
 
-int step_fail(sqlite3_stmt *st, struct bh_error *err, const char *what)
+int db_fail(sqlite3 *db, struct bh_error *err, const char *what)
 {
-    int rc = bh_sqlite_fail(sqlite3_db_handle(st), err, what);
-    return rc == EINVAL || rc == EINTR || rc == EAGAIN ? (err ? (err->code = EIO) : EIO) : rc;
+    int code = bh_sqlite_errno(sqlite3_extended_errcode(db));
+    if (sqlite3_system_errno(db) == ETIMEDOUT) /* the VFS says that the bucket did not answer */
+        code = ETIMEDOUT;
+    if (code == EINVAL) /* a table or a column is not what it should be */
+        return bh_fail(err, EIO, "names.db is damaged: %s", sqlite3_errmsg(db));
+    if (code == 0 || code == EINTR || code == EBUSY)
+        code = EIO;
+    return bh_fail(err, code, "%s: %s (SQLite code %d)", what, sqlite3_errmsg(db),
+                   sqlite3_extended_errcode(db));
 }
 
 static int stmt(sqlite3 *db, sqlite3_stmt **slot, const char *text, sqlite3_stmt **out,
@@ -95,10 +102,7 @@ static int stmt(sqlite3 *db, sqlite3_stmt **slot, const char *text, sqlite3_stmt
     if (*slot)
         return 0;
     if (sqlite3_prepare_v3(db, text, -1, SQLITE_PREPARE_PERSISTENT, slot, NULL) != SQLITE_OK) {
-        int rc = bh_sqlite_fail(db, err, "names.db cannot be used");
-        if (rc == EINVAL) /* it has not the tables that it should have */
-            return bh_fail(err, EIO, "names.db is damaged: %s", sqlite3_errmsg(db));
-        return rc;
+        return db_fail(db, err, "names.db cannot be used");
     }
     *out = *slot;
     return 0;
@@ -186,7 +190,7 @@ int db_make_tables(sqlite3 *db, struct bh_error *err)
 {
     return sqlite3_exec(db, tables, NULL, NULL, NULL) == SQLITE_OK
                ? 0
-               : bh_sqlite_fail(db, err, "the tables of names.db cannot be made");
+               : db_fail(db, err, "the tables of names.db cannot be made");
 }
 
 /* --- meta --- */
@@ -204,9 +208,7 @@ static int64_t one_number(sqlite3 *db, const char *text, int *rc, struct bh_erro
     if (code == SQLITE_ROW && sqlite3_column_type(st, 0) == SQLITE_INTEGER)
         v = sqlite3_column_int64(st, 0);
     else if (code != SQLITE_ROW && code != SQLITE_DONE) {
-        *rc = bh_sqlite_fail(db, err, "names.db cannot be read");
-        if (*rc == EINVAL)
-            *rc = bh_fail(err, EIO, "names.db is damaged: %s", sqlite3_errmsg(db));
+        *rc = db_fail(db, err, "names.db cannot be read");
     }
     sqlite3_finalize(st);
     return v;

@@ -137,7 +137,7 @@ static int read_rows(struct bh_names *n, uint64_t dir, struct bytes *b, struct b
         sqlite3_bind_int64(st, 1, (sqlite3_int64)dir);
     while (rc == 0 && (code = sqlite3_step(st)) != SQLITE_DONE)
         rc = code == SQLITE_ROW ? add_row(b, st, dir, err)
-                                : step_fail(st, err, "names.db cannot be read");
+                                : db_fail(sqlite3_db_handle(st), err, "names.db cannot be read");
     reader_put(n, r, rc == 0);
     return rc;
 }
@@ -223,7 +223,7 @@ int load_list(struct op *o, struct inode *dir)
     if (rc == 0 && index_rows(&b, &rows))
         rc = bh_fail(o->err, ENOMEM, "out of memory while a directory is listed");
     pthread_mutex_lock(&n->mutex);
-    if (rc == 0 && b.len && 2 * rows.count <= n->opt.cache / 2)
+    if (rc == 0 && b.len && 2 * rows.count <= n->opt.cache)
         rc = keep_rows(o, dir, &b);
     if (rc == 0 && !dir->o.dead && l.epoch == n->epoch && !n->stale)
         rc = merge(o, dir, &rows);
@@ -273,7 +273,7 @@ static int read_local(struct bh_names *n, struct numbers *out, struct bh_error *
     rc = reader_stmt(r, GET_LOCAL, &st, err);
     while (rc == 0 && (code = sqlite3_step(st)) != SQLITE_DONE)
         if (code != SQLITE_ROW)
-            rc = step_fail(st, err, "names.db cannot be read");
+            rc = db_fail(sqlite3_db_handle(st), err, "names.db cannot be read");
         else if (add_number(out, (uint64_t)sqlite3_column_int64(st, 0)))
             rc = bh_fail(err, ENOMEM, "out of memory while local files are listed");
     reader_put(n, r, rc == 0);
@@ -369,7 +369,7 @@ static int database_has(struct bh_names *n, const uint8_t *hash, bool *has, stru
         sqlite3_bind_blob(st, 1, hash, BH_SHA256_LEN, SQLITE_STATIC);
     while (rc == 0 && !*has && (code = sqlite3_step(st)) != SQLITE_DONE)
         if (code != SQLITE_ROW)
-            rc = step_fail(st, err, "names.db cannot be read");
+            rc = db_fail(sqlite3_db_handle(st), err, "names.db cannot be read");
         else
             *has = row_counts(n, (uint64_t)sqlite3_column_int64(st, 0));
     reader_put(n, r, rc == 0);

@@ -93,7 +93,7 @@ static int read_rows(struct reader *r, const struct need *need, struct bytes *b,
         sqlite3_bind_blob(st, 2, need->name, (int)need->len, SQLITE_STATIC);
     while (rc == 0 && (code = sqlite3_step(st)) != SQLITE_DONE) {
         if (code != SQLITE_ROW)
-            rc = step_fail(st, err, "names.db cannot be read");
+            rc = db_fail(sqlite3_db_handle(st), err, "names.db cannot be read");
         else if (need->what == NEED_INODE)
             rc = add_inode(b, st, 0, err);
         else if (need->what == NEED_NAME)

@@ -324,8 +324,8 @@ void writer_close(struct bh_names *n);
 int row_inode(sqlite3_stmt *st, int first, struct bh_inode *i, const char **target,
               size_t *target_len, bool *xattrs, struct bh_error *err);
 int row_number(sqlite3_stmt *st, int column, uint64_t *out);
-/* A step that failed. */
-int step_fail(sqlite3_stmt *st, struct bh_error *err, const char *what);
+/* What SQLite's last call failed with, as the errno of a call on files. */
+int db_fail(sqlite3 *db, struct bh_error *err, const char *what);
 
 /* --- names_op.c --- */
 
