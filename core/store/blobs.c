@@ -110,7 +110,8 @@ void bh_blobs_stop(struct bh_blobs *b, bool stop)
     atomic_store(&b->stopped, stop);
     pthread_cond_broadcast(&b->uploaded_one);
     pthread_cond_broadcast(&b->to_upload);
-    pthread_cond_broadcast(&b->to_fetch);
+    if (stop)
+        bh_blobs_fetch_stop(b);
 }
 
 void bh_blobs_set_cache_max(struct bh_blobs *b, uint64_t max)

@@ -31,6 +31,7 @@ struct bh_blobs_options {
     uint64_t cache_max; /* bytes of c- and r- files; 0: no bound */
     unsigned parallel;  /* uploads at once, and fetches at once; 1 to 64 */
     uint64_t part_size; /* of multipart uploads */
+    int64_t forget_ms;  /* see bh_blobs_forget; 0: 30000 */
     int64_t pause_ms;   /* the first one after an upload that failed; 0: 1000 */
     int64_t read_timeout_ms; /* a read that the bucket does not answer: ETIMEDOUT */
     bool read_only;     /* no upload is begun */
@@ -95,7 +96,8 @@ enum bh_blob_state bh_blobs_state(struct bh_blobs *b, const uint8_t hash[BH_SHA2
 int bh_blobs_wait(struct bh_blobs *b, unsigned tries, const struct bh_call *call,
                   struct bh_error *err);
 /* Nobody refers to it any more: a pending upload that has not begun may be left out, the local copy
- * may go. */
+ * may go. It is not left out while somebody might have published the same and not yet said so in an
+ * inode: if it was published more than once, within the last 30 s (forget_ms), or is not settled. */
 void bh_blobs_forget(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN]);
 
 /* --- reading --- */

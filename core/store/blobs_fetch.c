@@ -142,6 +142,8 @@ static void run(struct bh_blobs *b, struct blobs_fetch *f) /* with the mutex */
 {
     struct blobs_content *c = f->content;
     bool ahead = f->ahead;
+    f->queued = b->fetches_begun;
+    b->fetches_begun = f;
     b->fetching_ahead += ahead;
     bool unwanted = ahead && c->opened == 0;
     pthread_mutex_unlock(&b->mutex);
@@ -154,6 +156,9 @@ static void run(struct bh_blobs *b, struct blobs_fetch *f) /* with the mutex */
     while (*p != f)
         p = &(*p)->sibling;
     *p = f->sibling;
+    for (p = &b->fetches_begun; *p != f;)
+        p = &(*p)->queued;
+    *p = f->queued;
     c->fetching--;
     f->rc = rc;
     f->over = true;
@@ -192,6 +197,16 @@ static void start_thread(struct bh_blobs *b)
     if (pthread_create(&b->fetchers[b->fetcher_count], NULL, fetch_main, b) == 0)
         b->fetcher_count++;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* Each is told: a stop that is soon taken back might not be seen. */
+void bh_blobs_fetch_stop(struct bh_blobs *b)
+{
+    for (struct blobs_fetch *f = b->fetches_begun; f; f = f->queued)
+        atomic_store(&f->cancel, true);
+    for (struct blobs_fetch *f = b->queue; f; f = f->queued)
+        atomic_store(&f->cancel, true);
+    pthread_cond_broadcast(&b->to_fetch);
 }
 
 void bh_blobs_fetch_end(struct bh_blobs *b)
@@ -241,10 +256,11 @@ int bh_blobs_get(struct blobs_get *g, struct bh_error *err)
     struct bh_call call = {.cancel = &g->fetch->cancel, .stop = &g->b->stopped};
     uint64_t begin = g->at;
     pthread_mutex_lock(&g->b->mutex);
-    if (c->key)
-        strcpy(g->key, c->key);
-    else
+    bool by_hash = !c->key;
+    if (by_hash)
         bh_blobs_key(g->b, c->entry->hash, g->key);
+    else
+        strcpy(g->key, c->key);
     pthread_mutex_unlock(&g->b->mutex);
     int rc =
         bh_bucket_get(g->b->o.bucket, g->key, begin, g->end - begin, got, g, &g->info, &call, err);
@@ -270,7 +286,7 @@ int bh_blobs_get(struct blobs_get *g, struct bh_error *err)
         rc = err->code = ETIMEDOUT;
     BH_LOCK_SCOPE(&g->b->mutex);
     g->b->fetched_bytes += g->at - begin;
-    if (!rc)
+    if (!rc && by_hash) /* only that object is what a name of ours refers to */
         bh_blobs_seen(c->entry);
     return rc;
 }

@@ -124,7 +124,9 @@ static int open_files(struct bh_blobs *b, struct blobs_parts *p, const struct bl
                       const uint8_t *map)
 {
     char name[BLOBS_NAME];
-    int flags = map ? O_RDWR : O_RDWR | O_CREAT | O_TRUNC;
+    int flags = map ? O_RDWR : O_RDWR | O_CREAT | O_EXCL;
+    if (!map) /* an old map would speak of the new file */
+        bh_blobs_parts_unlink(b, c->entry->hash);
     bh_blobs_name(name, KIND_PARTS, c->entry->hash);
     int rc = bh_disk_open_file(b->o.disk, name, flags, 0600, &p->file);
     if (!rc && !map)

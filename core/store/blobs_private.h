@@ -48,6 +48,7 @@ struct blobs_job {                    /* an upload to be done */
     uint64_t number; /* ascending in the order of publishing */
     uint64_t size;
     int64_t due_ms;
+    int64_t published_ms;
     unsigned attempts;  /* that failed */
     unsigned published; /* so often; as found at the start: once */
     bool uploading;
@@ -86,7 +87,7 @@ enum blobs_fetch_what {
 };
 
 struct blobs_fetch {
-    struct blobs_fetch *queued;
+    struct blobs_fetch *queued;  /* next in the queue, or of those under way */
     struct blobs_fetch *sibling; /* the content's next */
     struct blobs_content *content;
     enum blobs_fetch_what what;
@@ -175,7 +176,7 @@ struct bh_blobs {
     uint64_t
         settled; /* jobs up to this number were synced, or are doubtful; written with settling */
     /* fetches */
-    struct blobs_fetch *queue, **queue_end;
+    struct blobs_fetch *queue, **queue_end, *fetches_begun;
     pthread_cond_t to_fetch;
     pthread_t fetchers[BLOBS_PARALLEL_MAX];
     unsigned fetcher_count, fetchers_idle, fetching_ahead;
@@ -239,7 +240,8 @@ struct blobs_fetch *bh_blobs_fetch(struct bh_blobs *b, struct blobs_content *c,
  * what is wanted is here: the caller looks. */
 int bh_blobs_await(struct bh_blobs *b, struct blobs_fetch *f, int64_t since_ms,
                    const struct bh_call *call, bool *missing, struct bh_error *err);
-void bh_blobs_fetch_end(struct bh_blobs *b); /* b->closing is set */
+void bh_blobs_fetch_stop(struct bh_blobs *b); /* all that there are end soon; with the mutex */
+void bh_blobs_fetch_end(struct bh_blobs *b);  /* b->closing is set */
 /* GETs a part of the object: what is received goes to `take` (with its place in the blob). EIO with
  * a sentence if the object is not there or has another size. */
 struct blobs_get {

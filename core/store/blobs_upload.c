@@ -15,7 +15,8 @@
 #define PAUSE_MAX_MS    60000
 #define PAUSE_WAITED_MS 4000 /* the longest while somebody waits in bh_blobs_wait */
 #define POLL_MS         20   /* how soon a cancelled wait ends */
-#define TROUBLE         3    /* failures in a row: uploads go one by one */
+#define FORGET_MS       30000
+#define TROUBLE         3 /* failures in a row: uploads go one by one */
 #define NOTHING_TO_DO   INT64_MAX
 
 /* --- the queue; with the mutex --- */
@@ -24,6 +25,7 @@ void bh_blobs_queue(struct bh_blobs *b, struct blobs_entry *e, struct blobs_job 
 {
     job->entry = e;
     job->number = ++b->last_number;
+    job->published_ms = bh_mono_ms();
     job->before = b->last_job;
     *(b->last_job ? &b->last_job->after : &b->first_job) = job;
     b->last_job = job;
@@ -328,6 +330,14 @@ int bh_blobs_wait(struct bh_blobs *b, unsigned tries, const struct bh_call *call
     return rc;
 }
 
+/* Whether nobody can have published it and not yet written that down. */
+static bool may_leave_out(const struct bh_blobs *b, const struct blobs_job *job)
+{
+    int64_t age = b->o.forget_ms > 0 ? b->o.forget_ms : FORGET_MS;
+    return !job->uploading && !job->stored && job->published == 1 && job->entry->pins == 0 &&
+           job->number <= b->settled && bh_mono_ms() - job->published_ms >= age;
+}
+
 void bh_blobs_forget(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN])
 {
     char name[BLOBS_NAME];
@@ -335,8 +345,7 @@ void bh_blobs_forget(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN])
     pthread_mutex_lock(&b->mutex);
     struct blobs_entry *e = bh_blobs_find(b, hash);
     struct blobs_job *job = e ? e->job : NULL;
-    bool left_out =
-        job && e->kind == KIND_PENDING && !job->uploading && job->published == 1 && e->pins == 0;
+    bool left_out = job && may_leave_out(b, job);
     if (e && !job)
         bh_blobs_unwanted(b, e);
     if (left_out) {

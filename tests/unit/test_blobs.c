@@ -358,17 +358,27 @@ static void test_settled_is_there_after_a_power_cut(void **state)
 
 static void test_forgotten_content_is_not_uploaded(void **state)
 {
-    uint8_t once[BH_SHA256_LEN], twice[BH_SHA256_LEN];
+    uint8_t once[BH_SHA256_LEN], twice[BH_SHA256_LEN], late[BH_SHA256_LEN];
     no_start = true;
+    options.forget_ms = 100;
     open_blobs(false);
     publish(1, 5000, once);
     publish(2, 5000, twice);
     publish(2, 5000, twice);
+    bh_blobs_forget(blobs, once); /* too early: not settled, too young */
+    usleep(110000);
     bh_blobs_forget(blobs, once);
+    assert_true(is_there(local('p', once)));
+    must(bh_blobs_settle(blobs, ERR));
+    publish(3, 5000, late);
+    must(bh_blobs_settle(blobs, ERR));
+    bh_blobs_forget(blobs, once);
+    bh_blobs_forget(blobs, late);
     bh_blobs_forget(blobs, twice); /* the other publisher may still want it */
     assert_false(is_there(local('p', once)));
     assert_true(is_there(local('p', twice)));
-    assert_int_equal(stats().pending, 1);
+    assert_true(is_there(local('p', late)));
+    assert_int_equal(stats().pending, 2);
     must(bh_blobs_start(blobs, ERR));
     must_store_all();
     must_lack(bucket, object(once));

@@ -111,6 +111,11 @@ static void test_a_row_of_another_key(void **state)
     bh_blob_close(o);
     bh_blob_close(other);
     must_have_blob(hash, 1, 5000); /* it is here now */
+    uint8_t same[BH_SHA256_LEN];
+    publish(1, 5000, same); /* but not in the bucket under the name that ours refer to */
+    assert_memory_equal(hash, same, sizeof hash);
+    must(bh_blobs_wait(blobs, 3, NULL, ERR));
+    must(bh_bucket_head(bucket, object(hash), NULL, NULL, ERR));
 }
 
 struct reader {
