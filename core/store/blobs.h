@@ -5,6 +5,7 @@
  *   d-HEX16       a data file: the content of one file that is being written or was not published
  *   p-SHA256HEX   a blob that is not known to be in the bucket: complete; never evicted
  *   c-SHA256HEX   a blob that is in the bucket, too: complete, checked; least recently used goes
+ *   u-SHA256HEX   was a c- file when the machine lost its power: hashed before it is used
  *   r-SHA256HEX   parts of a large blob that is in the bucket, with r-SHA256HEX.map beside it
  *   t-*           under way; removed at the start
  * A blob's object in the bucket is PREFIX + its hash in hex (UPSTREAM: files/SHA256HEX).
@@ -35,7 +36,8 @@ struct bh_blobs_options {
     int64_t pause_ms;   /* the first one after an upload that failed; 0: 1000 */
     int64_t read_timeout_ms; /* a read that the bucket does not answer: ETIMEDOUT */
     bool read_only;     /* no upload is begun */
-    /* The object is in the bucket now: on a thread of the blobs'. */
+    /* The object is in the bucket now: on a thread of the blobs'. It must not wait for uploads, nor
+     * close. bh_blobs_wait returns after it. */
     void (*stored)(void *arg, const uint8_t hash[BH_SHA256_LEN], uint64_t size);
     void *arg;
 };
@@ -84,7 +86,8 @@ int bh_blobs_publish(struct bh_blobs *b, const struct bh_dfile *f, uint64_t size
                      const struct bh_call *call, struct bh_error *err);
 /* Syncs of what was published since the last call are shared: until this returns 0 what was
  * published may be lost by a power cut. (bh_blobs_publish itself does not sync: many small files
- * cost one sync together.) Called before a hash goes into an inode. */
+ * cost one sync together.) Called before a hash goes into an inode. Where a sync fails what it was for
+ * counts as unsafe (EIO) until it is uploaded: the kernel may say of a second sync that all is well. */
 int bh_blobs_settle(struct bh_blobs *b, struct bh_error *err);
 
 enum bh_blob_state { BH_BLOB_LOCAL, BH_BLOB_UPLOADING, BH_BLOB_STORED };
@@ -92,7 +95,9 @@ enum bh_blob_state { BH_BLOB_LOCAL, BH_BLOB_UPLOADING, BH_BLOB_STORED };
 enum bh_blob_state bh_blobs_state(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN]);
 /* All that was published before this call is in the bucket when it returns 0. The first failure of
  * an upload that cannot be repeated ends it: EACCES, ENOSPC, ...; ETIMEDOUT. Uploads that fail are
- * tried again, with pauses, for ever; this call gives up after `tries` of the same blob. */
+ * tried again, with pauses, for ever, and at once when this is called, which gives up with the error
+ * after `tries` of the same blob. EROFS: read_only. ECANCELED: call, or bh_blobs_stop. Before
+ * bh_blobs_start nothing is uploaded, and this waits. */
 int bh_blobs_wait(struct bh_blobs *b, unsigned tries, const struct bh_call *call,
                   struct bh_error *err);
 /* Nobody refers to it any more: a pending upload that has not begun may be left out, the local copy

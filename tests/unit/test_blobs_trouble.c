@@ -192,6 +192,13 @@ static bool small_disk(void)
     return false;
 }
 
+static void make_mirror_small(void)
+{
+    assert_int_equal(mkdir(at("mirror"), 0700), 0);
+    if (mount("none", at("mirror"), "tmpfs", 0, "size=256k,mode=700") != 0)
+        skip();
+}
+
 static void leave_small_disk(void)
 {
     close_blobs();
@@ -251,6 +258,30 @@ static void test_the_cache_gives_way_to_what_is_written(void **state)
     leave_small_disk();
 }
 
+/* The kernel may say after a failed sync that the next one went well: only an upload makes it so. */
+static void test_a_failed_sync_is_not_made_up_for_by_another(void **state)
+{
+    make_mirror_small();
+    mirror = "mirror";
+    no_start = true;
+    open_blobs(false);
+    publish(1, 64 * KIB, hash);
+    must(bh_blobs_settle(blobs, ERR));
+    publish(2, 300 * KIB, hash); /* more than the imitated disk has */
+    must_fail_saying(bh_blobs_settle(blobs, ERR), ENOSPC);
+    must_say("cannot be synced");
+    must_fail_saying(bh_blobs_settle(blobs, ERR), EIO);
+    must_say("safe only when they are uploaded");
+    must(bh_blobs_start(blobs, ERR));
+    must_store_all();
+    must(bh_blobs_settle(blobs, ERR));
+    assert_true(is_there(local('u', hash))); /* hashed before it is used */
+    must_have_blob(hash, 2, 300 * KIB);
+    assert_true(is_there(local('c', hash)));
+    close_blobs();
+    assert_int_equal(umount(at("mirror")), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -266,6 +297,7 @@ int main(void)
         TEST(test_a_bad_day),
         TEST(test_a_full_disk),
         TEST(test_the_cache_gives_way_to_what_is_written),
+        TEST(test_a_failed_sync_is_not_made_up_for_by_another),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
