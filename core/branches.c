@@ -105,9 +105,10 @@ int bh_hydrate_call(struct bh *b, const struct bh_call *call, struct bh_error *e
     int rc = begin(b, call, err); /* that it runs */
     if (rc)
         return rc;
-    struct bh_store *store = b->live->store;
+    struct bh_store *store = b->live->store, *names = b->live->names;
     bh_end_turn(b);
-    return bh_store_hydrate(store, call ? call->cancel : NULL, err);
+    rc = bh_store_hydrate(names, call ? call->cancel : NULL, err);
+    return rc ? rc : bh_store_hydrate(store, call ? call->cancel : NULL, err);
 }
 
 int bh_gc_call(struct bh *b, bool dry_run, struct bh_strbuf *report, const struct bh_call *call,

@@ -1,6 +1,7 @@
-/* Background hydration (live.hydrate): after a mount, a restore or a switch everything that is not
- * local yet is fetched, beside whatever else goes on. What clients read meanwhile comes first come,
- * first served; what fails is tried again. */
+/* Background hydration: after a mount, a restore or a switch everything that is not local yet is
+ * fetched (the live database with live.hydrate only; names.db always, unless it is large), beside
+ * whatever else goes on. What clients read meanwhile comes first come, first served; what fails is
+ * tried again. */
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
@@ -13,6 +14,8 @@
 #define LOOK_MS  1000 /* between looks whether there is something to fetch */
 #define RETRY_MS 15000
 #define FULL_MS  600000 /* live.cache_max does not allow it */
+/* names.db up to this size is fetched in any case: every look at a file needs it. */
+#define NAMES_MAX (64u << 20)
 
 /* Sleeps. False: the mount ends. */
 static bool rest(struct bh *b, int64_t ms)
@@ -23,6 +26,27 @@ static bool rest(struct bh *b, int64_t ms)
            pthread_cond_timedwait(&b->changed, &b->mutex, &until) == 0)
         continue;
     return !atomic_load(&b->hydrator_stops);
+}
+
+static bool wants_names(struct bh *b)
+{
+    struct bh_store *s = b->live->names;
+    return bh_store_absent_bytes(s) > 0 &&
+           (b->cfg->live.hydrate || bh_file_size(bh_store_db(s)) <= NAMES_MAX);
+}
+
+static bool wants_live(struct bh *b)
+{
+    return b->cfg->live.hydrate && bh_store_absent_bytes(b->live->store) > 0;
+}
+
+static int64_t hydrate_names(struct bh *b)
+{
+    struct bh_error err;
+    int rc = bh_store_hydrate(b->live->names, &b->hydrator_stops, &err);
+    if (rc && !atomic_load(&b->hydrator_stops))
+        bh_log(BH_LOG_WARNING, "the rest of names.db is fetched later: %s", err.text);
+    return rc ? RETRY_MS : LOOK_MS;
 }
 
 /* For how long to rest then. */
@@ -47,14 +71,19 @@ static void *hydrate_main(void *arg)
     struct bh *b = arg;
     int64_t pause = LOOK_MS;
     pthread_setname_np(pthread_self(), "bhfs-hydrate");
-    while (rest(b, pause))
-        pause = bh_store_absent_bytes(b->live->store) > 0 ? hydrate(b) : LOOK_MS;
+    while (rest(b, pause)) {
+        pause = wants_names(b) ? hydrate_names(b) : LOOK_MS;
+        if (wants_live(b)) {
+            int64_t other = hydrate(b);
+            pause = other > pause ? other : pause;
+        }
+    }
     return NULL;
 }
 
 int bh_hydrator_start(struct bh *b, struct bh_error *err)
 {
-    if (!b->history || !b->cfg->live.hydrate)
+    if (!b->history)
         return 0;
     atomic_store(&b->hydrator_stops, false);
     b->hydrated = false;

@@ -142,12 +142,14 @@ static int settle_format(struct verify *v, bool *none, struct bh_error *err)
 
 /* --- the trees --- */
 
+/* *mask: of what is damaged of it. */
 static int check_root(struct verify *v, struct verify_snapshot *s, const struct bh_root *root,
-                      struct bh_error *err)
+                      uint64_t *mask, struct bh_error *err)
 {
     char name[16 + BH_SNAPSHOT_ID_MAX];
     struct bh_error why = {0};
-    int rc = verify_tree(v, root, false, &s->mask, &why);
+    int rc = verify_tree(v, root, false, mask, &why);
+    s->mask |= *mask;
     if (rc != EDOM)
         return rc ? bh_fail(err, rc, "%s", why.text) : 0;
     s->damaged = true;
@@ -188,9 +190,9 @@ static int check_snapshots(struct verify *v, bool salvage, struct bh_error *err)
         struct verify_snapshot *s = &v->snapshots[i];
         if (!is_checked(s, salvage))
             continue;
-        rc = check_root(v, s, &s->e.db, err);
+        rc = check_root(v, s, &s->e.db, &s->db_mask, err);
         if (!rc)
-            rc = check_root(v, s, &s->e.names, err);
+            rc = check_root(v, s, &s->e.names, &s->names_mask, err);
     }
     v->salvaging = false;
     return rc;

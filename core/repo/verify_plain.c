@@ -21,60 +21,83 @@ static int no_memory(struct bh_error *err)
 
 /* --- integrity checks --- */
 
-static int copy_out(struct verify *v, const struct bh_index_entry *e, int fd, struct bh_error *err)
+/* One of the two databases of a snapshot. */
+struct checked {
+    const struct bh_root *root;
+    char what[64 + BH_SNAPSHOT_ID_MAX];
+};
+
+static int copy_out(struct verify *v, const struct checked *c, int fd, struct bh_error *err)
 {
     BH_FREE uint8_t *buf = malloc(STEP);
+    const uint64_t size = c->root->size;
     int rc = buf ? 0 : no_memory(err);
-    for (uint64_t at = 0; at < e->db.size && !rc; at += STEP) {
-        size_t len = e->db.size - at < STEP ? (size_t)(e->db.size - at) : STEP;
-        rc = bh_tree_read(v->trees, &e->db, at, buf, len, e->id, v->call, err);
+    for (uint64_t at = 0; at < size && !rc; at += STEP) {
+        size_t len = size - at < STEP ? (size_t)(size - at) : STEP;
+        rc = bh_tree_read(v->trees, c->root, at, buf, len, c->what, v->call, err);
         int wrong = rc ? 0 : bh_pwrite_full(fd, buf, len, at);
         if (wrong)
             rc = bh_fail(err, wrong,
-                         "there is no room for a temporary copy of snapshot %s, on which the "
-                         "integrity check is run: %s",
-                         e->id, strerror(wrong));
+                         "there is no room for a temporary copy of %s, on which the integrity "
+                         "check is run: %s",
+                         c->what, strerror(wrong));
     }
     return rc;
 }
 
 /* Damage: in why, EIO. */
-static int check_copy(struct verify *v, const struct bh_index_entry *e, struct bh_error *why)
+static int check_copy(struct verify *v, const struct checked *c, struct bh_error *why)
 {
     const char *tmp = getenv("TMPDIR");
     const char *dir = v->h->live ? v->h->live->dir.path : tmp && *tmp ? tmp : "/tmp";
-    char path[4096], what[64 + BH_SNAPSHOT_ID_MAX];
+    char path[4096];
     if (snprintf(path, sizeof path, "%s/verify-XXXXXX", dir) >= (int)sizeof path)
         return bh_fail(why, ENAMETOOLONG, "the name of %.100s... is too long", dir);
     BH_FD int fd = mkostemp(path, O_CLOEXEC);
     if (fd < 0)
         return bh_fail(why, errno, "%s cannot be made: %s", path, strerror(errno));
-    snprintf(what, sizeof what, "the database of snapshot %s", e->id);
-    int rc = copy_out(v, e, fd, why);
+    int rc = copy_out(v, c, fd, why);
     if (!rc)
-        rc = bh_database_check(path, what, why);
+        rc = bh_database_check(path, c->what, why);
     unlink(path);
     return rc;
+}
+
+static int check_database(struct verify *v, struct verify_snapshot *s, const char *title,
+                          const struct bh_root *root, bool *whole, struct bh_error *err)
+{
+    struct checked c = {.root = root};
+    struct bh_error why = {0};
+    char name[64 + BH_SNAPSHOT_ID_MAX];
+    if (root->size == 0)
+        return 0;
+    snprintf(c.what, sizeof c.what, "%s of snapshot %s", title, s->e.id);
+    int rc = check_copy(v, &c, &why);
+    v->checked_databases++;
+    *whole = *whole && rc == 0;
+    if (!rc)
+        return 0;
+    if (!verify_is_damage(v, rc))
+        return bh_fail(err, rc, "%s", why.text);
+    s->damaged = true;
+    snprintf(name, sizeof name, "snapshots/%s", s->e.id);
+    if (root == &s->e.names) /* or the report would leave out which of the two it is */
+        bh_fail_prefix(&why, rc, "integrity check");
+    return verify_note_name(v, name, why.text, err);
 }
 
 static int check_branch(struct verify *v, struct verify_branch *b, struct bh_error *err)
 {
     const struct bh_index_entry *e = &b->head.newest;
     struct verify_snapshot *s = verify_snapshot_of(v, e->id);
-    struct bh_error why = {0};
-    char name[64 + BH_SNAPSHOT_ID_MAX];
-    if (!s || s->mask || s->damaged || e->db.size == 0)
+    bool whole = true;
+    if (!s || s->mask || s->damaged)
         return 0;
-    int rc = check_copy(v, e, &why);
-    v->checked_databases++;
-    b->checked = rc == 0;
+    int rc = check_database(v, s, "the database", &s->e.db, &whole, err);
     if (!rc)
-        return 0;
-    if (!verify_is_damage(v, rc))
-        return bh_fail(err, rc, "%s", why.text);
-    s->damaged = true;
-    snprintf(name, sizeof name, "snapshots/%s", e->id);
-    return verify_note_name(v, name, why.text, err);
+        rc = check_database(v, s, "names.db", &s->e.names, &whole, err);
+    b->checked = rc == 0 && whole;
+    return rc;
 }
 
 int verify_databases(struct verify *v, struct bh_error *err)

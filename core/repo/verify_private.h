@@ -62,6 +62,8 @@ struct verify_snapshot {
     bool damaged;      /* by something that is no pack: its root, its content */
     uint64_t branches; /* by number; the last bit: one beyond */
     uint64_t mask;     /* damaged packs that it needs */
+    uint64_t names_mask; /* those of them that its names.db needs */
+    uint64_t db_mask;    /* and its database */
 };
 
 struct verify_pack;

@@ -20,12 +20,15 @@ static int by_id(const void *pa, const void *pb)
     return strcmp(a->e.id, b->e.id);
 }
 
-/* "ID branch main, dev" */
-static void add_snapshot(const struct verify *v, const struct verify_snapshot *s,
+/* "ID (names.db) branch main, dev"; what damage those bits are does to it, if it is not the
+ * database alone. */
+static void add_snapshot(const struct verify *v, const struct verify_snapshot *s, uint64_t bits,
                          struct bh_strbuf *out)
 {
     const char *before = " branch ";
     bh_strbuf_addf(out, "  %s", s->e.id);
+    if (s->names_mask & bits)
+        bh_strbuf_addf(out, s->db_mask & bits ? " (" BH_DB_NAME ", names.db)" : " (names.db)");
     for (size_t i = 0; i < v->branch_count && i < 64; i++) {
         if (!(s->branches & (uint64_t)1 << i))
             continue;
@@ -56,7 +59,7 @@ static void add_damage(const struct verify *v, const struct verify_damage *d,
         if (hits++ == 0)
             bh_strbuf_addf(out, "  snapshots:\n");
         bh_strbuf_addf(out, "  ");
-        add_snapshot(v, sorted[i], out);
+        add_snapshot(v, sorted[i], d->bit, out);
     }
     if (!hits)
         bh_strbuf_addf(out, "  snapshots: none\n");
@@ -73,11 +76,11 @@ static void add_snapshots(const struct verify *v, struct verify_snapshot *const 
         return;
     for (size_t i = 0; i < count; i++)
         if (!is_hit(sorted[i]))
-            add_snapshot(v, sorted[i], out);
+            add_snapshot(v, sorted[i], 0, out);
     bh_strbuf_addf(out, "hit: %zu of %zu snapshots\n", hit, count);
     for (size_t i = 0; i < count; i++)
         if (is_hit(sorted[i]))
-            add_snapshot(v, sorted[i], out);
+            add_snapshot(v, sorted[i], sorted[i]->mask, out);
     if (hit < count)
         bh_strbuf_addf(out, "advice: bhfs export URL ID FILE writes a whole snapshot to a file\n");
 }
