@@ -65,8 +65,8 @@ void bh_end_turn(struct bh *b);
 /* With the turn: what others may read of the newest snapshot. */
 void bh_note_head(struct bh *b);
 
-/* hydrate.c: the thread that fetches what is not here (live.hydrate, names.db). What it was told ends it soon, and at
- * once where the history's reads are stopped. */
+/* hydrate.c: the thread that fetches what is not here (live.hydrate, names.db). What it was told
+ * ends it soon, and at once where the history's reads are stopped. */
 int bh_hydrator_start(struct bh *b, struct bh_error *err);
 void bh_hydrator_tell(struct bh *b);
 void bh_hydrator_stop(struct bh *b);

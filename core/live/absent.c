@@ -216,8 +216,8 @@ static int fetch_range(struct bh_store *s, struct bh_origin *o, const struct fet
         return rc;
     evict_note(s, r->offset, r->end - r->offset);
     rc = fill(s, o, r, data);
-    return rc ? bh_fail(err, rc, "%s cannot take what was fetched of %s: %s",
-                        bh_disk_path(s->disk), s->title, strerror(rc))
+    return rc ? bh_fail(err, rc, "%s cannot take what was fetched of %s: %s", bh_disk_path(s->disk),
+                        s->title, strerror(rc))
               : 0;
 }
 

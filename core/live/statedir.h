@@ -52,7 +52,7 @@ struct bh_state {
     char restored[BH_SNAPSHOT_ID_MAX]; /* the base is this older snapshot, put back, and the branch
                                         * does not know yet; "" */
     char plain_snapshot[BH_SNAPSHOT_ID_MAX]; /* id that the plain object had last; "" unknown */
-    char boot[48]; /* of the running system, while it is in use; "" after an orderly end */
+    char boot[48];    /* of the running system, while it is in use; "" after an orderly end */
     uint32_t stepped; /* 1: a step (bh_live_step) was begun since the last orderly end */
     /* names.db, beside the live database. */
     uint64_t names_generation; /* of db.G and map.G in names/; 0: it was never there */

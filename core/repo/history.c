@@ -176,8 +176,7 @@ static void origin_free(struct bh_origin *o)
     free(o);
 }
 
-struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *root,
-                                 const char *what)
+struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *root, const char *what)
 {
     struct origin *o = calloc(1, sizeof *o);
     if (!o)

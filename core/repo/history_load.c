@@ -267,8 +267,7 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
     if (rc && rc != ENOENT)
         return bh_fail(err, rc, "%s", why.text);
     const bool found = rc == 0, begun = found && h->head.newest.id[0];
-    rc = begun ? load_with_head(h, report, call, err)
-               : bh_plain_load(h->plain, report, call, err);
+    rc = begun ? load_with_head(h, report, call, err) : bh_plain_load(h->plain, report, call, err);
     if (rc == 0 && !begun && before[0] && strcmp(before, branch)) /* those were the other one's */
         rc = history_empty_names(h, call, err);
     if (rc == 0 && h->cfg->snapshot.follow_ms)

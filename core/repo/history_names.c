@@ -16,7 +16,8 @@ void bh_history_set_files(struct bh_history *h, const struct bh_files_hooks *hoo
 
 bool history_files_dirty(struct bh_history *h)
 {
-    return bh_store_is_dirty(h->live->names) || (h->files.is_dirty && h->files.is_dirty(h->files.arg));
+    return bh_store_is_dirty(h->live->names) ||
+           (h->files.is_dirty && h->files.is_dirty(h->files.arg));
 }
 
 /* While the gate is closed, nothing changes that was not in names.db before. */

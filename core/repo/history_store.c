@@ -184,8 +184,7 @@ int history_store(struct bh_history *h, const struct history_content *c,
     struct bh_pack_writer *w;
     int64_t begin = bh_boot_ms();
     *e = (struct bh_index_entry){0};
-    plain_phase(h->plain, PHASE_UPLOAD,
-                (c->count + (names ? names->count : 0)) * h->block_size);
+    plain_phase(h->plain, PHASE_UPLOAD, (c->count + (names ? names->count : 0)) * h->block_size);
     int rc = bh_pack_writer_new(&w, h->packs, BH_TREE_DB, call, err);
     if (rc)
         return rc;

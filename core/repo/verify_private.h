@@ -58,10 +58,10 @@ enum verify_source { FROM_INDEX, FROM_RECORD, FROM_SALVAGE };
 struct verify_snapshot {
     struct bh_index_entry e;
     enum verify_source source;
-    bool wanted;       /* a root: in a history and not dropped there, or labelled */
-    bool damaged;      /* by something that is no pack: its root, its content */
-    uint64_t branches; /* by number; the last bit: one beyond */
-    uint64_t mask;     /* damaged packs that it needs */
+    bool wanted;         /* a root: in a history and not dropped there, or labelled */
+    bool damaged;        /* by something that is no pack: its root, its content */
+    uint64_t branches;   /* by number; the last bit: one beyond */
+    uint64_t mask;       /* damaged packs that it needs */
     uint64_t names_mask; /* those of them that its names.db needs */
     uint64_t db_mask;    /* and its database */
 };

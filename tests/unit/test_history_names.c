@@ -23,7 +23,7 @@ static struct files {
     bool changed; /* and not in names.db yet */
     bool held, closed;
     unsigned begins, frozens, closes, opens, swaps;
-    int refuse;       /* begin() or close_gate() fails with that */
+    int refuse;           /* begin() or close_gate() fails with that */
     void (*during)(void); /* runs while it is held */
 } fs;
 
@@ -209,7 +209,8 @@ static void test_a_flush_stores_both(void **state)
     assert_true(bh_store_absent_bytes(l->names) > 500000);
     must_both_be(other, 1);
     assert_true(bh_store_absent_bytes(l->names) > 500000); /* only what was needed came */
-    assert_int_equal(names_number(other, "SELECT count(*) FROM many WHERE length(pad) = 200"), 5000);
+    assert_int_equal(names_number(other, "SELECT count(*) FROM many WHERE length(pad) = 200"),
+                     5000);
     must_be_whole(other);
 }
 
@@ -488,8 +489,9 @@ static void test_a_branch_of_upstream_begins_without_names(void **state)
     (void)state;
     set_both(mine, 1);
     flush(mine);
-    shell("sqlite3 plain 'CREATE TABLE w(n); INSERT INTO w VALUES(5)'; mkdir -p bucket/bucketsqlite; "
-          "cp plain bucket/bucketsqlite/snap.db.branch.theirs");
+    shell(
+        "sqlite3 plain 'CREATE TABLE w(n); INSERT INTO w VALUES(5)'; mkdir -p bucket/bucketsqlite; "
+        "cp plain bucket/bucketsqlite/snap.db.branch.theirs");
     must(bh_switch_call(mine, "theirs", NULL, ERR));
     assert_int_equal(number(mine, "SELECT n FROM w"), 5);
     assert_int_equal(names_number(mine, "SELECT count(*) FROM sqlite_master"), 0);
@@ -559,7 +561,8 @@ static void test_who_is_pushed_out_saves_both(void **state)
     stop(&other);
     other = start("third", "snapshot.branch=saved");
     must_both_be(other, 2);
-    assert_int_equal(names_number(other, "SELECT count(*) FROM many WHERE length(pad) = 200"), 5000);
+    assert_int_equal(names_number(other, "SELECT count(*) FROM many WHERE length(pad) = 200"),
+                     5000);
     (void)bh_stop(mine, ERR);
 }
 
@@ -673,7 +676,8 @@ static void test_a_follower_has_both(void **state)
     for (int i = 0; i < 400 && get_value(other) != 20; i++)
         usleep(25000);
     assert_int_equal(get_value(other), 20);
-    assert_int_equal(names_number(other, "SELECT count(*) FROM many WHERE length(pad) = 200"), 5000);
+    assert_int_equal(names_number(other, "SELECT count(*) FROM many WHERE length(pad) = 200"),
+                     5000);
     stop(&other);
     other = make("other", "snapshot.follow=50ms", true);
     must(bh_start(other, ERR));
@@ -696,7 +700,8 @@ static void test_gc_keeps_names(void **state)
     stop(&mine);
     other = start("other", NULL);
     must_both_be(other, 6);
-    assert_int_equal(names_number(other, "SELECT count(*) FROM many WHERE length(pad) = 200"), 5000);
+    assert_int_equal(names_number(other, "SELECT count(*) FROM many WHERE length(pad) = 200"),
+                     5000);
     must_fail(bh_restore_call(other, ids[0], id, NULL, ERR), ENOENT);
 }
 
@@ -719,7 +724,7 @@ struct records {
 };
 
 static int note_record(void *arg, unsigned level, uint64_t number, const struct bh_ref *ref,
-                         const struct bh_error *damage)
+                       const struct bh_error *damage)
 {
     struct records *r = arg;
     (void)number;
@@ -749,9 +754,10 @@ static void test_verify_finds_every_damaged_block(void **state)
     struct records r = {0};
     (void)state;
     set_both(mine, 1);
-    exec_names(mine, "CREATE TABLE many(i INTEGER PRIMARY KEY, pad); WITH RECURSIVE s(i) AS (SELECT "
-                     "1 UNION ALL SELECT i + 1 FROM s WHERE i < 200) INSERT INTO many SELECT i, "
-                     "hex(randomblob(100)) FROM s");
+    exec_names(mine,
+               "CREATE TABLE many(i INTEGER PRIMARY KEY, pad); WITH RECURSIVE s(i) AS (SELECT "
+               "1 UNION ALL SELECT i + 1 FROM s WHERE i < 200) INSERT INTO many SELECT i, "
+               "hex(randomblob(100)) FROM s");
     flush(mine);
     must(bh_tree_walk(mine->history->trees, &mine->history->head.newest.names, NULL, note_record,
                       &r, NULL, ERR));
