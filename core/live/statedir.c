@@ -176,6 +176,7 @@ static const struct field {
     FIELD(FIELD_U32, block_size),
     FIELD(FIELD_STRING, restored),
     FIELD(FIELD_STRING, plain_snapshot),
+    FIELD(FIELD_STRING, plain_also),
     FIELD(FIELD_STRING, boot),
     FIELD(FIELD_U32, stepped),
     FIELD(FIELD_U64, names_generation),

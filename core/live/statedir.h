@@ -52,6 +52,7 @@ struct bh_state {
     char restored[BH_SNAPSHOT_ID_MAX]; /* the base is this older snapshot, put back, and the branch
                                         * does not know yet; "" */
     char plain_snapshot[BH_SNAPSHOT_ID_MAX]; /* id that the plain object had last; "" unknown */
+    char plain_also[BH_SNAPSHOT_ID_MAX]; /* a later snapshot with the same database; "" none */
     char boot[48];    /* of the running system, while it is in use; "" after an orderly end */
     uint32_t stepped; /* 1: a step (bh_live_step) was begun since the last orderly end */
     /* names.db, beside the live database. */

@@ -355,7 +355,7 @@ int bh_history_switch(struct bh_history *h, const char *name, const struct bh_ca
         rc = bh_plain_set_branch(h->plain, name, err);
     if (rc)
         return rc;
-    st->plain_snapshot[0] = '\0';
+    st->plain_snapshot[0] = st->plain_also[0] = '\0';
     snprintf(st->base_etag, sizeof st->base_etag, "%s", adopted);
     rc = bh_statedir_save(&h->live->dir, err);
     return rc ? rc : history_meet_plain(h, NULL, call, err);

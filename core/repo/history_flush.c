@@ -165,6 +165,14 @@ static int write_plain(struct bh_history *h, struct history_image *img, const ch
     return 0;
 }
 
+/* Where nothing but names was flushed since KEY was written it has the newest database all the
+ * same. */
+static bool is_behind(const struct bh_state *st)
+{
+    return strcmp(st->plain_snapshot, st->base_snapshot) &&
+           strcmp(st->plain_also, st->base_snapshot);
+}
+
 /* --- the flush --- */
 
 static int flush_image(struct bh_history *h, struct history_image *img, bool last,
@@ -174,6 +182,7 @@ static int flush_image(struct bh_history *h, struct history_image *img, bool las
     struct bh_state *st = &h->live->dir.state;
     struct bh_head head = h->head;
     struct bh_index_entry e;
+    const struct bh_root before = head.newest.db;
     bool unchanged = false;
     uint64_t sent;
     /* What was put back is a new snapshot, although its content is that of an older one. */
@@ -194,14 +203,15 @@ static int flush_image(struct bh_history *h, struct history_image *img, bool las
             rc = history_put_head(h, &head, call, err);
         if (rc == ESTALE)
             return history_lost_head(h, call, err);
+        if (rc == 0 && !is_behind(st) && bh_root_is_same(&e.db, &before))
+            memcpy(st->plain_also, e.id, sizeof st->plain_also);
         if (rc == 0)
             rc = settle(h, &e, img, err);
         result->outcome = BH_FLUSH_UPLOADED;
         result->bytes = sent;
     }
     uint64_t size = bh_frozen_size(img->db.frozen);
-    bool behind = strcmp(st->plain_snapshot, st->base_snapshot) != 0;
-    if (rc == 0 && size > 0 && behind && wants_plain(h, size, last))
+    if (rc == 0 && size > 0 && is_behind(st) && wants_plain(h, size, last))
         rc = write_plain(h, img, st->base_snapshot, result, call, err);
     return rc;
 }
@@ -230,8 +240,7 @@ int bh_history_flush(struct bh_history *h, bool keep_previous, bool last,
     int64_t begin = bh_mono_ns();
     int rc = 0;
     *result = (struct bh_flush_result){.outcome = BH_FLUSH_UNCHANGED};
-    bool behind = st->base_snapshot[0] && st->base_size > 0 &&
-                  strcmp(st->plain_snapshot, st->base_snapshot) != 0 &&
+    bool behind = st->base_snapshot[0] && st->base_size > 0 && is_behind(st) &&
                   wants_plain(h, st->base_size, last);
     if (bh_history_is_dirty(h) || behind) {
         bh_plain_keep_previous(h->plain, keep_previous);

@@ -114,6 +114,7 @@ static int note_plain(struct bh_history *h, const struct bh_object_info *info, c
     memcpy(st->base_etag, info ? info->etag : "", info ? sizeof st->base_etag : 1);
     snprintf(st->plain_snapshot, sizeof st->plain_snapshot, "%.*s", BH_SNAPSHOT_ID_MAX - 1,
              id ? id : "");
+    st->plain_also[0] = '\0';
     return bh_statedir_save(&h->live->dir, err);
 }
 
@@ -140,6 +141,17 @@ static bool is_newest(struct bh_history *h, int fd, uint64_t size, const struct 
     return true;
 }
 
+/* Flushes of nothing but names leave KEY as it is. */
+static bool has_newest_database(struct bh_history *h, const char *id, const struct bh_call *call)
+{
+    const struct bh_index_entry *newest = &h->head.newest;
+    struct bh_index_entry e;
+    return !strcmp(id, newest->id) ||
+           (bh_is_snapshot_id(id) &&
+            bh_index_find(h->trees, &h->head.index, id, &e, NULL, call, NULL) == 0 &&
+            bh_root_is_same(&e.db, &newest->db));
+}
+
 /* Upstream went on from our snapshot, which it kept as KEY.prev, and nothing of ours is newer: its
  * content is the next state of this branch. Not every program keeps metadata when it copies. */
 static bool continues_ours(struct bh_history *h, const struct bh_call *call)
@@ -152,7 +164,7 @@ static bool continues_ours(struct bh_history *h, const struct bh_call *call)
         return false;
     const char *id = bh_meta_get(&prev.meta, META_SNAPSHOT);
     if (id)
-        return !strcmp(id, h->head.newest.id);
+        return has_newest_database(h, id, call);
     if (prev.size != h->head.newest.db.size || plain_fetch(h->plain, key, &base, call, NULL) != 0)
         return false;
     BH_FD int fd;

@@ -509,6 +509,7 @@ int bh_plain_put_frozen(struct bh_plain *p, struct bh_frozen *frozen, const char
     memcpy(st->base_etag, info.etag, sizeof st->base_etag);
     memcpy(st->base_sha256, img.sha256, sizeof st->base_sha256);
     snprintf(st->plain_snapshot, sizeof st->plain_snapshot, "%s", id);
+    st->plain_also[0] = '\0';
     st->damaged_etag[0] = '\0';
     *bytes = img.sent;
     return bh_statedir_save(&p->live->dir, err);

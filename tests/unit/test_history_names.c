@@ -171,6 +171,12 @@ static void must_both_be(struct bh *bh, int value)
     assert_int_equal(get_value(bh), value);
 }
 
+static void must_both_be_apart(struct bh *bh, int live, int names)
+{
+    assert_int_equal(number(bh, "SELECT n FROM w"), live);
+    assert_int_equal(get_value(bh), names);
+}
+
 static uint64_t requests(struct bh *bh)
 {
     struct bh_bucket_stats st;
@@ -299,6 +305,57 @@ static void test_what_is_written_while_it_is_held_is_in_the_same_snapshot(void *
     stop(&mine);
     other = start("other", NULL);
     assert_int_equal(number(other, "SELECT count(*) FROM x"), 1);
+}
+
+/* --- the plain snapshot, which has no names --- */
+
+static void restart_with_plain(void)
+{
+    stop(&mine);
+    mine = start("mine", "snapshot.plain=always");
+    attach(mine);
+}
+
+static void test_names_alone_leave_the_plain_snapshot_as_it_is(void **state)
+{
+    (void)state;
+    restart_with_plain();
+    set_both(mine, 1);
+    flush(mine);
+    shell("cp bucket/bucketsqlite/snap.db first; stat -c %i.%Y bucket/bucketsqlite/snap.db >inode");
+    for (int i = 2; i < 5; i++) {
+        change(i);
+        flush(mine);
+        flush(mine);
+        shell("cmp first bucket/bucketsqlite/snap.db; "
+              "test $(cat inode) = $(stat -c %i.%Y bucket/bucketsqlite/snap.db)");
+        if (i == 3)
+            restart_with_plain();
+    }
+    must_be_whole(mine);
+    set_both(mine, 5);
+    flush(mine);
+    shell("test $(sqlite3 bucket/bucketsqlite/snap.db 'SELECT n FROM w') = 5");
+    must_be_whole(mine);
+}
+
+/* It has kept as KEY.prev what names were flushed after. */
+static void test_upstream_goes_on_after_a_flush_of_names(void **state)
+{
+    (void)state;
+    restart_with_plain();
+    set_both(mine, 1);
+    flush(mine);
+    change(2);
+    flush(mine);
+    stop(&mine);
+    shell("cd bucket/bucketsqlite; cp -a snap.db snap.db.prev; cp snap.db ../../plain; rm snap.db; "
+          "sqlite3 ../../plain 'UPDATE w SET n = 7'; mv ../../plain snap.db");
+    shell("cd bucket/.bhfs-meta 2>/dev/null || exit 0; find . -name 'snap.db' | while read f; do "
+          "mv $f $f.prev; done");
+    mine = start("mine", NULL);
+    must_both_be_apart(mine, 7, 2);
+    assert_null(strstr(mine->recovered.text, "upstream-"));
 }
 
 /* --- an end that is none --- */
@@ -797,6 +854,8 @@ int main(void)
         TEST(test_changed_names_cost_what_changed),
         TEST(test_a_file_store_that_is_not_ready_fails_the_flush),
         TEST(test_what_is_written_while_it_is_held_is_in_the_same_snapshot),
+        TEST(test_names_alone_leave_the_plain_snapshot_as_it_is),
+        TEST(test_upstream_goes_on_after_a_flush_of_names),
         TEST(test_unflushed_names_survive_a_kill),
         TEST(test_a_half_written_commit_is_rolled_back),
         TEST(test_a_state_of_before_has_no_names),
@@ -815,5 +874,7 @@ int main(void)
         TEST(test_verify_finds_every_damaged_block),
         TEST(test_verify_checks_the_integrity_of_names),
     };
+    if (getenv("ONLY"))
+        cmocka_set_test_filter(getenv("ONLY"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
