@@ -10,6 +10,7 @@ packages=(gcc libc6-dev meson ninja-build pkg-config
     libfuse3-dev libsqlite3-dev libssl-dev libinih-dev libcurl4-openssl-dev libexpat1-dev libzstd-dev
     fuse3 sqlite3 ca-certificates)
 tests=(libcmocka-dev python3 dash procps util-linux mount curl
+    git rsync make # what people do in files/
     radosgw ceph-mon ceph-osd) # these need ceph-common (ceph, ceph-authtool, radosgw-admin) and ceph-base (monmaptool)
 swift=(python3-swift memcached) # the servers are started by tests/servers/swift, without their packages of services
 clients=(python3-django python3-sqlalchemy python3-alembic # other people's programs for the tests orm-*
