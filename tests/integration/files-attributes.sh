@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# What the store says of a file by its extended attributes: its key, its state (local, then stored by a flush), its mime type, a URL;
+# and metadata that can be set. A user's own attributes stand beside them; programs that copy attributes are not disturbed.
+# level: full
+# time: 60
+# buckets: file ceph
+. "$(dirname "${BASH_SOURCE[0]}")/../files.sh" || exit 1
+mount_only
+
+attribute() { # NAME FILE
+    python3 -c 'import os, sys; sys.stdout.write(os.getxattr(sys.argv[1], "user.bh." + sys.argv[2]).decode())' "$2" "$1"
+}
+
+files_mount
+echo '{"a": 1}' >"$FILES/x.json"
+flush
+assert_eq "$(attribute key "$FILES/x.json")" "$(sha256sum <"$FILES/x.json" | cut -d' ' -f1)" user.bh.key
+assert_eq "$(attribute state "$FILES/x.json")" stored user.bh.state
+assert_match "$(attribute mime "$FILES/x.json")" '^application/json' user.bh.mime
+if [ "$ON" = ceph ]; then
+    assert_eq "$(curl -sS --noproxy '*' "$(attribute url "$FILES/x.json")")" '{"a": 1}' "what user.bh.url leads to"
+fi
+python3 -c "import os; os.setxattr('$FILES/x.json', 'user.mine', b'1'); os.setxattr('$FILES/x.json', 'user.bh.meta.author', b'somebody')"
+assert_eq "$(attribute meta.author "$FILES/x.json")" somebody "metadata"
+cp --preserve=all "$FILES/x.json" "$FILES/y.json"
+cp --preserve=all "$FILES/x.json" "$T/out.json"
+cmp "$FILES/y.json" "$T/out.json"
+assert_eq "$(python3 -c "import os; print(os.getxattr('$FILES/y.json', 'user.mine').decode())")" 1 "a user's own attribute of the copy"
+echo changed >>"$FILES/x.json"
+assert_match "$(attribute state "$FILES/x.json")" '^(local|uploading|stored)$'
+flush
+assert_eq "$(attribute key "$FILES/x.json")" "$(sha256sum <"$FILES/x.json" | cut -d' ' -f1)" "user.bh.key after a change"
+assert_errno 'EPERM|EACCES|EOPNOTSUPP|EINVAL' "os.setxattr(M + '/files/x.json', 'user.bh.key', b'0')"
+assert_errno ENODATA "os.getxattr(M + '/files/x.json', 'user.bh.nothing')"
+umount_bh
+drop_state
+files_mount
+assert_eq "$(attribute meta.author "$FILES/x.json")" somebody "metadata from the bucket alone"
+assert_eq "$(attribute state "$FILES/x.json")" stored "state from the bucket alone"
+umount_bh
