@@ -16,7 +16,7 @@
 struct bh {
     struct bh_config *cfg;
     char *mountpoint; /* NULL without a mount */
-    bool read_only;
+    bool read_only, no_files;
     const atomic_bool *start_cancel; /* NULL: a start cannot be cancelled */
     struct bh_callbacks callbacks;
     struct bh_bucket *bucket;

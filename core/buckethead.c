@@ -72,6 +72,11 @@ void bh_set_read_only(struct bh *b)
     b->read_only = true;
 }
 
+void bh_set_no_files(struct bh *b)
+{
+    b->no_files = true;
+}
+
 void bh_set_start_cancel(struct bh *b, const atomic_bool *cancel)
 {
     b->start_cancel = cancel;
@@ -398,7 +403,7 @@ static int load(struct bh *b, struct bh_load_report *report, const struct bh_cal
     }
     bh_history_set_live(b->history, b->live);
     bh_history_set_flush(b->history, flush_within, b);
-    bh_history_set_files(b->history, bh_files_hooks(b->files));
+    bh_history_set_files(b->history, b->files ? bh_files_hooks(b->files) : NULL);
     return bh_history_load(b->history, report, call, err);
 }
 
@@ -417,7 +422,7 @@ static int start_parts(struct bh *b, struct bh_error *err)
         rc = bh_plain_new(&b->plain, b->cfg, b->bucket, b->live, b->read_only, err);
     if (rc == 0 && b->cfg->snapshot.history)
         rc = bh_history_new(&b->history, b->cfg, b->bucket, b->plain, b->read_only, err);
-    if (rc == 0 && b->history)
+    if (rc == 0 && b->history && !b->no_files)
         rc = bh_files_new(&b->files, b->cfg, b->live, b->bucket, b->read_only, err);
     if (rc == 0)
         rc = load(b, &report, &call, err);

@@ -15,6 +15,8 @@
 int bh_set_mountpoint(struct bh *b, const char *mountpoint);
 /* Before bh_start: nothing but a pin is ever written to the bucket. */
 void bh_set_read_only(struct bh *b);
+/* Before bh_start: no file store; for tests that put another one behind the history's hooks. */
+void bh_set_no_files(struct bh *b);
 /* Before bh_start, which then ends with ECANCELED soon after *cancel became true. */
 void bh_set_start_cancel(struct bh *b, const atomic_bool *cancel);
 struct bh_live *bh_live_of(struct bh *b); /* between start and stop */

@@ -256,7 +256,7 @@ int bh_live_freeze_settle(struct bh_live *l, struct bh_frozen *frozen, struct bh
 
 int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, struct bh_error *err)
 {
-    struct bh_frozen *frozen;
+    struct bh_frozen *frozen = NULL;
     int rc = bh_live_freeze_now(l, patient, &frozen, err);
     if (rc)
         return rc;

@@ -139,7 +139,7 @@ int bh_store_swap_commit(struct bh_store *s, struct bh_store_next *n, struct bh_
 int bh_store_swap(struct bh_store *s, uint64_t generation, struct bh_origin *origin,
                   struct bh_error *err)
 {
-    struct bh_store_next *n;
+    struct bh_store_next *n = NULL;
     int rc = bh_store_swap_prepare(s, generation, &n, err);
     return rc ? rc : bh_store_swap_commit(s, n, origin, err);
 }

@@ -39,6 +39,8 @@ int clock_gettime(clockid_t id, struct timespec *t)
 
 static struct bh *mine, *other;
 
+static bool own_files; /* a test has a file store of its own */
+
 static inline struct bh *make(const char *state, const char *more, bool read_only)
 {
     struct bh *made;
@@ -55,6 +57,8 @@ static inline struct bh *make(const char *state, const char *more, bool read_onl
     must(bh_create_with(&made, NULL, url, settings, more ? 7 : 6, ERR));
     if (read_only)
         bh_set_read_only(made);
+    if (own_files)
+        bh_set_no_files(made);
     return made;
 }
 

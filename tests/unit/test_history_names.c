@@ -847,6 +847,7 @@ static void test_verify_checks_the_integrity_of_names(void **state)
 
 int main(void)
 {
+    own_files = true;
     const struct CMUnitTest tests[] = {
         TEST(test_a_flush_stores_both),
         TEST(test_a_view_reads_the_names_of_a_snapshot),
