@@ -56,11 +56,12 @@ struct bh_names;
 
 struct bh_names_options {
     struct bh_disk *disk; /* of the log */
-    /* A new connection to names.db, for one thread, ready to use; closed with sqlite3_close. */
+    /* A new connection to names.db, for one thread at a time, ready to use; closed with
+     * sqlite3_close. Of any journal mode; nobody else may have it exclusively for long. */
     int (*connect)(void *arg, sqlite3 **db, struct bh_error *err);
     /* The inode and all that is in it are gone for good (no name, nobody holds it): its local data
-     * file may go, and the blob it had may be nobody's now. Called without a lock, on any thread.
-     */
+     * file may go, and the blob it had may be nobody's now. Called without a lock, on any thread;
+     * not for what bh_names_open removes. */
     void (*gone)(void *arg, const struct bh_inode *was);
     void *arg;
     uint32_t uid, gid;     /* of the root directory of an empty names.db, mode 0755 */
@@ -70,7 +71,8 @@ struct bh_names_options {
 };
 
 /* Replays what the log has and the database has not, removes inodes that had no name any more.
- * EIO: database or log are damaged, the sentence says which. */
+ * EIO: database or log are damaged, the sentence says which; ENOTSUP: the database is of a newer
+ * format. A log that belongs to another content of names.db is kept as names.lost.N, and said. */
 int bh_names_open(struct bh_names **out, const struct bh_names_options *o, struct bh_error *err);
 /* A last checkpoint first; what that fails with is returned, the log keeps it. Nothing may be under
  * way. */
@@ -86,8 +88,9 @@ int bh_names_lookup(struct bh_names *n, uint64_t dir, const char *name, struct b
 int bh_names_readlink(struct bh_names *n, uint64_t ino, char **target, bool wait,
                       struct bh_error *err);
 
-/* All names of a directory as of one moment, for a stable readdir. One allocation, freed by the
- * caller with free(). Without "." and "..". */
+/* All names of a directory as of one moment, for a stable readdir; of mode only the type (0: the
+ * inode is damaged). One allocation, freed by the caller with free(). Without "." and "..". With its
+ * inodes it stays in memory if `cache` has room for all, so that looking them up is fast. */
 struct bh_names_listing {
     size_t count;
     struct {
@@ -171,8 +174,9 @@ int bh_names_checkpoint(struct bh_names *n, struct bh_error *err);
  * returned before is in the database. Changes wait (or EAGAIN). One hold at a time. For a freeze of
  * names.db: call it between the two, brief. */
 int bh_names_hold(struct bh_names *n, struct bh_error *err);
-/* swapped: names.db has other content now: what is in memory is forgotten, references, too. What
- * the log has is of the old content, and goes. */
+/* swapped: names.db has other content now: what is in memory is forgotten, references, too (one
+ * taken before must not be given back after). What the log has is of the old content, and goes.
+ * Content that cannot be read yet is looked at by the next call with wait. */
 void bh_names_release(struct bh_names *n, bool swapped);
 
 /* --- for the file store --- */

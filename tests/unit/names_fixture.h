@@ -32,10 +32,12 @@ static inline int steps_are_refused(void *arg)
 static inline int connect_names(void *arg, sqlite3 **db, struct bh_error *err)
 {
     int refuse = atomic_load(&refuse_connects);
+    char path[100]; /* at() is for one thread */
     (void)arg;
     if (refuse)
         return bh_fail(err, refuse, "no connection today");
-    if (sqlite3_open(at("names.db"), db) != SQLITE_OK)
+    snprintf(path, sizeof path, "%s/names.db", scratch);
+    if (sqlite3_open(path, db) != SQLITE_OK)
         return bh_fail(err, EIO, "%s", sqlite3_errmsg(*db));
     sqlite3_exec(*db, "PRAGMA synchronous=OFF", NULL, NULL, NULL); /* nobody cuts the power here */
     sqlite3_commit_hook(*db, commits_are_refused, NULL);
