@@ -108,6 +108,19 @@ static int log_fail(struct bh_names *n, uint64_t number, int code, const char *w
                    (unsigned long long)number, what, strerror(code));
 }
 
+/* Space for what comes next, and for removals. Only a disk that is full is an answer. */
+static int get_space(struct log *l, uint64_t len)
+{
+    if (fallocate(l->file.fd, FALLOC_FL_KEEP_SIZE, (off_t)l->end, (off_t)len) == 0) {
+        l->space = l->end + len;
+        return 0;
+    }
+    if (errno == ENOSPC || errno == EDQUOT)
+        return errno;
+    l->space = 0;
+    return 0;
+}
+
 int log_make(struct bh_names *n, uint64_t number, uint64_t state, struct log **out,
              struct bh_error *err)
 {
@@ -124,6 +137,11 @@ int log_make(struct bh_names *n, uint64_t number, uint64_t state, struct log **o
         return log_fail(n, number, rc, "made", err);
     }
     rc = bh_dfile_write(&l->file, header, sizeof header, 0);
+    l->end = l->synced_end = LOG_HEADER;
+    if (rc == 0)
+        rc = get_space(l, LOG_AHEAD);
+    if (rc == ENOSPC)
+        rc = get_space(l, LOG_SPARE);
     if (rc == 0)
         rc = bh_dfile_sync(&l->file);
     if (rc == 0)
@@ -135,7 +153,6 @@ int log_make(struct bh_names *n, uint64_t number, uint64_t state, struct log **o
         return log_fail(n, number, rc, "made", err);
     }
     l->number = number;
-    l->end = l->synced_end = LOG_HEADER;
     *out = l;
     return 0;
 }
@@ -149,7 +166,7 @@ int log_reserve(struct bh_names *n)
     return 0;
 }
 
-int log_append(struct bh_names *n, struct bh_error *err)
+int log_append(struct bh_names *n, bool removal, struct bh_error *err)
 {
     struct log *l = n->logs[n->log_count - 1];
     uint8_t *p = n->frame.data;
@@ -160,9 +177,14 @@ int log_append(struct bh_names *n, struct bh_error *err)
     bh_put_le(p + 12, n->seq + 1, 8);
     bh_put_le(p + 20, n->synced, 8);
     bh_put_le(p + 4, crc32c(p + 8, n->frame.len - 8), 4);
-    int rc = bh_dfile_write(&l->file, p, n->frame.len, l->end);
-    if (rc) { /* a part of it may be there, and is no frame */
+    bool enough = l->space == 0 || l->end + n->frame.len + (removal ? 0 : LOG_SPARE) <= l->space;
+    int rc = enough ? 0 : get_space(l, LOG_AHEAD);
+    if (rc && !removal)
+        return log_fail(n, l->number, rc, "written", err);
+    rc = bh_dfile_write(&l->file, p, n->frame.len, l->end);
+    if (rc) { /* a part of it may be there, and is no frame; space beyond the end goes with it */
         bh_dfile_truncate(&l->file, l->end);
+        l->space = l->space ? l->end : 0;
         return log_fail(n, l->number, rc, "written", err);
     }
     l->end += n->frame.len;

@@ -308,7 +308,7 @@ int op_commit(struct op *o)
         rc = record_entries(o);
     if (rc)
         return bh_fail(o->err, rc, "out of memory while names are changed");
-    rc = log_append(n, o->err);
+    rc = log_append(n, o->removal, o->err);
     if (rc)
         return rc;
     for (unsigned k = 0; k < o->inodes; k++) {

@@ -292,6 +292,7 @@ static int try_remove(struct op *o, void *arg)
 static int remove_name(struct bh_names *n, struct removal *r, bool wait, struct bh_error *err)
 {
     struct op o = OP(n, wait, true, err);
+    o.removal = true;
     int rc = check_name(r->name, &r->len);
     return rc ? rc : op_run(&o, try_remove, r);
 }

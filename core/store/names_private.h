@@ -30,6 +30,9 @@
 #define CHANGED_MANY   20000u  /* changed objects that a checkpoint does not wait any longer for */
 #define CHANGED_MAX    200000u /* and those that operations wait for a checkpoint at */
 #define LOG_MANY       (64u << 20) /* the same by bytes of the log */
+#define LOG_AHEAD      (1u << 20)  /* bytes of space that the log gets at once */
+#define LOG_SPARE      (256u << 10) /* of these the last are for removals: a full disk can be emptied \
+                                     */
 
 /* --- objects --- */
 
@@ -104,6 +107,7 @@ struct log {
     uint64_t number;
     uint64_t end;
     uint64_t synced_end;
+    uint64_t space; /* this far it has space on the disk; 0: the file system cannot say */
 };
 
 /* --- the database --- */
@@ -297,8 +301,8 @@ void log_name(uint64_t number, char name[32]);
 /* With the mutex. Room for one more in n->logs. */
 int log_reserve(struct bh_names *n);
 void frame_begin(struct bytes *b);
-/* The frame in n->frame is written. With the mutex. */
-int log_append(struct bh_names *n, struct bh_error *err);
+/* The frame in n->frame is written. With the mutex. removal: it may use the space for these. */
+int log_append(struct bh_names *n, bool removal, struct bh_error *err);
 /* The first `count` logs go. Without the mutex. */
 void log_drop(struct bh_names *n, size_t count);
 void log_close_all(struct bh_names *n); /* the files stay */
@@ -364,6 +368,7 @@ struct op {
         uint32_t value_len;
     } entry[2];
     unsigned inodes, entries;
+    bool removal;
     struct bh_inode lost; /* gone for good by it; ino 0: nothing */
     struct bh_names_listing *listing;
 };

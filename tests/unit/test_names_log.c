@@ -2,6 +2,7 @@
 #include "names_fixture.h"
 
 #include <dirent.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 
 #include "util/strbuf.h"
@@ -397,6 +398,78 @@ static void test_log_cannot_grow(void **state)
     names_db_is_whole();
 }
 
+/* On a disk that is full nothing new is made, but everything can be removed. */
+static void test_disk_is_full(void **state)
+{
+    static char block[4096];
+    struct bh_inode i;
+    char name[20];
+    int made_count = 0, rc = 0, fd;
+    make_dir("small");
+    if (mount("none", at("small"), "tmpfs", 0, "size=3m") != 0)
+        skip(); /* only root may */
+    bh_disk_close(disk);
+    must(bh_disk_open(&disk, at("small"), NULL, 0, ERR));
+    options.disk = disk;
+    open_names();
+    fd = open(at("small/filler"), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    while (write(fd, block, sizeof block) > 0)
+        ;
+    close(fd);
+    for (; rc == 0; made_count++) {
+        snprintf(name, sizeof name, "n%d", made_count);
+        rc = make(ROOT, name, FILE_, &i);
+    }
+    must_fail(rc, ENOSPC);
+    must_say("names.log.1");
+    made_count--;
+    assert_true(made_count > 1000);
+    must_fail(lookup(ROOT, name, &i), ENOENT);
+    must_fail(set(ROOT, BH_SET_UID, &i, NULL), ENOSPC);
+    must_fail(bh_names_checkpoint(names, ERR), ENOSPC); /* it wants a second log */
+    for (int k = 0; k < 800; k++) {
+        snprintf(name, sizeof name, "n%d", k);
+        must(unlink_name(ROOT, name, &i));
+    }
+    must(bh_names_sync(names, ERR));
+    kill_names();
+    assert_int_equal(unlink(at("small/filler")), 0);
+    open_names();
+    assert_int_equal(inode(ROOT).entries, made_count - 800);
+    close_names();
+    names_db_is_whole();
+    bh_disk_close(disk);
+    disk = NULL;
+    assert_int_equal(umount(at("small")), 0);
+}
+
+/* A sync that failed may have lost what was to be synced: the database is the other way. */
+static void test_sync_fails(void **state)
+{
+    int ends[2];
+    open_names();
+    made(ROOT, "a", FILE_);
+    assert_int_equal(pipe(ends), 0);
+    int fd = names->logs[0]->file.fd, kept = dup(fd);
+    assert_int_equal(dup2(ends[1], fd), fd); /* nothing that can be synced */
+    must(bh_names_sync(names, ERR));
+    struct bh_names_stats s;
+    bh_names_stats(names, &s);
+    assert_int_equal(s.changed, 0);
+    assert_int_equal(s.checkpoints, 1);
+    assert_int_equal(number_in_names("SELECT count(*) FROM entries"), 1);
+    close(ends[0]);
+    close(ends[1]);
+    close(kept);
+    made(ROOT, "b", FILE_);
+    must(bh_names_sync(names, ERR)); /* as ever */
+    bh_names_stats(names, &s);
+    assert_int_equal(s.checkpoints, 1);
+    kill_names();
+    open_names();
+    assert_int_equal(inode(ROOT).entries, 2);
+}
+
 /* --- a loss of power --- */
 
 static char *trees[400];
@@ -489,6 +562,8 @@ int main(void)
         T(test_a_log_is_missing),
         T(test_log_of_another_database),
         T(test_log_cannot_grow),
+        T(test_disk_is_full),
+        T(test_sync_fails),
         T(test_loss_of_power),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
