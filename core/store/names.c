@@ -366,10 +366,21 @@ int bh_names_checkpoint(struct bh_names *n, struct bh_error *err)
 static void let_changes_go_on(struct bh_names *n)
 {
     pthread_mutex_lock(&n->mutex);
-    n->held = false;
+    n->held = n->frozen = false;
     pthread_cond_broadcast(&n->cond);
     pthread_cond_signal(&n->wake);
     pthread_mutex_unlock(&n->mutex);
+}
+
+/* False: something changed after the last checkpoint, as bh_names_unref may. */
+static bool freeze(struct bh_names *n)
+{
+    pthread_mutex_lock(&n->writing);
+    pthread_mutex_lock(&n->mutex);
+    n->frozen = !n->batch_open && changed_count(n) == 0;
+    pthread_mutex_unlock(&n->mutex);
+    pthread_mutex_unlock(&n->writing);
+    return n->frozen;
 }
 
 int bh_names_hold(struct bh_names *n, struct bh_error *err)
@@ -382,7 +393,10 @@ int bh_names_hold(struct bh_names *n, struct bh_error *err)
         pthread_cond_wait(&n->cond, &n->mutex);
     n->held = true;
     pthread_mutex_unlock(&n->mutex);
-    rc = checkpoint(n, err);
+    for (bool frozen = false; rc == 0 && !frozen;) {
+        rc = checkpoint(n, err);
+        frozen = rc == 0 && freeze(n);
+    }
     /* Nor may a log come back after a loss of power: the content may be another one then. */
     if (rc == 0 && !n->opt.read_only && (rc = bh_disk_sync_names(n->opt.disk)))
         bh_fail(err, rc, "%s cannot be synced: %s", bh_disk_path(n->opt.disk), strerror(rc));

@@ -69,7 +69,7 @@ static int begin_batch(struct bh_names *n, bool *any, struct bh_error *err)
     struct log *l = NULL;
     uint64_t state = 0;
     pthread_mutex_lock(&n->mutex);
-    *any = !n->stale && (n->changed[n->turn].count > 0 || n->sweep);
+    *any = !n->stale && !n->frozen && (n->changed[n->turn].count > 0 || n->sweep);
     int rc = *any ? log_reserve(n) : 0;
     if (!*any) {
         n->changed_since = 0;

@@ -31,8 +31,9 @@
 #define CHANGED_MAX    200000u /* and those that operations wait for a checkpoint at */
 #define LOG_MANY       (64u << 20) /* the same by bytes of the log */
 #define LOG_AHEAD      (1u << 20)  /* bytes of space that the log gets at once */
-#define LOG_SPARE      (256u << 10) /* of these the last are for removals: a full disk can be emptied \
-                                     */
+#define LOG_SPARE                                                                                  \
+    (256u << 10) /* of these the last are for removals: a full disk can be emptied                 \
+                  */
 
 /* --- objects --- */
 
@@ -162,7 +163,8 @@ struct bh_names {
     uint64_t next_ino, inode_count;
     uint64_t epoch; /* how often the content was swapped */
     bool stale;     /* swapped, and the new content was not looked at yet */
-    bool held;
+    bool held;      /* nothing is changed in memory */
+    bool frozen;    /* nor in the database */
 
     /* loads */
     struct load loads; /* a ring, oldest first */

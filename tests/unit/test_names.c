@@ -422,6 +422,36 @@ static void test_unlinked_before_a_crash(void **state)
     }
 }
 
+/* Between hold and release nobody writes to the database, whatever is given up meanwhile. */
+static void test_hold(void **state)
+{
+    struct bh_inode i, what = {.mode = FILE_};
+    size_t len, len_now;
+    options.checkpoint_ms = 1;
+    again(false);
+    must(bh_names_make(names, ROOT, "f", &what, NULL, true, &i, true, ERR));
+    must(unlink_name(ROOT, "f", NULL));
+    must(bh_names_hold(names, ERR));
+    assert_int_equal(number_in_names("SELECT nlink FROM inodes WHERE ino != 1"), 0);
+    unsigned char *before = get_file("names.db", &len);
+    bh_names_unref(names, i.ino);
+    assert_int_equal(gone_count, 1);
+    must_fail(bh_names_make(names, ROOT, "g", &what, NULL, false, &i, false, ERR), EAGAIN);
+    must(bh_names_checkpoint(names, ERR));
+    must(bh_names_sync(names, ERR));
+    usleep(50000);
+    unsigned char *now = get_file("names.db", &len_now);
+    assert_int_equal(len, len_now);
+    assert_memory_equal(before, now, len);
+    free(before);
+    free(now);
+    bh_names_release(names, false);
+    must(make(ROOT, "g", FILE_, &i));
+    close_names();
+    names_db_is_whole();
+    assert_int_equal(number_in_names("SELECT count(*) FROM inodes"), 2);
+}
+
 static void test_references(void **state)
 {
     struct bh_inode i;
@@ -553,6 +583,7 @@ int main(void)
         T(test_listing),
         T(test_unlinked_while_open),
         T(test_unlinked_before_a_crash),
+        T(test_hold),
         T(test_references),
         T(test_local_files),
         T(test_who_has_a_content),
