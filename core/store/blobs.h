@@ -67,6 +67,9 @@ int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile 
                           struct bh_error *err);
 /* Bytes that it takes on the disk: fewer than its size where it has holes. ENOENT. */
 int bh_data_room(struct bh_blobs *b, uint64_t number, uint64_t *bytes);
+/* Before bh_data_open_to_write: if the data file is the blob `hash` as well, and that is larger than a
+ * MiB, in the bucket and not open, it stops being that, so that nothing is copied. */
+void bh_data_let_go(struct bh_blobs *b, uint64_t number, const uint8_t hash[BH_SHA256_LEN]);
 void bh_data_remove(struct bh_blobs *b, uint64_t number);                   /* 0 is fine */
 /* Calls fn with each one's number, for the caller to remove what nobody refers to. */
 int bh_data_each(struct bh_blobs *b, void (*fn)(void *arg, uint64_t number), void *arg,

@@ -22,8 +22,8 @@ static bool is_wanted(const struct blobs_parts *p, uint64_t unit)
     return !blobs_bit(p->have, unit) && !blobs_bit(p->busy, unit);
 }
 
-/* Queues requests for what is missing of [first, end), each of up to `piece` units. *got (may be
- * NULL): the first of them, with a reference for the caller. */
+/* Queues requests for what is missing of [first, end), each of up to `piece` units. demanded (may
+ * be NULL): only the first of them, with a reference for the caller. */
 static int fetch_missing(struct bh_blobs *b, struct blobs_content *c, uint64_t first, uint64_t end,
                          uint64_t piece, struct blobs_fetch **demanded)
 {
@@ -111,9 +111,7 @@ static struct blobs_fetch *demand(struct bh_blob *o, uint64_t unit, uint64_t lea
             level++;
         first = unit >> level << level;
         end = first + ((uint64_t)1 << level);
-        while (first < unit && !is_wanted(p, first)) /* a run that has the unit */
-            first++;
-        for (uint64_t u = first; u < unit; u++)
+        for (uint64_t u = first; u < unit; u++) /* one run up to the unit */
             if (!is_wanted(p, u))
                 first = u + 1;
     }

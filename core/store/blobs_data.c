@@ -94,6 +94,37 @@ int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile 
     return rc;
 }
 
+/* Whether both names are one file's. */
+static bool are_one(struct bh_blobs *b, const char *name, const char *other)
+{
+    int dir = bh_disk_dirfd(b->o.disk);
+    struct stat x, y;
+    return fstatat(dir, name, &x, AT_SYMLINK_NOFOLLOW) == 0 &&
+           fstatat(dir, other, &y, AT_SYMLINK_NOFOLLOW) == 0 && x.st_ino == y.st_ino;
+}
+
+void bh_data_let_go(struct bh_blobs *b, uint64_t number, const uint8_t hash[BH_SHA256_LEN])
+{
+    char data[BLOBS_NAME], blob[BLOBS_NAME];
+    BH_LOCK_SCOPE(&b->naming);
+    name_of(number, data);
+    bh_blobs_name(blob, KIND_CACHED, hash);
+    if (!are_one(b, data, blob))
+        return;
+    pthread_mutex_lock(&b->mutex);
+    struct blobs_entry *e = bh_blobs_find(b, hash);
+    bool may = e && e->kind == KIND_CACHED && e->pins == 0 && e->bytes > BLOBS_STEP;
+    if (may) {
+        bh_blobs_become(b, e, KIND_NONE, 0);
+        bh_blobs_entry_drop(b, e);
+    }
+    pthread_mutex_unlock(&b->mutex);
+    int rc = may ? bh_disk_unlink(b->o.disk, blob) : 0;
+    if (rc)
+        bh_log(BH_LOG_WARNING, "%s in %s cannot be removed: %s", blob, bh_disk_path(b->o.disk),
+               strerror(rc));
+}
+
 void bh_data_remove(struct bh_blobs *b, uint64_t number)
 {
     char name[BLOBS_NAME];

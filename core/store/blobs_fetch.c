@@ -145,7 +145,7 @@ static void run(struct bh_blobs *b, struct blobs_fetch *f) /* with the mutex */
     f->queued = b->fetches_begun;
     b->fetches_begun = f;
     b->fetching_ahead += ahead;
-    bool unwanted = ahead && c->opened == 0;
+    bool unwanted = ahead && c->opened == 0 && f->what == FETCH_RANGE;
     pthread_mutex_unlock(&b->mutex);
     int rc = unwanted ? bh_fail(&f->error, ECANCELED, "nobody reads it any more") : work(b, f);
     pthread_mutex_lock(&b->mutex);

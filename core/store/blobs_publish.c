@@ -229,12 +229,13 @@ int bh_blobs_publish(struct bh_blobs *b, const struct bh_dfile *f, uint64_t size
                      const struct bh_call *call, struct bh_error *err)
 {
     struct publishing p = {b, f, size, take, still, arg, call, {0}, ""};
+    bool link = take && is_all_of(f, size);
     int rc = 0;
     if (size == 0)
         return bh_sha256_of("", 0, hash) == 0
                    ? 0
                    : bh_fail(err, ENOMEM, "out of memory while content was published");
-    if (take && is_all_of(f, size)) {
+    if (link) {
         rc = bh_blobs_hash(f->fd, size, again, &p, "a file", p.hash, err);
         if (!rc)
             rc = again(&p, err);
@@ -243,7 +244,7 @@ int bh_blobs_publish(struct bh_blobs *b, const struct bh_dfile *f, uint64_t size
         if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, BLOBS_STEP))
             rc = enter(&p, err);
     }
-    if (!(take && is_all_of(f, size)) || rc == EOPNOTSUPP) {
+    if (!link || rc == EOPNOTSUPP) { /* without links, too */
         rc = copy(&p, err);
         if (!rc)
             rc = again(&p, err);

@@ -236,6 +236,35 @@ static void test_a_published_data_file_is_copied_before_it_is_written(void **sta
     must_have_blob(hash, 2, 5000);
 }
 
+static void test_a_large_data_file_that_is_stored_is_written_in_place(void **state)
+{
+    uint8_t hash[BH_SHA256_LEN];
+    struct bh_dfile f;
+    no_start = true;
+    open_blobs(false);
+    uint64_t number = make_data(2, 3 * MIB, &f), same = number;
+    must(bh_blobs_publish(blobs, &f, 3 * MIB, number, NULL, NULL, hash, NULL, ERR));
+    bh_dfile_close(&f);
+    bh_data_let_go(blobs, number, hash); /* not while it is pending */
+    assert_true(is_there(local('p', hash)));
+    must(bh_blobs_start(blobs, ERR));
+    must_store_all();
+    struct bh_blob *o = open_blob(hash, 3 * MIB);
+    bh_data_let_go(blobs, number, hash); /* not while it is open */
+    assert_true(is_there(local('c', hash)));
+    bh_blob_close(o);
+    bh_data_let_go(blobs, number + 1, hash); /* not of another file */
+    assert_true(is_there(local('c', hash)));
+    bh_data_let_go(blobs, number, hash);
+    assert_false(is_there(local('c', hash)));
+    must(bh_data_open_to_write(blobs, &same, &f, ERR));
+    assert_true(same == number);
+    assert_int_equal(bh_dfile_write(&f, "changed", 7, 0), 0);
+    bh_dfile_close(&f);
+    must_have_blob(hash, 2, 3 * MIB); /* from the bucket */
+    assert_int_equal(requests(BH_OP_GET), 1);
+}
+
 /* --- crashes --- */
 
 static void test_pending_blobs_are_uploaded_after_a_crash(void **state)
@@ -401,6 +430,7 @@ int main(void)
         TEST(test_a_copy_is_not_changed_by_later_writes),
         TEST(test_holes_stay_holes_in_a_copy),
         TEST(test_a_published_data_file_is_copied_before_it_is_written),
+        TEST(test_a_large_data_file_that_is_stored_is_written_in_place),
         TEST(test_pending_blobs_are_uploaded_after_a_crash),
         TEST(test_after_a_power_cut_damaged_pending_blobs_go),
         TEST(test_after_a_power_cut_the_cache_is_not_believed),
