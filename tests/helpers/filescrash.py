@@ -139,8 +139,9 @@ class Worker:
             self.fd = os.open(self.path(a[0]), os.O_WRONLY)
         elif what == "write":
             data = lines(self.model.get(a[0]).identity, a[1], a[2], a[3])
-            if os.pwrite(self.fd, data, a[2] * LINE) != len(data):
-                raise OSError(errno.EIO, "short write")
+            done = 0
+            while done < len(data):  # a long one ends short when the file system goes away in the middle
+                done += os.pwrite(self.fd, data[done:], a[2] * LINE + done)
         elif what == "fsync":
             os.fsync(self.fd)
         elif what == "close":
@@ -269,13 +270,24 @@ def read_log(path, limit=None):
 problems = []
 
 
+def content_of(path):
+    """None if it cannot be read, which is a problem, too."""
+    try:
+        with open(path, "rb") as o:
+            return o.read()
+    except OSError as e:
+        problem(f"{path}, {os.lstat(path).st_size} bytes: {os.strerror(e.errno)}")
+        return None
+
+
 def problem(text):
     problems.append(text)
 
 
 def check_exact(path, f):
-    with open(path, "rb") as o:
-        got = o.read()
+    got = content_of(path)
+    if got is None:
+        return
     want = b"".join(lines(f.identity, v, n, 1) for n, v in enumerate(f.content))
     if got != want:
         at = next((i for i in range(min(len(got), len(want))) if got[i] != want[i]), min(len(got), len(want)))
@@ -284,9 +296,8 @@ def check_exact(path, f):
 
 def check_loose(path, identity, versions):
     """Each line is its own: of this file, with its own number, of one of these versions."""
-    with open(path, "rb") as o:
-        got = o.read()
-    for n in range(0, len(got), LINE):
+    got = content_of(path)
+    for n in range(0, len(got or b""), LINE):
         line = got[n:n + LINE]
         if not any(lines(identity, v, n // LINE, 1).startswith(line) for v in versions):
             problem(f"{path}: line {n // LINE} of an unfinished file is {line!r}, of file {identity}, versions {sorted(versions)}")
@@ -428,9 +439,8 @@ def check_at_least(top, log, limit):
             real = os.path.join(at, name)
             if os.path.islink(real):
                 continue
-            with open(real, "rb") as o:
-                got = o.read()
-            for n in range(0, len(got), LINE):
+            got = content_of(real)
+            for n in range(0, len(got or b""), LINE):
                 line = got[n:n + LINE]
                 try:
                     ok = int(line[18:30]) == n // LINE and len(line) == LINE and line[:8] == got[:8]
@@ -466,7 +476,11 @@ def main():
             while True:
                 worker.one()
         except OSError as e:
-            if e.errno in (errno.ENOTCONN, errno.ECONNABORTED) or not os.path.isdir(top):
+            if e.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+                sys.exit(3)
+            try:
+                os.listdir(top)
+            except OSError:
                 sys.exit(3)
             raise
     elif len(sys.argv) > 4:
