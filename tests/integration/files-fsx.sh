@@ -3,7 +3,7 @@
 # memory: 100,000 operations (ten times as many in --long) on two files at once, while flush follows flush; unmounted, killed, or
 # mounted from the bucket alone between the parts.
 # level: full
-# time: 240
+# time: 400
 . "$(dirname "${BASH_SOURCE[0]}")/../files.sh" || exit 1
 
 operations=${BH_OPERATIONS:-${BHFS_LONG:+1000000}}

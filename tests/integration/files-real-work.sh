@@ -3,7 +3,7 @@
 # -a --delete twice, a C project configured and built, SQLite databases in rollback and WAL mode by two processes, editors'
 # ways to save; in --long trees of 20,000 files and files of 4 GB. Afterwards from the bucket alone.
 # level: full
-# time: 240
+# time: 600
 . "$(dirname "${BASH_SOURCE[0]}")/../files.sh" || exit 1
 
 files=${BH_FILES:-${BHFS_LONG:+20000}}
