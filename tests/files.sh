@@ -12,13 +12,14 @@ if [ -n "${BH_DIR-}" ]; then
     FILES=$OTHER/files
     mkdir "$FILES"
     clean_up_too() {
-        local status=$?
+        local status=$1
+        set +e
         cd /
         ! mountpoint -q "$OTHER/ro" || umount "$OTHER/ro"
         rm -rf --one-file-system "$OTHER"
         (exit $status)
     }
-    trap 'clean_up_too; clean_up' EXIT
+    trap 'clean_up_too $?; clean_up' EXIT
 fi
 
 # files_mount [OPTION...]: $FILES is there. Other users may go there.
