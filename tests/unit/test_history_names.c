@@ -628,6 +628,87 @@ static void test_who_is_pushed_out_saves_both(void **state)
     (void)bh_stop(mine, ERR);
 }
 
+/* --- readers beside replacements --- */
+
+static atomic_bool readers_stop;
+static atomic_uint reads;
+
+/* Connections that stay open see the one content or the other, never something of both. */
+static void *read_on(void *arg)
+{
+    sqlite3 *db = arg;
+    const char *query =
+        "SELECT (SELECT n FROM v) || ' ' || min(mark) || ' ' || max(mark) || ' ' || "
+        "count(*) FROM many";
+    static const char *const allowed[] = {"1 1 1 2000", "2 2 2 3000"};
+    while (!atomic_load(&readers_stop)) {
+        sqlite3_stmt *st = NULL;
+        int rc = sqlite3_prepare_v2(db, query, -1, &st, NULL);
+        if (rc == SQLITE_OK)
+            rc = sqlite3_step(st);
+        const char *text = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(st, 0) : NULL;
+        bool fine = text && (!strcmp(text, allowed[0]) || !strcmp(text, allowed[1]));
+        if (!fine)
+            fprintf(stderr, "read: %s (%s)\n", text ? text : "nothing", sqlite3_errmsg(db));
+        sqlite3_finalize(st);
+        if (!fine)
+            return arg;
+        atomic_fetch_add(&reads, 1);
+        usleep(1000); /* or no replacement would ever get in */
+    }
+    return NULL;
+}
+
+static void make_marked(int mark, int rows)
+{
+    char text[300];
+    snprintf(text, sizeof text,
+             "DROP TABLE IF EXISTS many; CREATE TABLE many(i INTEGER PRIMARY KEY, mark, pad); WITH "
+             "RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < %d) INSERT INTO "
+             "many SELECT i, %d, hex(randomblob(100)) FROM s",
+             rows, mark);
+    exec_names(mine, text);
+    set_both(mine, mark);
+    flush(mine);
+}
+
+static void test_readers_see_the_one_or_the_other(void **state)
+{
+    pthread_t threads[2];
+    sqlite3 *connections[2];
+    char id[BH_SNAPSHOT_ID_MAX];
+    bool failed = false;
+    (void)state;
+    make_marked(1, 2000);
+    make_marked(2, 3000);
+    for (int i = 0; i < 2; i++)
+        must(bh_live_names_connect(mine->live, &connections[i], ERR));
+    atomic_store(&readers_stop, false);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, read_on, connections[i]), 0);
+    int rc = 0;
+    unsigned swapped = 0;
+    for (int i = 0; i < 30 && (rc == 0 || rc == EBUSY); i++) {
+        unsigned before = atomic_load(&reads);
+        rc = bh_restore_call(mine, ids[i % 2], id, NULL, ERR);
+        swapped += rc == 0;
+        for (int k = 0; k < 1000 && atomic_load(&reads) < before + 4; k++)
+            usleep(1000);
+    }
+    atomic_store(&readers_stop, true);
+    for (int i = 0; i < 2; i++) {
+        void *result;
+        pthread_join(threads[i], &result);
+        failed |= result != NULL;
+        sqlite3_close(connections[i]);
+    }
+    assert_false(failed);
+    if (rc != EBUSY)
+        must(rc);
+    assert_true(swapped > 10);
+    must_be_whole(mine);
+}
+
 /* --- a crash at any moment of a restore --- */
 
 static unsigned syncs, copy_every;
@@ -751,12 +832,16 @@ static void test_gc_keeps_names(void **state)
     char id[BH_SNAPSHOT_ID_MAX];
     (void)state;
     many_names(mine);
-    for (int i = 1; i <= 6; i++) {
+    for (int i = 1; i <= 6; i++) { /* less and less of the first pack is needed */
+        char text[200];
+        snprintf(text, sizeof text,
+                 "UPDATE many SET pad = hex(randomblob(100)) WHERE i BETWEEN %d AND %d", 700 * i,
+                 700 * i + 700);
+        exec_names(mine, text);
         set_both(mine, i);
-        fill(mine, i);
         flush(mine);
     }
-    must(bh_label_call(mine, ids[1], "kept", NULL, ERR));
+    must(bh_label_call(mine, ids[4], "kept", NULL, ERR));
     gc(mine, true);
     must_be_whole(mine);
     stop(&mine);
@@ -765,6 +850,7 @@ static void test_gc_keeps_names(void **state)
     assert_int_equal(names_number(other, "SELECT count(*) FROM many WHERE length(pad) = 200"),
                      5000);
     must_fail(bh_restore_call(other, ids[0], id, NULL, ERR), ENOENT);
+    assert_int_not_equal(listing(other->bucket, PREFIX "moved/", NULL, NULL, 0)[0], 0);
 }
 
 /* --- damage --- */
@@ -874,6 +960,7 @@ int main(void)
         TEST(test_an_import_leaves_names_alone),
         TEST(test_a_rescue_has_unflushed_names),
         TEST(test_who_is_pushed_out_saves_both),
+        TEST(test_readers_see_the_one_or_the_other),
         TEST(test_a_crash_shows_both_or_none),
         TEST(test_a_follower_has_both),
         TEST(test_gc_keeps_names),
