@@ -23,7 +23,7 @@ bool history_files_dirty(struct bh_history *h)
 /* While the gate is closed, nothing changes that was not in names.db before. */
 static bool is_held(const struct bh_history *h)
 {
-    return h->gate_closed && h->swapping;
+    return h->swapping;
 }
 
 int history_files_begin(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
@@ -37,24 +37,10 @@ void history_files_frozen(struct bh_history *h)
         h->files.frozen(h->files.arg);
 }
 
-static int close_gate(struct bh_history *h, struct bh_error *err)
-{
-    int rc = h->files.close_gate ? h->files.close_gate(h->files.arg, err) : 0;
-    h->gate_closed = rc == 0;
-    return rc;
-}
-
-static void open_gate(struct bh_history *h, bool swapped)
-{
-    h->gate_closed = false;
-    if (h->files.open_gate)
-        h->files.open_gate(h->files.arg, swapped);
-}
-
 int history_gated(struct bh_history *h, bool flush, history_swap_fn *swap, void *arg,
                   const struct bh_call *call, struct bh_error *err)
 {
-    int rc = close_gate(h, err);
+    int rc = h->files.close_gate ? h->files.close_gate(h->files.arg, err) : 0;
     if (rc)
         return rc;
     if (flush && history_files_dirty(h))
@@ -66,7 +52,8 @@ int history_gated(struct bh_history *h, bool flush, history_swap_fn *swap, void 
         rc = swap(h, arg, err);
         h->swapping = false;
     }
-    open_gate(h, rc == 0);
+    if (h->files.open_gate)
+        h->files.open_gate(h->files.arg, rc == 0);
     return rc;
 }
 

@@ -25,7 +25,7 @@ struct bh_history {
     bh_history_flush_fn *flush; /* what the verbs flush with */
     void *flush_arg;
     struct bh_files_hooks files; /* all NULL: none */
-    bool gate_closed, swapping;  /* the file store's gate; the content is being replaced */
+    bool swapping; /* the content is being replaced, with the gate of the file store closed */
 
     /* Under the turn, alone: */
     bool settled;             /* the format object was seen */
