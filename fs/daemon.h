@@ -186,30 +186,40 @@ bool note_status(struct daemon *d, const char *text);
 bool readahead_declines(struct node *n, const struct fuse_file_info *fi, uint64_t offset,
                         size_t size, bool absent);
 
-/* --- views*.c: snapshots/ and branches/ --- */
+/* --- views*.c: snapshots/ and branches/, and blobs/ --- */
 bool views_exist(struct daemon *d); /* not where snapshot.history is off */
 /* What of them a listing of the root has; NULL beyond the last. */
 const char *views_root_name(struct daemon *d, int i);
 ino_t views_root_ino(int i);
+ino_t views_blobs_ino(void); /* of blobs/, which is there where files/ is */
 bool views_lookup_in_root(fuse_req_t req, const char *name); /* false: no such name */
 void views_lookup(fuse_req_t req, struct node *n, const char *name);
 void views_getattr(fuse_req_t req, struct node *n);
 void views_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
 void views_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fuse_file_info *fi);
 void views_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
-void views_opendir(fuse_req_t req, struct fuse_file_info *fi);
+void views_opendir(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
 void views_readdir(fuse_req_t req, struct node *n, size_t size, off_t off,
                    struct fuse_file_info *fi, bool plus);
-void views_releasedir(fuse_req_t req, struct fuse_file_info *fi);
+void views_releasedir(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
+void views_readlink(fuse_req_t req, struct node *n);
+void views_getxattr(fuse_req_t req, struct node *n, const char *name, size_t size);
+void views_listxattr(fuse_req_t req, struct node *n, size_t size);
+void views_lseek(fuse_req_t req, struct node *n, off_t off, int whence);
+/* In files/ or blobs/ of a snapshot or branch, or in the blobs/ of the root: nothing changes there.
+ */
+bool views_is_fixed(const struct node *n);
 void views_mkdir(fuse_req_t req, struct node *n, const char *name);
 void views_rmdir(fuse_req_t req, struct node *n, const char *name);
 void views_rename(fuse_req_t req, struct node *n, const char *name, struct node *to,
                   const char *new_name, unsigned flags);
 /* This mount has changed branches or labels: what is known of them is asked anew. Any thread. */
 void views_changed(void);
+void views_end(void); /* after the unmount; nobody asks any more */
 
 /* --- files*.c: files/ --- */
 #define FILES_NAME "files"
+#define BLOBS_NAME "blobs"
 /* What the kernel knows by an odd number. */
 static inline bool is_files(fuse_ino_t ino)
 {

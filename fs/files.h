@@ -65,6 +65,16 @@ fuse_ino_t files_number(struct daemon *d, uint64_t ino);
 /* Takes back a reference that was taken in that epoch. With the gate entered. */
 void files_let_go(struct daemon *d, uint64_t ino, unsigned epoch);
 
+/* files_xattr.c: for views, too. */
+bool files_xattr_is_ours(const char *name); /* user.bh.*, which nobody sets */
+int files_xattr_check(const char *name);    /* 0, or what a name is refused with */
+/* The value of one of ours. ENODATA, ENOMEM. */
+int files_xattr_value(const char *name, const struct bh_inode *i, enum bh_blob_state state,
+                      const char *mime, struct bh_strbuf *out);
+/* All names that who asked may see: of `list`, of len bytes, and ours. */
+void files_xattr_list(fuse_req_t req, const struct bh_inode *i, const char *list, size_t len,
+                      struct bh_strbuf *out);
+
 /* files_io.c: makes a handle in r->fi. */
 int files_make_handle(struct request *r, uint64_t ino, bool wait, struct bh_error *err);
 

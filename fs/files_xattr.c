@@ -13,13 +13,13 @@
 #define OURS "user.bh."
 #define META "user.bh.meta."
 
-static bool is_ours(const char *name)
+bool files_xattr_is_ours(const char *name)
 {
     return !strncmp(name, OURS, strlen(OURS)) && strncmp(name, META, strlen(META)) != 0;
 }
 
 /* 0, or what a name is refused with (xattr(7)): ACLs, of system.*, are not kept (DECISIONS 26). */
-static int check_name(const char *name)
+int files_xattr_check(const char *name)
 {
     static const char *const spaces[] = {"user.", "trusted.", "security."};
     for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++)
@@ -42,10 +42,11 @@ static bool has_key(const struct bh_inode *i)
     return S_ISREG(i->mode) && !i->content.data && memcmp(i->content.hash, none, sizeof none) != 0;
 }
 
-static int our_value(struct request *r, const struct bh_inode *i, struct bh_strbuf *out)
+int files_xattr_value(const char *name, const struct bh_inode *i, enum bh_blob_state state,
+                      const char *mime, struct bh_strbuf *out)
 {
     static const char *const states[] = {"local", "uploading", "stored"};
-    const char *what = r->name + strlen(OURS);
+    const char *what = name + strlen(OURS);
     if (!S_ISREG(i->mode))
         return ENODATA;
     if (!strcmp(what, "key")) {
@@ -53,18 +54,33 @@ static int our_value(struct request *r, const struct bh_inode *i, struct bh_strb
             return ENODATA; /* it is being written, or is not hashed yet */
         add_key(i, out);
     } else if (!strcmp(what, "state")) {
-        bh_strbuf_addf(out, "%s", states[bh_files_state(r->files, i)]);
+        bh_strbuf_addf(out, "%s", states[state]);
     } else if (!strcmp(what, "mime")) {
-        char name[256];
-        bh_names_name(bh_files_names(r->files), i->ino, name);
-        bh_strbuf_addf(out, "%s", bh_files_mime(name));
+        bh_strbuf_addf(out, "%s", mime);
     } else {
         return ENODATA;
     }
     return out->failed ? ENOMEM : 0;
 }
 
-static const char *const our_names[] = {"user.bh.key", "user.bh.state", "user.bh.mime"};
+static int our_value(struct request *r, const struct bh_inode *i, struct bh_strbuf *out)
+{
+    char name[256];
+    bh_names_name(bh_files_names(r->files), i->ino, name);
+    return files_xattr_value(r->name, i, bh_files_state(r->files, i), bh_files_mime(name), out);
+}
+
+void files_xattr_list(fuse_req_t req, const struct bh_inode *i, const char *list, size_t len,
+                      struct bh_strbuf *out)
+{
+    static const char *const ours[] = {"user.bh.key", "user.bh.state", "user.bh.mime"};
+    for (const char *name = list; name < list + len; name += strlen(name) + 1)
+        if (fuse_req_ctx(req)->uid == 0 || strncmp(name, "trusted.", 8) != 0)
+            bh_strbuf_add(out, name, strlen(name) + 1);
+    for (size_t k = 0; S_ISREG(i->mode) && k < sizeof ours / sizeof *ours; k++)
+        if (k > 0 || has_key(i))
+            bh_strbuf_add(out, ours[k], strlen(ours[k]) + 1);
+}
 
 /* --- requests --- */
 
@@ -82,10 +98,10 @@ static int reply_value(struct request *r, const void *value, size_t len)
 static int run_get(struct request *r, bool wait, struct bh_error *err)
 {
     struct bh_names *n = bh_files_names(r->files);
-    int rc = check_name(r->name);
+    int rc = files_xattr_check(r->name);
     if (rc)
         return rc;
-    if (is_ours(r->name)) {
+    if (files_xattr_is_ours(r->name)) {
         BH_STRBUF text = {0};
         struct bh_inode i;
         if (!wait)
@@ -123,12 +139,7 @@ static int run_list(struct request *r, bool wait, struct bh_error *err)
         rc = bh_names_listxattr(n, r->ino, &list, &len, wait, err);
     if (rc)
         return rc;
-    for (const char *name = list; name < list + len; name += strlen(name) + 1)
-        if (fuse_req_ctx(r->req)->uid == 0 || strncmp(name, "trusted.", 8) != 0)
-            bh_strbuf_add(&all, name, strlen(name) + 1);
-    for (size_t k = 0; S_ISREG(i.mode) && k < sizeof our_names / sizeof *our_names; k++)
-        if (k > 0 || has_key(&i))
-            bh_strbuf_add(&all, our_names[k], strlen(our_names[k]) + 1);
+    files_xattr_list(r->req, &i, list, len, &all);
     return all.failed ? ENOMEM : reply_value(r, all.data ? all.data : "", all.len);
 }
 
@@ -143,7 +154,7 @@ void files_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 
 static int run_set(struct request *r, bool wait, struct bh_error *err)
 {
-    int rc = is_ours(r->name) ? EPERM : check_name(r->name);
+    int rc = files_xattr_is_ours(r->name) ? EPERM : files_xattr_check(r->name);
     if (rc == 0)
         rc = bh_names_setxattr(bh_files_names(r->files), r->ino, r->name, r->data, r->data_size,
                                (int)r->flags, wait, err);
@@ -168,7 +179,7 @@ void files_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char
 
 static int run_remove(struct request *r, bool wait, struct bh_error *err)
 {
-    int rc = is_ours(r->name) ? EPERM : check_name(r->name);
+    int rc = files_xattr_is_ours(r->name) ? EPERM : files_xattr_check(r->name);
     if (rc == 0)
         rc = bh_names_removexattr(bh_files_names(r->files), r->ino, r->name, wait, err);
     if (rc == 0)

@@ -439,6 +439,7 @@ static int finish(struct daemon *d, const struct bhfs_extension *ext)
     bh_files_clients_gone(d->files);
     workers_free(d->workers);
     d->workers = NULL;
+    views_end();
     nodes_forget_all();
     int rc = bh_stop(d->bh, &err);
     note_exit(d, dir, rc, &err);

@@ -7,7 +7,7 @@
 #include "util/cleanup.h"
 #include "views.h"
 
-#define VIEW_SLOTS 4096u
+#define VIEW_SLOTS 32768u
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct node root = {.kind = NODE_ROOT};
@@ -55,7 +55,7 @@ static void view_delete(struct node *n)
     while (*at != n)
         at = &(*at)->next_view;
     *at = n->next_view;
-    free(n->view);
+    view_free(n->view);
 }
 
 /* Takes it off the list; its file is the caller's to release, without the mutex. */
@@ -106,14 +106,14 @@ struct node *node_for_view(struct view *v)
 {
     BH_LOCK_SCOPE(&mutex);
     struct node **slot = view_slot(v), *n = *slot;
-    while (n && strcmp(n->view->key, v->key) != 0)
+    while (n && !view_is_same(n->view, v))
         n = n->next_view;
     if (n) {
-        free(v);
+        view_free(v);
     } else {
         n = node_new(NODE_VIEW);
         if (!n) {
-            free(v);
+            view_free(v);
             return NULL;
         }
         n->view = v;

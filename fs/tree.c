@@ -122,7 +122,7 @@ static void refuse_in(fuse_req_t req, const struct node *dir, const char *name)
     }
     explain(daemon_of(req),
             "%.100s: snapshots and branches are changed as directories only: mkdir, "
-            "rmdir and mv",
+            "rmdir and mv; blobs/ is there for reading",
             name);
     fuse_reply_err(req, EROFS);
 }
@@ -156,6 +156,16 @@ static void refuse(fuse_req_t req)
     fuse_reply_err(req, EPERM);
 }
 
+/* What is in files/ and blobs/ of snapshots, and in the live blobs/, stays as it was. */
+static bool refused_in_view(fuse_req_t req, fuse_ino_t dir, const char *name)
+{
+    if (is_files(dir) || !views_is_fixed(node_of(dir)))
+        return false;
+    count(daemon_of(req), OP_OTHER);
+    refuse_in(req, node_of(dir), name);
+    return true;
+}
+
 /* Between files/ and the rest it is as between two file systems: mv and ln then copy. */
 static void refuse_across(fuse_req_t req, fuse_ino_t from, fuse_ino_t to)
 {
@@ -170,7 +180,8 @@ static void tree_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode
         files_make(req, parent, name, mode, rdev, NULL);
         return;
     }
-    refuse(req);
+    if (!refused_in_view(req, parent, name))
+        refuse(req);
 }
 
 static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
@@ -180,6 +191,8 @@ static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode
         files_make(req, parent, name, S_IFDIR | (mode & 07777), 0, NULL);
         return;
     }
+    if (refused_in_view(req, parent, name))
+        return;
     struct node *n = node_of(parent);
     if (n->kind != NODE_VIEW) {
         refuse(req);
@@ -196,6 +209,8 @@ static void tree_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
         files_remove(req, parent, name, true);
         return;
     }
+    if (refused_in_view(req, parent, name))
+        return;
     struct node *n = node_of(parent);
     if (n->kind != NODE_VIEW) {
         refuse(req);
@@ -212,7 +227,8 @@ static void tree_symlink(fuse_req_t req, const char *link, fuse_ino_t parent, co
         files_make(req, parent, name, S_IFLNK | 0777, 0, link);
         return;
     }
-    refuse(req);
+    if (!refused_in_view(req, parent, name))
+        refuse(req);
 }
 
 static void tree_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
@@ -222,6 +238,8 @@ static void tree_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const c
         files_link(req, ino, parent, name);
         return;
     }
+    if (refused_in_view(req, parent, name))
+        return;
     refuse_across(req, ino, parent);
 }
 
@@ -233,6 +251,8 @@ static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fus
         files_rename(req, parent, name, new_parent, new_name, flags);
         return;
     }
+    if (refused_in_view(req, parent, name) || refused_in_view(req, new_parent, new_name))
+        return;
     if (is_files(parent) || is_files(new_parent)) {
         refuse_across(req, parent, new_parent);
         return;
@@ -259,7 +279,7 @@ static void tree_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *
     if (is_files(ino))
         files_opendir(req, ino, fi);
     else if (n->kind == NODE_VIEW)
-        views_opendir(req, fi);
+        views_opendir(req, n, fi);
     else {
         fi->cache_readdir = fi->keep_cache = 1;
         fuse_reply_open(req, fi);
@@ -273,7 +293,7 @@ static void tree_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_inf
     if (is_files(ino))
         files_releasedir(req, fi);
     else if (n->kind == NODE_VIEW)
-        views_releasedir(req, fi);
+        views_releasedir(req, n, fi);
     else
         fuse_reply_err(req, 0);
 }
@@ -324,6 +344,8 @@ static void tree_readlink(fuse_req_t req, fuse_ino_t ino)
     count(daemon_of(req), OP_OTHER);
     if (is_files(ino))
         files_readlink(req, ino);
+    else if (node_of(ino)->kind == NODE_VIEW)
+        views_readlink(req, node_of(ino));
     else
         fuse_reply_err(req, EINVAL);
 }
@@ -333,6 +355,8 @@ static void tree_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size
     count(daemon_of(req), OP_OTHER);
     if (is_files(ino))
         files_getxattr(req, ino, name, size);
+    else if (node_of(ino)->kind == NODE_VIEW)
+        views_getxattr(req, node_of(ino), name, size);
     else
         fuse_reply_err(req, EOPNOTSUPP);
 }
@@ -342,6 +366,8 @@ static void tree_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
     count(daemon_of(req), OP_OTHER);
     if (is_files(ino))
         files_listxattr(req, ino, size);
+    else if (node_of(ino)->kind == NODE_VIEW)
+        views_listxattr(req, node_of(ino), size);
     else if (size == 0)
         fuse_reply_xattr(req, 0);
     else
@@ -355,7 +381,7 @@ static void tree_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, cons
     if (is_files(ino))
         files_setxattr(req, ino, name, value, size, flags);
     else
-        fuse_reply_err(req, EOPNOTSUPP);
+        fuse_reply_err(req, views_is_fixed(node_of(ino)) ? EROFS : EOPNOTSUPP);
 }
 
 static void tree_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
@@ -364,7 +390,7 @@ static void tree_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
     if (is_files(ino))
         files_removexattr(req, ino, name);
     else
-        fuse_reply_err(req, EOPNOTSUPP);
+        fuse_reply_err(req, views_is_fixed(node_of(ino)) ? EROFS : EOPNOTSUPP);
 }
 
 static void tree_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
@@ -383,6 +409,8 @@ static void tree_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence,
     count(daemon_of(req), OP_OTHER);
     if (is_files(ino))
         files_lseek(req, off, whence, fi);
+    else if (node_of(ino)->kind == NODE_VIEW)
+        views_lseek(req, node_of(ino), off, whence);
     else
         fuse_reply_err(req, EINVAL);
 }

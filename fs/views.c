@@ -1,5 +1,6 @@
 /* Requests to snapshots/ and branches/. What a snapshot holds never changes, so the kernel keeps
  * it; what a name means it asks each time, which costs a lookup in memory (views_cache.c). */
+#include "files.h"
 #include "views.h"
 
 #include <errno.h>
@@ -10,7 +11,8 @@
 #include "util/cleanup.h"
 #include "util/clock.h"
 
-#define INO_VIEWS (1ull << 62) /* beyond those of everything else in the mount */
+#define INO_VIEWS  (1ull << 62) /* beyond those of everything else in the mount */
+#define BLOBS_MODE 0500         /* whoever gets in reads what is in anybody's files */
 
 static const char *const root_names[] = {"branches", "snapshots"};
 
@@ -30,6 +32,11 @@ ino_t views_root_ino(int i)
     return view_ino(root_names[i], NULL);
 }
 
+ino_t views_blobs_ino(void)
+{
+    return view_ino(BLOBS_NAME, NULL);
+}
+
 /* --- what there is --- */
 
 ino_t view_ino(const char *path, const char *name)
@@ -46,6 +53,8 @@ ino_t view_ino(const char *path, const char *name)
 
 bool view_is_dir(const struct view *v)
 {
+    if (v->inode)
+        return S_ISDIR(v->inode->mode);
     return v->kind != VIEW_DB && v->kind != VIEW_INFO;
 }
 
@@ -57,6 +66,12 @@ bool view_has_verbs(const struct view *v)
 static void print_path(struct bh_strbuf *out, enum view_kind kind, const char *branch,
                        const char *name)
 {
+    static const char *const inside[] = {[VIEW_DB] = BH_DB_NAME,
+                                         [VIEW_INFO] = "info",
+                                         [VIEW_FILES] = FILES_NAME,
+                                         [VIEW_BLOBS] = BLOBS_NAME,
+                                         [VIEW_BLOB] = NULL};
+    const char *in_it = inside[kind];
     if (kind == VIEW_BRANCHES || branch[0])
         bh_strbuf_addf(out, "branches");
     if (branch[0])
@@ -65,8 +80,39 @@ static void print_path(struct bh_strbuf *out, enum view_kind kind, const char *b
         bh_strbuf_addf(out, "%ssnapshots", branch[0] ? "/" : "");
     if (name[0])
         bh_strbuf_addf(out, "/%s", name);
-    if (kind == VIEW_DB || kind == VIEW_INFO)
-        bh_strbuf_addf(out, "/%s", kind == VIEW_DB ? BH_DB_NAME : "info");
+    if (in_it)
+        bh_strbuf_addf(out, "%s%s", out->len ? "/" : "", in_it);
+}
+
+static struct view_set *set_new(const char *path, const struct bh_index_entry *e)
+{
+    size_t len = strlen(path) + 1;
+    struct view_set *set = calloc(1, sizeof *set + len);
+    if (!set)
+        return NULL;
+    set->users = 1;
+    set->fixed = e != NULL;
+    if (e)
+        set->e = *e;
+    memcpy(set->path, path, len);
+    return set;
+}
+
+void view_free(struct view *v)
+{
+    if (v && v->set && atomic_fetch_sub(&v->set->users, 1) == 1)
+        free(v->set);
+    free(v);
+}
+
+bool view_is_same(const struct view *a, const struct view *b)
+{
+    if (a->kind != b->kind || a->ino != b->ino)
+        return false;
+    if (a->kind != VIEW_FILE && a->kind != VIEW_BLOB)
+        return !strcmp(a->key, b->key);
+    return a->set == b->set && a->inode->ino == b->inode->ino &&
+           !memcmp(a->inode->content.hash, b->inode->content.hash, BH_SHA256_LEN);
 }
 
 struct view *view_new(enum view_kind kind, const char *branch, const char *name,
@@ -76,14 +122,24 @@ struct view *view_new(enum view_kind kind, const char *branch, const char *name,
     print_path(&path, kind, branch, name);
     if (path.failed)
         return NULL;
+    bool has_set = kind == VIEW_FILES || kind == VIEW_BLOBS;
     size_t size = 2 * path.len + strlen(branch) + strlen(name) + BH_SNAPSHOT_ID_MAX + 5;
-    struct view *v = malloc(sizeof *v + size);
-    if (!v)
+    size_t own = has_set ? sizeof(struct bh_inode) : e ? sizeof *e : 0;
+    struct view *v = malloc(sizeof *v + own + size);
+    struct view_set *set = has_set ? set_new(path.data, e) : NULL;
+    if (!v || (has_set && !set)) {
+        free(v);
+        free(set);
         return NULL;
-    *v = (struct view){.kind = kind, .fixed = e != NULL, .ino = view_ino(path.data, NULL)};
+    }
+    *v = (struct view){.kind = kind,
+                       .fixed = e != NULL,
+                       .ino = view_ino(path.data, NULL),
+                       .set = set,
+                       .object_key = ""};
     if (e)
-        v->e = *e;
-    char *at = v->text;
+        v->e = set ? &set->e : memcpy(v + 1, e, sizeof *e);
+    char *at = (char *)(v + 1) + own;
     v->branch = at;
     at = stpcpy(at, branch) + 1;
     v->name = at;
@@ -104,8 +160,8 @@ static int get_time(struct daemon *d, const struct view *v, int64_t *ms, const s
                     struct bh_error *err)
 {
     struct branch b;
-    *ms = v->fixed ? v->e.time_ms : d->started_ms;
-    if (v->fixed || v->kind == VIEW_BRANCHES)
+    *ms = v->fixed ? v->e->time_ms : d->started_ms;
+    if (v->fixed || v->kind == VIEW_BRANCHES || v->kind == VIEW_BLOBS)
         return 0;
     int rc = branch_get(d, v->branch, &b, call, err);
     if (rc == 0 && b.has_history)
@@ -113,9 +169,14 @@ static int get_time(struct daemon *d, const struct view *v, int64_t *ms, const s
     return rc;
 }
 
-static int stat_view(struct daemon *d, const struct view *v, struct stat *st,
-                     const struct bh_call *call, struct bh_error *err)
+int view_stat(struct daemon *d, const struct view *v, struct stat *st, const struct bh_call *call,
+              struct bh_error *err)
 {
+    if (v->inode) {
+        files_stat(v->inode, st);
+        st->st_ino = v->ino;
+        return 0;
+    }
     mode_t dir_mode = S_IFDIR | (view_has_verbs(v) ? 0755 : 0555);
     BH_STRBUF text = {0};
     int64_t ms;
@@ -133,17 +194,22 @@ static int stat_view(struct daemon *d, const struct view *v, struct stat *st,
                         .st_size = (off_t)text.len};
     stat_set_time(st, ms);
     if (v->kind == VIEW_SNAPSHOT)
+        st->st_nlink = 4; /* files/ and blobs/ */
+    if (v->kind == VIEW_BLOBS) {
         st->st_nlink = 2;
+        st->st_mode = S_IFDIR | BLOBS_MODE;
+    }
     if (v->kind == VIEW_DB) {
-        st->st_size = (off_t)v->e.db.size;
-        st->st_blocks = (blkcnt_t)((v->e.db.size + 511) / 512);
+        st->st_size = (off_t)v->e->db.size;
+        st->st_blocks = (blkcnt_t)((v->e->db.size + 511) / 512);
     }
     return 0;
 }
 
-static double attr_seconds(const struct view *v)
+double view_attr_seconds(const struct view *v)
 {
-    return v->kind == VIEW_SNAPSHOT || v->kind == VIEW_DB ? CACHE_SECONDS : 0;
+    bool known = v->kind == VIEW_SNAPSHOT || v->kind == VIEW_DB || (v->set && v->fixed);
+    return known ? CACHE_SECONDS : 0;
 }
 
 /* --- tasks --- */
@@ -186,7 +252,7 @@ void view_task_put(struct view_task *t)
 {
     if (atomic_fetch_sub(&t->users, 1) != 1)
         return;
-    free(t->own);
+    view_free(t->own);
     free(t);
 }
 
@@ -219,7 +285,8 @@ void view_task_start(struct view_task *t)
 {
     struct bh_error err;
     fuse_req_interrupt_func(t->req, on_interrupt, t);
-    int rc = t->verb ? verb_start(t) : workers_run(t->daemon->fetchers, run_task, t);
+    struct workers *workers = t->workers ? t->workers : t->daemon->fetchers;
+    int rc = t->verb ? verb_start(t) : workers_run(workers, run_task, t);
     if (rc == 0)
         return;
     bh_fail(&err, rc, "out of memory");
@@ -229,16 +296,16 @@ void view_task_start(struct view_task *t)
 
 /* --- lookup --- */
 
-static double entry_seconds(const struct view *dir)
+double view_entry_seconds(const struct view *dir)
 {
-    return dir->kind == VIEW_SNAPSHOT ? CACHE_SECONDS : 0;
+    return dir->kind == VIEW_SNAPSHOT || (dir->set && dir->fixed) ? CACHE_SECONDS : 0;
 }
 
 /* Answers with v, which is taken over. */
 static void reply_view(fuse_req_t req, struct view *v, const struct stat *st, double entry_timeout)
 {
     struct fuse_entry_param e = {
-        .attr = *st, .attr_timeout = attr_seconds(v), .entry_timeout = entry_timeout};
+        .attr = *st, .attr_timeout = view_attr_seconds(v), .entry_timeout = entry_timeout};
     reply_entry(req, node_for_view(v), e);
 }
 
@@ -248,11 +315,32 @@ static int kind_of(const struct view *dir, const char *name, enum view_kind *kin
         *kind = VIEW_DB;
     else if (!strcmp(name, "info"))
         *kind = VIEW_INFO;
+    else if (!strcmp(name, FILES_NAME))
+        *kind = VIEW_FILES;
+    else if (!strcmp(name, BLOBS_NAME))
+        *kind = VIEW_BLOBS;
     else if (dir->kind == VIEW_BRANCH && !strcmp(name, "snapshots"))
         *kind = VIEW_SNAPSHOTS;
     else
         return ENOENT;
     return 0;
+}
+
+/* In the directory of a snapshot, or of a branch: then `e` is its newest. */
+static int find_inside(struct daemon *d, const struct view *dir, enum view_kind kind,
+                       const struct bh_index_entry *e, struct view **out,
+                       const struct bh_call *call, struct bh_error *err)
+{
+    bool fixed = kind != VIEW_SNAPSHOTS && (kind != VIEW_INFO || dir->kind == VIEW_SNAPSHOT);
+    if (kind == VIEW_FILES && !call)
+        return EAGAIN;
+    struct view *v = view_new(kind, dir->branch, dir->name, fixed ? e : NULL);
+    int rc = v && kind == VIEW_FILES ? view_files_root(d, v, call, err) : 0;
+    if (rc)
+        view_free(v);
+    else
+        *out = v;
+    return rc;
 }
 
 /* What there is of that name; *out NULL: no memory. */
@@ -282,16 +370,12 @@ static int find_child(struct daemon *d, const struct view *dir, const char *name
             rc = branch_get(d, dir->branch, &b, call, err);
         if (rc == 0 && kind != VIEW_INFO && !b.has_history)
             rc = ENOENT;
-        if (rc == 0)
-            *out = view_new(kind, dir->branch, "", kind == VIEW_DB ? &b.head.newest : NULL);
-        return rc;
+        return rc ? rc : find_inside(d, dir, kind, &b.head.newest, out, call, err);
     case VIEW_SNAPSHOT:
         rc = kind_of(dir, name, &kind);
-        if (rc == 0)
-            *out = view_new(kind, dir->branch, dir->name, &dir->e);
-        return rc;
+        return rc ? rc : find_inside(d, dir, kind, dir->e, out, call, err);
     default:
-        return ENOTDIR;
+        return dir->set ? view_files_find(d, dir, name, out, call, err) : ENOTDIR;
     }
 }
 
@@ -304,9 +388,9 @@ static int look_up(struct daemon *d, const struct view *dir, const char *name, s
         return rc;
     if (!*out)
         return bh_fail(err, ENOMEM, "out of memory");
-    rc = stat_view(d, *out, st, call, err);
+    rc = view_stat(d, *out, st, call, err);
     if (rc)
-        free(*out);
+        view_free(*out);
     return rc;
 }
 
@@ -319,13 +403,13 @@ int view_run_lookup(struct view_task *t, struct bh_error *err)
         return rc;
     if (!view_task_done(t)) {
         if (!rc)
-            free(v);
+            view_free(v);
         return 0;
     }
     if (rc)
         reply_absent(t->req, 0);
     else
-        reply_view(t->req, v, &st, entry_seconds(t->view));
+        reply_view(t->req, v, &st, view_entry_seconds(t->view));
     return 0;
 }
 
@@ -333,16 +417,19 @@ bool views_lookup_in_root(fuse_req_t req, const char *name)
 {
     if (!views_exist(daemon_of(req)))
         return false;
-    bool is_branches = !strcmp(name, root_names[0]);
-    if (!is_branches && strcmp(name, root_names[1]) != 0)
+    bool is_branches = !strcmp(name, root_names[0]), is_blobs = !strcmp(name, BLOBS_NAME);
+    if (is_blobs && !files_exist(daemon_of(req)))
         return false;
-    struct view *v = view_new(is_branches ? VIEW_BRANCHES : VIEW_SNAPSHOTS, "", "", NULL);
+    if (!is_branches && !is_blobs && strcmp(name, root_names[1]) != 0)
+        return false;
+    enum view_kind kind = is_branches ? VIEW_BRANCHES : is_blobs ? VIEW_BLOBS : VIEW_SNAPSHOTS;
+    struct view *v = view_new(kind, "", "", NULL);
     struct stat st;
-    int rc = v ? stat_view(daemon_of(req), v, &st, NULL, NULL) : ENOMEM;
+    int rc = v ? view_stat(daemon_of(req), v, &st, NULL, NULL) : ENOMEM;
     if (rc == 0) {
         reply_view(req, v, &st, CACHE_SECONDS);
     } else {
-        free(v);
+        view_free(v);
         fuse_reply_err(req, rc);
     }
     return true;
@@ -354,14 +441,16 @@ void views_lookup(fuse_req_t req, struct node *n, const char *name)
     struct stat st;
     int rc = look_up(daemon_of(req), n->view, name, &v, &st, NULL, NULL);
     if (rc == 0) {
-        reply_view(req, v, &st, entry_seconds(n->view));
+        reply_view(req, v, &st, view_entry_seconds(n->view));
     } else if (rc == ENOENT) {
-        reply_absent(req, entry_seconds(n->view));
+        reply_absent(req, view_entry_seconds(n->view));
     } else if (rc == EAGAIN) {
         struct view_task *t = view_task_new(req, n->view, view_run_lookup, name);
         if (!t)
             return;
         t->call.deadline_ms = bh_mono_ms() + dir_timeout(t->daemon);
+        if (n->view->set || !strcmp(name, FILES_NAME))
+            view_files_task(t);
         view_task_start(t);
     } else {
         fuse_reply_err(req, rc);
@@ -371,20 +460,20 @@ void views_lookup(fuse_req_t req, struct node *n, const char *name)
 static int run_getattr(struct view_task *t, struct bh_error *err)
 {
     struct stat st;
-    int rc = stat_view(t->daemon, t->view, &st, &t->call, err);
+    int rc = view_stat(t->daemon, t->view, &st, &t->call, err);
     if (rc)
         return rc;
     view_task_done(t);
-    fuse_reply_attr(t->req, &st, attr_seconds(t->view));
+    fuse_reply_attr(t->req, &st, view_attr_seconds(t->view));
     return 0;
 }
 
 void views_getattr(fuse_req_t req, struct node *n)
 {
     struct stat st;
-    int rc = stat_view(daemon_of(req), n->view, &st, NULL, NULL);
+    int rc = view_stat(daemon_of(req), n->view, &st, NULL, NULL);
     if (rc == 0) {
-        fuse_reply_attr(req, &st, attr_seconds(n->view));
+        fuse_reply_attr(req, &st, view_attr_seconds(n->view));
     } else if (rc == EAGAIN) {
         struct view_task *t = view_task_new(req, n->view, run_getattr, NULL);
         if (t)
@@ -453,6 +542,10 @@ void views_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
         return;
     }
     fi->fh = 0;
+    if (v->set) {
+        view_files_open(req, v, fi);
+        return;
+    }
     if (v->kind == VIEW_DB) {
         fi->keep_cache = 1;
         fuse_reply_open(req, fi);
@@ -472,20 +565,13 @@ void views_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
     }
 }
 
-static uint32_t block_size_of(struct daemon *d)
-{
-    struct bh_history_status st;
-    bh_history_status(bh_history_of(d->bh), &st);
-    return st.block_size;
-}
-
 static int run_read(struct view_task *t, struct bh_error *err)
 {
     BH_FREE char *buf = malloc(t->size);
     if (!buf)
         return bh_fail(err, ENOMEM, "out of memory reading %s", t->view->path);
-    int rc = blocks_read(t->daemon, &t->view->e, block_size_of(t->daemon), (uint64_t)t->offset, buf,
-                         t->size, &t->call, err);
+    struct block_source source = {.daemon = t->daemon, .e = t->view->e};
+    int rc = blocks_read(&source, (uint64_t)t->offset, buf, t->size, &t->call, err);
     if (rc)
         return rc;
     view_task_done(t);
@@ -496,12 +582,11 @@ static int run_read(struct view_task *t, struct bh_error *err)
 static void read_db(fuse_req_t req, struct node *n, size_t size, uint64_t off,
                     const struct fuse_file_info *fi)
 {
-    struct daemon *d = daemon_of(req);
     const struct view *v = n->view;
-    uint64_t left = off < v->e.db.size ? v->e.db.size - off : 0;
+    struct block_source source = {.daemon = daemon_of(req), .e = v->e};
+    uint64_t left = off < v->e->db.size ? v->e->db.size - off : 0;
     size = size < left ? size : (size_t)left;
-    bool here = size <= sizeof loop_buffer &&
-                blocks_known(&v->e, block_size_of(d), off, loop_buffer, size) == 0;
+    bool here = size <= sizeof loop_buffer && blocks_known(&source, off, loop_buffer, size) == 0;
     if (readahead_declines(n, fi, off, size, !here)) {
         fuse_reply_err(req, EAGAIN);
         return;
@@ -520,7 +605,9 @@ static void read_db(fuse_req_t req, struct node *n, size_t size, uint64_t off,
 
 void views_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct fuse_file_info *fi)
 {
-    if (n->view->kind == VIEW_DB)
+    if (n->view->set)
+        view_files_read(req, n->view, size, off, fi);
+    else if (n->view->kind == VIEW_DB)
         read_db(req, n, size, (uint64_t)off, fi);
     else
         reply_text(req, text_of(fi), size, off);
@@ -528,6 +615,10 @@ void views_read(fuse_req_t req, struct node *n, size_t size, off_t off, struct f
 
 void views_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
 {
+    if (n->view->set) {
+        view_files_release(req, fi);
+        return;
+    }
     if (n->view->kind == VIEW_INFO)
         free_text(text_of(fi));
     fuse_reply_err(req, 0);

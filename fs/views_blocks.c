@@ -12,6 +12,7 @@
 #define CACHE_BYTES (16u << 20)
 #define SLOTS       512u
 #define AHEAD_MAX   16u /* blocks */
+#define NAMES_AHEAD 3u  /* of names.db: names that are asked for together are spread over it */
 #define POLL_MS     50
 
 struct block {
@@ -86,7 +87,8 @@ static struct block *reserve(const struct bh_root *root, uint64_t number, size_t
 /* --- reading what is there --- */
 
 struct range {
-    const struct bh_index_entry *e;
+    const struct block_source *source;
+    const struct bh_root *root;
     uint32_t block_size;
     uint64_t offset;
     size_t len;
@@ -107,7 +109,7 @@ static uint64_t copy_known(const struct range *r)
 {
     uint64_t last = (r->offset + r->len - 1) / r->block_size;
     for (uint64_t n = r->offset / r->block_size; n <= last; n++) {
-        struct block *b = find(&r->e->db, n);
+        struct block *b = find(r->root, n);
         if (!b || !b->loaded)
             return n;
         copy_out(r, b);
@@ -117,13 +119,24 @@ static uint64_t copy_known(const struct range *r)
     return UINT64_MAX;
 }
 
-int blocks_known(const struct bh_index_entry *e, uint32_t block_size, uint64_t offset, void *buf,
-                 size_t len)
+static struct range range_of(const struct block_source *s, uint64_t offset, void *buf, size_t len)
 {
-    struct range r = {e, block_size, offset, len, buf};
+    struct bh_history_status st;
+    bh_history_status(bh_history_of(s->daemon->bh), &st);
+    return (struct range){.source = s,
+                          .root = s->names ? &s->e->names : &s->e->db,
+                          .block_size = st.block_size,
+                          .offset = offset,
+                          .len = len,
+                          .buf = buf};
+}
+
+int blocks_known(const struct block_source *s, uint64_t offset, void *buf, size_t len)
+{
+    struct range r = range_of(s, offset, buf, len);
     if (!len)
         return 0;
-    if (!block_size)
+    if (!r.block_size)
         return EAGAIN;
     BH_LOCK_SCOPE(&mutex);
     return copy_known(&r) == UINT64_MAX ? 0 : EAGAIN;
@@ -135,36 +148,45 @@ int blocks_known(const struct bh_index_entry *e, uint32_t block_size, uint64_t o
  * loading; and, where the ones before it were read lately, as many again ahead. */
 static size_t run_length(const struct range *r, uint64_t first)
 {
-    uint64_t last = (r->offset + r->len - 1) / r->block_size, end = first + 1, ahead = 0;
-    uint64_t blocks = (r->e->db.size + r->block_size - 1) / r->block_size;
-    while (ahead < AHEAD_MAX && ahead < first && find(&r->e->db, first - ahead - 1))
-        ahead++;
+    uint64_t last = (r->offset + r->len - 1) / r->block_size, end = first + 1;
+    uint64_t ahead = r->source->names ? NAMES_AHEAD : 0;
+    uint64_t blocks = (r->root->size + r->block_size - 1) / r->block_size;
+    for (uint64_t n = 0; n < AHEAD_MAX && n < first && find(r->root, first - n - 1); n++)
+        ahead = ahead > n + 1 ? ahead : n + 1;
     last = last < first + ahead ? first + ahead : last;
-    while (end <= last && end < blocks && !find(&r->e->db, end))
+    while (end <= last && end < blocks && !find(r->root, end))
         end++;
     return (size_t)(end - first);
 }
 
-/* With the mutex, which is let go of while the blocks come. */
-static int load_run(struct daemon *d, const struct range *r, uint64_t first,
-                    const struct bh_call *call, struct bh_error *err)
+static int read_snapshot(const struct block_source *s, uint64_t offset, void *buf, size_t len,
+                         const struct bh_call *call, struct bh_error *err)
 {
-    size_t count_ = run_length(r, first), got = 0;
+    struct bh_history *h = bh_history_of(s->daemon->bh);
+    size_t got;
+    return s->names ? bh_history_read_names(h, s->e, offset, buf, len, &got, call, err)
+                    : bh_history_read(h, s->e, offset, buf, len, &got, call, err);
+}
+
+/* With the mutex, which is let go of while the blocks come. */
+static int load_run(const struct range *r, uint64_t first, const struct bh_call *call,
+                    struct bh_error *err)
+{
+    size_t count_ = run_length(r, first);
     uint64_t start = first * r->block_size;
     BH_FREE struct block **run = calloc(count_, sizeof *run);
     BH_FREE char *data = malloc(count_ * r->block_size);
     int rc = run && data ? 0 : ENOMEM;
     for (size_t i = 0; i < count_ && rc == 0; i++) {
-        uint64_t at = start + i * r->block_size, left = r->e->db.size - at;
-        run[i] = reserve(&r->e->db, first + i, left < r->block_size ? (size_t)left : r->block_size);
+        uint64_t at = start + i * r->block_size, left = r->root->size - at;
+        run[i] = reserve(r->root, first + i, left < r->block_size ? (size_t)left : r->block_size);
         rc = run[i] ? 0 : ENOMEM;
     }
     pthread_mutex_unlock(&mutex);
     if (rc)
-        bh_fail(err, rc, "out of memory reading snapshot %s", r->e->id);
+        bh_fail(err, rc, "out of memory reading snapshot %s", r->source->e->id);
     else
-        rc = bh_history_read(bh_history_of(d->bh), r->e, start, data, count_ * r->block_size, &got,
-                             call, err);
+        rc = read_snapshot(r->source, start, data, count_ * r->block_size, call, err);
     pthread_mutex_lock(&mutex);
     for (size_t i = 0; i < count_ && run && run[i]; i++) {
         struct block *b = run[i];
@@ -187,33 +209,32 @@ static void shrink(void)
         drop(oldest);
 }
 
-int blocks_read(struct daemon *d, const struct bh_index_entry *e, uint32_t block_size,
-                uint64_t offset, void *buf, size_t len, const struct bh_call *call,
-                struct bh_error *err)
+int blocks_read(const struct block_source *s, uint64_t offset, void *buf, size_t len,
+                const struct bh_call *call, struct bh_error *err)
 {
-    struct range r = {e, block_size, offset, len, buf};
+    struct range r = range_of(s, offset, buf, len);
     uint64_t missing;
     int rc = 0;
     if (!len)
         return 0;
-    if (!block_size)
+    if (!r.block_size)
         return bh_fail(err, EIO, "there is no history in this bucket yet");
     BH_LOCK_SCOPE(&mutex);
     /* Several rounds, as others may push out what was there; what is copied stays copied, so a
      * range of any size gets done: each round begins where the last one ended. */
     while (rc == 0 && (missing = copy_known(&r)) != UINT64_MAX) {
-        if (missing * block_size > r.offset) {
-            size_t done = (size_t)(missing * block_size - r.offset);
+        if (missing * r.block_size > r.offset) {
+            size_t done = (size_t)(missing * r.block_size - r.offset);
             r.offset += done;
             r.buf += done;
             r.len -= done;
         }
-        if (find(&e->db, missing)) {
+        if (find(r.root, missing)) {
             struct timespec until = bh_mono_after_ms(POLL_MS);
             pthread_cond_clockwait(&changed, &mutex, CLOCK_MONOTONIC, &until);
             rc = bh_call_check(call, "reading a snapshot", err);
         } else {
-            rc = load_run(d, &r, missing, call, err);
+            rc = load_run(&r, missing, call, err);
         }
     }
     shrink();

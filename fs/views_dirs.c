@@ -12,9 +12,9 @@
 /* --- open directories --- */
 
 struct open_dir {
-    bool plus; /* how the request that is under way wants it */
+    bool plus;            /* how the request that is under way wants it */
     bool taken;           /* the listing: */
-    const char *files[4]; /* that stand in such a directory always; NULL at the end */
+    const char *files[6]; /* that stand in such a directory always; NULL at the end */
     struct snaps *snaps;  /* ids */
     struct label *labels; /* then these */
     size_t label_count;
@@ -35,8 +35,12 @@ static void forget_listing(struct open_dir *o)
     *o = (struct open_dir){0};
 }
 
-void views_opendir(fuse_req_t req, struct fuse_file_info *fi)
+void views_opendir(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
 {
+    if (n->view->set) {
+        view_files_opendir(req, n->view, fi);
+        return;
+    }
     struct open_dir *o = calloc(1, sizeof *o);
     if (!o) {
         fuse_reply_err(req, ENOMEM);
@@ -47,8 +51,12 @@ void views_opendir(fuse_req_t req, struct fuse_file_info *fi)
         free(o);
 }
 
-void views_releasedir(fuse_req_t req, struct fuse_file_info *fi)
+void views_releasedir(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
 {
+    if (n->view->set) {
+        view_files_releasedir(req, fi);
+        return;
+    }
     struct open_dir *o = dir_of(fi);
     forget_listing(o);
     free(o);
@@ -73,10 +81,10 @@ static int list_snapshots(struct daemon *d, const struct view *v, struct open_di
 static int list_branch(struct daemon *d, const struct view *v, struct open_dir *o,
                        const struct bh_call *call, struct bh_error *err)
 {
-    static const char *const all[] = {"info", BH_DB_NAME, "snapshots"};
+    static const char *const all[] = {"info", BH_DB_NAME, FILES_NAME, BLOBS_NAME, "snapshots"};
     struct branch b;
     int rc = branch_get(d, v->branch, &b, call, err);
-    for (int i = 0; rc == 0 && i < (b.has_history ? 3 : 1); i++)
+    for (int i = 0; rc == 0 && i < (b.has_history ? 5 : 1); i++)
         o->files[i] = all[i];
     return rc;
 }
@@ -101,6 +109,8 @@ static int take_listing(struct daemon *d, const struct view *v, struct open_dir 
     default:
         o->files[0] = "info";
         o->files[1] = BH_DB_NAME;
+        o->files[2] = FILES_NAME;
+        o->files[3] = BLOBS_NAME;
     }
     o->taken = rc == 0;
     return rc;
@@ -123,7 +133,8 @@ static bool entry(const struct open_dir *o, size_t i, const char **name, mode_t 
     *mode = S_IFDIR;
     if (i < files) {
         *name = o->files[i];
-        *mode = strcmp(*name, "snapshots") ? S_IFREG : S_IFDIR;
+        if (!strcmp(*name, "info") || !strcmp(*name, BH_DB_NAME))
+            *mode = S_IFREG;
         return true;
     }
     i -= files;
@@ -141,7 +152,7 @@ static bool entry(const struct open_dir *o, size_t i, const char **name, mode_t 
     return *name != NULL;
 }
 
-static ino_t parent_ino(const struct view *v)
+ino_t view_parent_ino(const struct view *v)
 {
     const char *slash = strrchr(v->path, '/');
     if (!slash)
@@ -163,7 +174,7 @@ static void reply_listing(fuse_req_t req, const struct view *v, const struct ope
         return;
     }
     int full =
-        listing_add(&l, ".", v->ino, S_IFDIR) || listing_add(&l, "..", parent_ino(v), S_IFDIR);
+        listing_add(&l, ".", v->ino, S_IFDIR) || listing_add(&l, "..", view_parent_ino(v), S_IFDIR);
     l.slot = from > 2 ? from : 2; /* the ones before it need not be counted */
     while (!full && entry(o, (size_t)l.slot - 2, &name, &mode))
         full = listing_add(&l, name, view_ino(v->path, name), mode);
@@ -184,6 +195,10 @@ static int run_readdir(struct view_task *t, struct bh_error *err)
 void views_readdir(fuse_req_t req, struct node *n, size_t size, off_t off,
                    struct fuse_file_info *fi, bool plus)
 {
+    if (n->view->set) {
+        view_files_readdir(req, n->view, size, off, fi, plus);
+        return;
+    }
     struct open_dir *o = dir_of(fi);
     struct bh_error err;
     o->plus = plus; /* the kernel reads a directory with one request at a time */
@@ -248,7 +263,7 @@ static int add_labels(struct daemon *d, const struct view *v, const struct branc
     size_t count_ = 0;
     int rc = labels_get(d, b, false, &labels, &count_, call, err);
     for (size_t i = 0; rc == 0 && i < count_; i++)
-        if (!strcmp(labels[i].id, v->e.id))
+        if (!strcmp(labels[i].id, v->e->id))
             bh_strbuf_addf(out, "label: %s\n", labels[i].name);
     return rc;
 }
@@ -263,7 +278,7 @@ int view_info_text(struct daemon *d, const struct view *v, struct bh_strbuf *out
     if (!v->fixed) {
         branch_text(&b, out);
     } else {
-        bh_history_info_text(bh_history_of(d->bh), &v->e, out);
+        bh_history_info_text(bh_history_of(d->bh), v->e, out);
         rc = add_labels(d, v, &b, out, call, err);
     }
     return rc == 0 && out->failed ? bh_fail(err, ENOMEM, "out of memory") : rc;

@@ -19,10 +19,7 @@ struct bh_offline {
     int fd;              /* -1, or the plain object */
 
     /* offline_sqlite.c */
-    sqlite3_vfs vfs;
-    char vfs_name[40];
-    bool registered;
-    struct bh_error error; /* of the last read that failed */
+    struct bh_rovfs *vfs; /* NULL: not needed yet */
     size_t chunk_size;
     struct offline_chunk {
         uint64_t number; /* + 1; 0: nothing is here */

@@ -81,6 +81,21 @@ int bh_open_flush(struct bh_open *o, bool wait, struct bh_error *err);
 /* The same, and it survives a power cut. Sleeps. */
 int bh_open_sync(struct bh_open *o, struct bh_error *err);
 
+/* --- contents by their keys --- */
+struct bh_blob_row {
+    uint64_t size;
+    char object_key[BH_KEY_MAX + 1]; /* ""; or the object is under another key than ours */
+    char mime[128];                  /* of table filestore; "" not known */
+};
+/* What names have, or table filestore. ENOENT. Sleeps. */
+int bh_files_find_blob(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN],
+                       struct bh_blob_row *out, struct bh_error *err);
+/* Only of table filestore. */
+int bh_files_find_row(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN],
+                      struct bh_blob_row *out, struct bh_error *err);
+/* All of both. Freed by the caller with free(). Sleeps. */
+int bh_files_list_blobs(struct bh_files *f, struct bh_blob_list **out, struct bh_error *err);
+
 /* --- state --- */
 enum bh_blob_state bh_files_state(struct bh_files *f, const struct bh_inode *i);
 /* A file's MIME type, by its name's ending. */

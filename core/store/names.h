@@ -189,6 +189,20 @@ int bh_names_each_local(struct bh_names *n, int (*fn)(void *arg, const struct bh
 int bh_names_has_hash(struct bh_names *n, const uint8_t hash[BH_SHA256_LEN], bool *has,
                       struct bh_error *err);
 
+/* Contents, each once, ascending; one allocation, freed by the caller with free(). */
+struct bh_blob_list {
+    size_t count;
+    struct {
+        uint8_t hash[BH_SHA256_LEN];
+        uint64_t size;
+    } blobs[];
+};
+/* All that any inode with a name has as published. Makes a checkpoint. Sleeps. */
+int bh_names_list_blobs(struct bh_names *n, struct bh_blob_list **out, struct bh_error *err);
+/* How many bytes that content has. ENOENT: bh_names_has_hash would say that nobody has it. */
+int bh_names_find_blob(struct bh_names *n, const uint8_t hash[BH_SHA256_LEN], uint64_t *size,
+                       struct bh_error *err);
+
 /* One of its names, not a path; "" where it has none, or none is in memory. Never waits. */
 void bh_names_name(struct bh_names *n, uint64_t ino, char name[256]);
 

@@ -52,7 +52,10 @@ static const char *const get_sql[GETS] = {
     [GET_LIST] = "SELECT e.ino, " INODE_ROW ", e.name FROM entries e LEFT JOIN inodes i "
                  "ON i.ino = e.ino WHERE e.dir = ?1",
     [GET_LOCAL] = "SELECT ino FROM inodes WHERE data != 0",
-    [GET_HASH] = "SELECT ino FROM inodes WHERE hash IS NOT NULL AND hash = ?1 AND nlink > 0",
+    [GET_HASH] = "SELECT ino, hash_size FROM inodes WHERE hash IS NOT NULL AND hash = ?1 AND "
+                 "nlink > 0",
+    [GET_BLOBS] = "SELECT hash, hash_size FROM inodes WHERE hash IS NOT NULL AND nlink > 0 "
+                  "ORDER BY hash",
 };
 
 static const char *const put_sql[PUTS] = {
@@ -108,7 +111,7 @@ static int stmt(sqlite3 *db, sqlite3_stmt **slot, const char *text, sqlite3_stmt
     return 0;
 }
 
-static void reader_close(struct reader *r)
+void reader_close(struct reader *r)
 {
     for (int i = 0; i < GETS; i++)
         sqlite3_finalize(r->get[i]);
@@ -135,14 +138,19 @@ int reader_get(struct bh_names *n, struct reader **out, struct bh_error *err)
     return 0;
 }
 
-/* What failed is not used again: the connection may be at fault. */
-void reader_put(struct bh_names *n, struct reader *r, bool good)
+void reader_reset(struct reader *r)
 {
     for (int i = 0; i < GETS; i++)
         if (r->get[i]) {
             sqlite3_reset(r->get[i]);
             sqlite3_clear_bindings(r->get[i]);
         }
+}
+
+/* What failed is not used again: the connection may be at fault. */
+void reader_put(struct bh_names *n, struct reader *r, bool good)
+{
+    reader_reset(r);
     if (!good) {
         reader_close(r);
         return;
@@ -300,4 +308,16 @@ int row_inode(sqlite3_stmt *st, int first, struct bh_inode *i, const char **targ
     return wrong ? bh_fail(err, EIO, "names.db is damaged: inode %llu: %s",
                            (unsigned long long)i->ino, wrong)
                  : 0;
+}
+
+const char *xattr_wrong(sqlite3_stmt *st, int name, int value)
+{
+    const char *text = sqlite3_column_blob(st, name);
+    size_t len = (size_t)sqlite3_column_bytes(st, name);
+    if (!text || len > NAME_MAX_LEN || memchr(text, 0, len))
+        return "its name is none";
+    if (sqlite3_column_type(st, value) != SQLITE_BLOB ||
+        (size_t)sqlite3_column_bytes(st, value) > VALUE_MAX_LEN)
+        return "its value is none";
+    return NULL;
 }

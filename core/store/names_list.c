@@ -340,63 +340,11 @@ int bh_names_each_local(struct bh_names *n, int (*fn)(void *arg, const struct bh
 
 /* --- who has a content --- */
 
-static bool memory_has(struct bh_names *n, const uint8_t *hash)
-{
-    pthread_mutex_lock(&n->mutex);
-    bool has = same_content(n, hash) != NULL;
-    pthread_mutex_unlock(&n->mutex);
-    return has;
-}
-
-/* A row counts unless memory knows better. */
-static bool row_counts(struct bh_names *n, uint64_t ino)
-{
-    pthread_mutex_lock(&n->mutex);
-    bool counts = !inode_find(n, ino);
-    pthread_mutex_unlock(&n->mutex);
-    return counts;
-}
-
-static int database_has(struct bh_names *n, const uint8_t *hash, bool *has, struct bh_error *err)
-{
-    struct reader *r;
-    sqlite3_stmt *st;
-    int code, rc = reader_get(n, &r, err);
-    if (rc)
-        return rc;
-    rc = reader_stmt(r, GET_HASH, &st, err);
-    if (rc == 0)
-        sqlite3_bind_blob(st, 1, hash, BH_SHA256_LEN, SQLITE_STATIC);
-    while (rc == 0 && !*has && (code = sqlite3_step(st)) != SQLITE_DONE)
-        if (code != SQLITE_ROW)
-            rc = db_fail(sqlite3_db_handle(st), err, "names.db cannot be read");
-        else
-            *has = row_counts(n, (uint64_t)sqlite3_column_int64(st, 0));
-    reader_put(n, r, rc == 0);
-    return rc;
-}
-
 int bh_names_has_hash(struct bh_names *n, const uint8_t hash[BH_SHA256_LEN], bool *has,
                       struct bh_error *err)
 {
-    struct op o = OP(n, true, false, err);
-    struct load l;
-    int rc = op_run(&o, nothing, NULL);
-    if (rc)
-        return rc;
-    *has = memory_has(n, hash);
-    if (*has)
-        return 0;
-    pthread_mutex_lock(&n->mutex);
-    load_begin(n, &l);
-    bool skip = n->no_tables;
-    pthread_mutex_unlock(&n->mutex);
-    if (!skip)
-        rc = database_has(n, hash, has, err);
-    pthread_mutex_lock(&n->mutex);
-    load_end(n, &l);
-    pthread_mutex_unlock(&n->mutex);
-    if (rc == 0 && !*has)
-        *has = memory_has(n, hash); /* one that got it meanwhile */
-    return rc;
+    uint64_t size;
+    int rc = bh_names_find_blob(n, hash, &size, err);
+    *has = rc == 0;
+    return rc == ENOENT ? 0 : rc;
 }

@@ -113,7 +113,16 @@ struct log {
 
 /* --- the database --- */
 
-enum { GET_INODE, GET_NAME, GET_XATTRS, GET_LIST, GET_LOCAL, GET_HASH, GETS };
+enum {
+    GET_INODE,
+    GET_NAME,
+    GET_XATTRS,
+    GET_LIST,
+    GET_LOCAL,
+    GET_HASH,
+    GET_BLOBS,
+    GETS
+};
 
 struct reader {
     struct reader *next;
@@ -322,6 +331,8 @@ int db_open(struct bh_names *n, sqlite3 **db, struct bh_error *err);
 int reader_get(struct bh_names *n, struct reader **out, struct bh_error *err);
 void reader_put(struct bh_names *n, struct reader *r, bool good);
 int reader_stmt(struct reader *r, int which, sqlite3_stmt **out, struct bh_error *err);
+void reader_reset(struct reader *r); /* its statements */
+void reader_close(struct reader *r);
 void readers_close(struct bh_names *n);
 int writer_stmt(struct bh_names *n, int which, sqlite3_stmt **out, struct bh_error *err);
 void writer_close(struct bh_names *n);
@@ -330,8 +341,16 @@ void writer_close(struct bh_names *n);
 int row_inode(sqlite3_stmt *st, int first, struct bh_inode *i, const char **target,
               size_t *target_len, bool *xattrs, struct bh_error *err);
 int row_number(sqlite3_stmt *st, int column, uint64_t *out);
+/* 0, or what is wrong with an attribute. */
+const char *xattr_wrong(sqlite3_stmt *st, int name, int value);
 /* What SQLite's last call failed with, as the errno of a call on files. */
 int db_fail(sqlite3 *db, struct bh_error *err, const char *what);
+
+/* --- names_blobs.c --- */
+struct bh_call;
+/* As bh_names_list_blobs; r NULL: none. call (may be NULL): its limits. */
+int reader_list_blobs(struct reader *r, struct bh_blob_list **out, const struct bh_call *call,
+                      struct bh_error *err);
 
 /* --- names_op.c --- */
 

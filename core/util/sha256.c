@@ -86,3 +86,16 @@ int bh_sha256_of(const void *data, size_t len, uint8_t hash[BH_SHA256_LEN])
     bh_sha256_free(h);
     return 0;
 }
+
+bool bh_sha256_parse(const char *hex, uint8_t hash[BH_SHA256_LEN])
+{
+    static const char digits[] = "0123456789abcdef";
+    for (int i = 0; i < 2 * BH_SHA256_LEN; i++) {
+        const char *digit = hex[i] ? strchr(digits, hex[i]) : NULL;
+        if (!digit)
+            return false;
+        uint8_t value = (uint8_t)(digit - digits);
+        hash[i / 2] = i % 2 ? (uint8_t)(hash[i / 2] << 4 | value) : value;
+    }
+    return !hex[2 * BH_SHA256_LEN];
+}

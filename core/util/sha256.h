@@ -2,6 +2,7 @@
 #ifndef BH_UTIL_SHA256_H
 #define BH_UTIL_SHA256_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,5 +24,7 @@ int bh_sha256_of(const void *data, size_t len, uint8_t hash[BH_SHA256_LEN]);
 
 /* Raw to hex, lower case. */
 void bh_sha256_format(const uint8_t hash[BH_SHA256_LEN], char hex[BH_SHA256_HEX]);
+/* And back; false: hex is none, or not all lower case, or of another length. */
+bool bh_sha256_parse(const char *hex, uint8_t hash[BH_SHA256_LEN]);
 
 #endif
