@@ -228,7 +228,8 @@ static int query(struct connection *c, int which, uint64_t number, sqlite3_stmt 
     sqlite3_bind_int64(*st, 1, (sqlite3_int64)number);
     int code = sqlite3_step(*st);
     *found = code == SQLITE_ROW;
-    return *found || code == SQLITE_DONE ? 0 : db_fail(c->reader->db, err, "names.db cannot be read");
+    return *found || code == SQLITE_DONE ? 0
+                                         : db_fail(c->reader->db, err, "names.db cannot be read");
 }
 
 int bh_names_view_get(struct bh_names_view *v, uint64_t ino, struct bh_inode *out,
