@@ -191,7 +191,6 @@ bool views_exist(struct daemon *d); /* not where snapshot.history is off */
 /* What of them a listing of the root has; NULL beyond the last. */
 const char *views_root_name(struct daemon *d, int i);
 ino_t views_root_ino(int i);
-ino_t views_blobs_ino(void); /* of blobs/, which is there where files/ is */
 bool views_lookup_in_root(fuse_req_t req, const char *name); /* false: no such name */
 void views_lookup(fuse_req_t req, struct node *n, const char *name);
 void views_getattr(fuse_req_t req, struct node *n);

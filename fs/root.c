@@ -31,7 +31,7 @@ double root_fill_stat(struct daemon *d, const struct node *n, struct stat *st)
 {
     switch (n->kind) {
     case NODE_ROOT:
-        dir_stat(d, FUSE_ROOT_ID, (views_root_name(d, 0) ? 5 : 3) + 2 * files_exist(d),
+        dir_stat(d, FUSE_ROOT_ID, (views_root_name(d, 0) ? 6 : 3) + files_exist(d),
                  st); /* as find(1) counts */
         st->st_mode = S_IFDIR | d->root_mode;
         st->st_uid = d->root_uid;
@@ -166,8 +166,6 @@ void root_list(struct daemon *d, const struct node *n, struct listing *l)
         if (listing_add(l, CTL_DIR, INO_CTL_DIR, S_IFDIR))
             return;
         if (files_exist(d) && listing_add(l, FILES_NAME, files_root_ino(), S_IFDIR))
-            return;
-        if (files_exist(d) && listing_add(l, BLOBS_NAME, views_blobs_ino(), S_IFDIR))
             return;
         for (int i = 0; views_root_name(d, i); i++)
             if (listing_add(l, views_root_name(d, i), views_root_ino(i), S_IFDIR))

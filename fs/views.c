@@ -14,7 +14,9 @@
 #define INO_VIEWS  (1ull << 62) /* beyond those of everything else in the mount */
 #define BLOBS_MODE 0500         /* whoever gets in reads what is in anybody's files */
 
-static const char *const root_names[] = {"branches", "snapshots"};
+static const char *const root_names[] = {"branches", "snapshots", BLOBS_NAME};
+static const enum view_kind root_kinds[] = {VIEW_BRANCHES, VIEW_SNAPSHOTS, VIEW_BLOBS};
+#define ROOT_NAMES 3
 
 bool views_exist(struct daemon *d)
 {
@@ -24,17 +26,12 @@ bool views_exist(struct daemon *d)
 const char *views_root_name(struct daemon *d, int i)
 {
     bool listed = views_exist(d) && bh_config_of(d->bh)->mount.history == BH_HISTORY_SHOWN;
-    return listed && i < 2 ? root_names[i] : NULL;
+    return listed && i < ROOT_NAMES ? root_names[i] : NULL;
 }
 
 ino_t views_root_ino(int i)
 {
     return view_ino(root_names[i], NULL);
-}
-
-ino_t views_blobs_ino(void)
-{
-    return view_ino(BLOBS_NAME, NULL);
 }
 
 /* --- what there is --- */
@@ -415,15 +412,12 @@ int view_run_lookup(struct view_task *t, struct bh_error *err)
 
 bool views_lookup_in_root(fuse_req_t req, const char *name)
 {
-    if (!views_exist(daemon_of(req)))
+    int i = 0;
+    while (i < ROOT_NAMES && strcmp(name, root_names[i]) != 0)
+        i++;
+    if (!views_exist(daemon_of(req)) || i == ROOT_NAMES)
         return false;
-    bool is_branches = !strcmp(name, root_names[0]), is_blobs = !strcmp(name, BLOBS_NAME);
-    if (is_blobs && !files_exist(daemon_of(req)))
-        return false;
-    if (!is_branches && !is_blobs && strcmp(name, root_names[1]) != 0)
-        return false;
-    enum view_kind kind = is_branches ? VIEW_BRANCHES : is_blobs ? VIEW_BLOBS : VIEW_SNAPSHOTS;
-    struct view *v = view_new(kind, "", "", NULL);
+    struct view *v = view_new(root_kinds[i], "", "", NULL);
     struct stat st;
     int rc = v ? view_stat(daemon_of(req), v, &st, NULL, NULL) : ENOMEM;
     if (rc == 0) {

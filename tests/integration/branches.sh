@@ -26,7 +26,7 @@ sql "INSERT INTO t VALUES(2, 'two')"
 mkdir "$BRANCHES/work"
 assert_eq "$(last_status)" ok
 assert_eq "$(ls "$BRANCHES" | xargs)" "main work" "branches after the fork"
-assert_eq "$(ls "$BRANCHES/work" | xargs)" "info live.db snapshots" "what is in a branch"
+assert_eq "$(ls "$BRANCHES/work" | xargs)" "blobs files info live.db snapshots" "what is in a branch"
 assert_eq "$(values "$BRANCHES/work/live.db")" one,two "the content of the fork"
 assert_eq "$(info_of work snapshot)" "$(status_of snapshot)" "the snapshot of the fork"
 assert_eq "$(info_of work 'forked from')" "main, snapshot $(status_of snapshot)" "where it comes from"

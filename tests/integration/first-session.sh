@@ -8,7 +8,7 @@
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 mount_bh
-assert_eq "$(ls "$MNT" | xargs)" "branches live.db snapshots" "what a plain ls shows"
+assert_eq "$(ls "$MNT" | xargs)" "blobs branches files live.db snapshots" "what a plain ls shows"
 assert_eq "$(sql 'PRAGMA journal_mode; SELECT count(*) FROM sqlite_master' | xargs)" "wal 0" "a new database"
 
 sql "CREATE TABLE person(id INTEGER PRIMARY KEY, name TEXT NOT NULL, born REAL, photo BLOB);

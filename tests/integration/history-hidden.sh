@@ -11,20 +11,20 @@ mount_bh
 sql "CREATE TABLE t(v); INSERT INTO t VALUES('one')"
 flush
 id=$(status_of snapshot)
-assert_match "$(ls "$MNT" | xargs)" '^branches live\.db.* snapshots$' "a listing by default"
-assert_eq "$(stat -c %h "$MNT")" 5 "links of the root by default"
+assert_match "$(ls "$MNT" | xargs)" '^blobs branches files live\.db.* snapshots$' "a listing by default"
+assert_eq "$(stat -c %h "$MNT")" 7 "links of the root by default"
 umount_bh
 
 must_fail "$BHFS" -o live.dir="$STATE" -o mount.history=secret "$URL" "$MNT"
 assert_match "$OUT" 'mount\.history.*(shown.*hidden|hidden.*shown)' "the sentence about a value that is none"
 
 mount_bh -o mount.history=hidden
-[[ "$(ls -A "$MNT" | xargs)" =~ ^\.ctl\ live\.db(\ live\.db-[a-z]+)*$ ]] || fail "ls shows: $(ls -A "$MNT" | xargs)"
-assert_eq "$(stat -c %h "$MNT")" 3 "links of the root, by which find knows how many directories to expect"
+[[ "$(ls -A "$MNT" | xargs)" =~ ^\.ctl\ files\ live\.db(\ live\.db-[a-z]+)*$ ]] || fail "ls shows: $(ls -A "$MNT" | xargs)"
+assert_eq "$(stat -c %h "$MNT")" 4 "links of the root, by which find knows how many directories to expect"
 assert_eq "$(find "$MNT" -name '*snapshots*' -o -name '*branches*' -o -name "$id")" "" "what find meets"
 assert_eq "$(find "$MNT" -type f -name live.db)" "$DB" "databases that find meets"
 tar -C "$MNT" -cf "$T/all.tar" --exclude=./.ctl --exclude='./live.db-*' .
-assert_eq "$(tar -tf "$T/all.tar" | sort | xargs)" "./ ./live.db" "what tar took"
+assert_eq "$(tar -tf "$T/all.tar" | sort | xargs)" "./ ./files/ ./live.db" "what tar took"
 mkdir "$T/out"
 tar -C "$T/out" -xf "$T/all.tar"
 assert_eq "$(values "$T/out/live.db")" one "what is in the archive"

@@ -60,7 +60,7 @@ must_fail rm -f "$DB"
 must_fail ln -s live.db "$MNT/link"
 must_fail ln "$DB" "$MNT/hard"
 
-assert_eq "$(ls -A "$MNT" | sort | tr '\n' ' ')" '.ctl branches live.db snapshots ' "what is in the root"
+assert_eq "$(ls -A "$MNT" | sort | tr '\n' ' ')" '.ctl blobs branches files live.db snapshots ' "what is in the root"
 assert_eq "$(digest)" "$before" "the database"
 integrity
 sql 'INSERT INTO t VALUES(2)'

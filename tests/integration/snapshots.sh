@@ -58,7 +58,7 @@ done
 assert_eq "$(stat -c '%F %a' "$SNAPSHOTS/${ID[3]}")" "directory 555"
 assert_eq "$(stat -c '%F %a %s' "$SNAPSHOTS/${ID[3]}/live.db")" "regular file 444 $size"
 assert_eq "$(stat -c '%F %a' "$SNAPSHOTS/${ID[3]}/info")" "regular file 444"
-assert_eq "$(ls -A "$SNAPSHOTS/${ID[3]}" | xargs)" "info live.db" "what is in a snapshot"
+assert_eq "$(ls -A "$SNAPSHOTS/${ID[3]}" | xargs)" "blobs files info live.db" "what is in a snapshot"
 assert_eq "$(find "$SNAPSHOTS" -newer "$SNAPSHOTS/${ID[2]}" -name live.db | wc -l)" 2 "databases that are newer than the second"
 assert_eq "$(ls -1t "$SNAPSHOTS" | head -n 1)" "${ID[4]}" "the newest by time"
 

@@ -12,7 +12,7 @@ mount_bh
 # The root and .ctl: directories with the right link counts, of the mounting user.
 assert_eq "$(stat -c '%F %h %u' "$MNT")" "directory 5 $(id -u)" "the root"
 assert_eq "$(stat -c '%F %h %u' "$CTL")" "directory 2 $(id -u)" ".ctl"
-assert_eq "$(ls "$MNT" | xargs)" "branches live.db snapshots" "a plain ls"
+assert_eq "$(ls "$MNT" | xargs)" "blobs branches files live.db snapshots" "a plain ls"
 assert_eq "$(ls -A "$CTL" | sort | xargs)" "branch config flush force_flush gc hydrate import last_status log metrics restore status status.json verify" ".ctl's content"
 
 # live.db is there when it is empty; its size is that of the database afterwards.
@@ -84,7 +84,7 @@ assert_eq "$(find "$MNT" -type d | wc -l)" 5 "directories"
 ls -laR "$MNT" >/dev/null 2>"$T/errors"
 du -a "$MNT" >/dev/null 2>>"$T/errors"
 assert_eq "$(cat "$T/errors")" "" "errors of ls -laR and du -a"
-assert_eq "$(ls -la "$MNT" | awk 'NR > 1 {print $NF}' | xargs)" ". .. .ctl branches live.db snapshots" "ls -la"
+assert_eq "$(ls -la "$MNT" | awk 'NR > 1 {print $NF}' | xargs)" ". .. .ctl blobs branches files live.db snapshots" "ls -la"
 # One entry at a time, and begun again in the middle.
 python3 - "$CTL" <<'END'
 import os, sys

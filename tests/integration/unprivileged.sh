@@ -62,7 +62,7 @@ ask_a() {
 }
 assert_eq "$(ask_a 'PRAGMA journal_mode=WAL')" wal
 assert_eq "$(ask_a 'INSERT INTO t VALUES(3)')" ''
-assert_eq "$(as $user ls "$MNT" | xargs)" 'branches live.db live.db-shm live.db-wal snapshots'
+assert_eq "$(as $user ls "$MNT" | xargs)" 'blobs branches files live.db live.db-shm live.db-wal snapshots'
 assert_eq "$(as $user stat -c %u "$DB-wal" "$DB-shm" | sort -u)" $user "owner of WAL's files"
 as $user sqlite3 -batch "$DB" 'INSERT INTO t VALUES(4)'
 assert_eq "$(ask_a 'SELECT count(*) FROM t')" 4

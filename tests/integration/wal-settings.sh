@@ -137,7 +137,7 @@ total=$((total + 1))
 assert_eq "$(ask ro 'SELECT n FROM c')" $total "what mode=ro sees of the daemon's commit"
 leave ro
 exact 'after mode=ro' # which cannot clean up behind it
-assert_eq "$(ls -A "$MNT" | sort | xargs)" '.ctl branches live.db snapshots' "what is in the root"
+assert_eq "$(ls -A "$MNT" | sort | xargs)" '.ctl blobs branches files live.db snapshots' "what is in the root"
 session fixed "file:$DB?immutable=1"
 assert_eq "$(ask fixed 'SELECT n FROM c')" $total "immutable=1"
 assert_eq "$(ask fixed 'PRAGMA integrity_check')" ok "immutable=1: integrity_check"
