@@ -10,7 +10,7 @@ live_journal delete
 mount_bh
 
 # The root and .ctl: directories with the right link counts, of the mounting user.
-assert_eq "$(stat -c '%F %h %u' "$MNT")" "directory 5 $(id -u)" "the root"
+assert_eq "$(stat -c '%F %h %u' "$MNT")" "directory 7 $(id -u)" "the root"
 assert_eq "$(stat -c '%F %h %u' "$CTL")" "directory 2 $(id -u)" ".ctl"
 assert_eq "$(ls "$MNT" | xargs)" "blobs branches files live.db snapshots" "a plain ls"
 assert_eq "$(ls -A "$CTL" | sort | xargs)" "branch config flush force_flush gc hydrate import last_status log metrics restore status status.json verify" ".ctl's content"
