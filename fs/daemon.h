@@ -225,6 +225,7 @@ static inline bool is_files(fuse_ino_t ino)
     return (ino & 1) && ino != FUSE_ROOT_ID;
 }
 void files_attach(struct daemon *d); /* once the database runs */
+void files_detach(struct daemon *d); /* when the mount is gone */
 bool files_exist(struct daemon *d);
 fuse_ino_t files_root(struct daemon *d);
 ino_t files_root_ino(void);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "util/cleanup.h"
 #include "util/log.h"
 
 #define EPOCHS 256u /* that can be told apart */
@@ -312,6 +313,15 @@ static void keep_removed(struct daemon *d, uint64_t ino)
     *at = (struct removed){.ino = ino, .epoch = atomic_load(&d->files_epoch)};
     pthread_mutex_unlock(&removed_mutex);
     files_let_go(d, old.ino, old.epoch);
+}
+
+void files_detach(struct daemon *d)
+{
+    BH_LOCK_SCOPE(&removed_mutex);
+    for (size_t i = 0; d->files && i < REMOVED_MAX; i++) {
+        files_let_go(d, removed[i].ino, removed[i].epoch);
+        removed[i].ino = 0;
+    }
 }
 
 /* A reference to the directory of that name, if it is one; *ino: 0 if not. */

@@ -437,6 +437,7 @@ static int finish(struct daemon *d, const struct bhfs_extension *ext)
     bh_stop_reads(d->bh, false);
     d->fetchers = d->waiters = d->file_workers = d->file_fetchers = NULL;
     bh_files_clients_gone(d->files);
+    files_detach(d);
     workers_free(d->workers);
     d->workers = NULL;
     views_end();

@@ -13,6 +13,8 @@
 #include "util/log.h"
 
 #define CHECKPOINT_MS 5000
+/* Inodes and names in memory: some 70 MB. A directory is kept whole that has half as many. */
+#define NAMES_CACHE 300000u
 /* A flush gives an upload up after so many failures of its own: the bucket has retried each. */
 #define UPLOAD_TRIES 2
 
@@ -148,6 +150,13 @@ static int connect_names(void *arg, sqlite3 **db, struct bh_error *err)
     return bh_live_names_connect(f->live, db, err);
 }
 
+static bool has_data(void *arg, uint64_t data)
+{
+    struct bh_files *f = arg;
+    uint64_t bytes;
+    return bh_data_room(f->blobs, data, &bytes) == 0;
+}
+
 static void gone(void *arg, const struct bh_inode *was)
 {
     struct bh_files *f = arg;
@@ -188,17 +197,13 @@ static int take_up(void *arg, const struct bh_inode *i)
         rc = fstat(data.fd, &st) == 0 ? 0 : errno;
         bh_dfile_close(&data);
     }
-    if (rc == ENOENT) { /* of another place: what was published counts */
-        to.content.data = 0;
-        to.content.size = i->content.hash_size;
-    } else if (rc == 0 && (uint64_t)st.st_size < i->content.size) {
-        to.content.size = (uint64_t)st.st_size;
-    }
     if (rc == 0)
         files_queue(f, i->ino);
-    if (!f->read_only && (to.content.data != i->content.data || to.content.size != i->content.size))
+    if (rc == 0 && (uint64_t)st.st_size < i->content.size) {
+        to.content.size = (uint64_t)st.st_size;
         rc =
             bh_names_set(f->names, i->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL, true, NULL);
+    }
     return rc == ENOENT ? 0 : rc;
 }
 
@@ -280,7 +285,9 @@ static int open_parts(void *arg, bool unclean, struct bh_error *err)
     struct bh_files *f = arg;
     struct bh_names_options names = {.connect = connect_names,
                                      .gone = gone,
+                                     .has_data = has_data,
                                      .arg = f,
+                                     .cache = NAMES_CACHE,
                                      .uid = getuid(),
                                      .gid = getgid(),
                                      .checkpoint_ms = CHECKPOINT_MS,

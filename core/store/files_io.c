@@ -392,6 +392,10 @@ static int write_locked(struct bh_open *o, const void *buf, size_t len, uint64_t
     int rc = is_writable(o) ? 0 : make_own(o, UINT64_MAX, err);
     if (rc == 0)
         rc = bh_dfile_write(&o->data, buf, len, offset);
+    if (rc == ENOSPC && wait && bh_blobs_make_room(o->files->blobs, len))
+        rc = bh_dfile_write(&o->data, buf, len, offset);
+    else if (rc == ENOSPC && !wait)
+        rc = EAGAIN; /* room may be made, which takes a while */
     if (rc == 0)
         wrote(o, offset + len);
     return rc;

@@ -105,9 +105,8 @@ static void take_root(struct bh_names *n, struct start *s)
         object_free(&s->root->o);
         return;
     }
+    /* Where there are no tables yet it is written with the first change: an empty files/ is none. */
     inode_insert(n, s->root);
-    if (s->no_tables && !n->opt.read_only)
-        object_changed(n, &s->root->o);
 }
 
 static void take_meta(struct bh_names *n, const struct start *s)

@@ -63,6 +63,9 @@ struct bh_names_options {
      * file may go, and the blob it had may be nobody's now. Called without a lock, on any thread;
      * not for what bh_names_open removes. */
     void (*gone)(void *arg, const struct bh_inode *was);
+    /* Whether that data file is here (NULL: all are). An inode of names.db with one that is not was
+     * written elsewhere, or later: its content is what was published last. Brief. */
+    bool (*has_data)(void *arg, uint64_t data);
     void *arg;
     uint32_t uid, gid;     /* of the root directory of an empty names.db, mode 0755 */
     size_t cache;          /* inodes and names kept in memory that have no changes; 0: 100,000 */

@@ -111,7 +111,13 @@ int load_put_inode(struct bh_names *n, const struct bh_inode *i, const char *tar
 {
     struct inode *there = inode_find(n, i->ino);
     if (!there) {
-        there = inode_new(i, target, target_len);
+        struct bh_inode here = *i;
+        if (here.content.data && n->opt.has_data &&
+            !n->opt.has_data(n->opt.arg, here.content.data)) {
+            here.content.data = 0;
+            here.content.size = here.content.hash_size;
+        }
+        there = inode_new(&here, target, target_len);
         if (!there)
             return ENOMEM;
         there->xattrs_known = !xattrs;
