@@ -51,6 +51,7 @@ struct view {
     const char *object_key; /* of a blob that is not under our key; else "" */
 };
 
+/* --- views_new.c --- */
 /* NULL: no memory. e: NULL, or the snapshot that it is fixed to. */
 struct view *view_new(enum view_kind kind, const char *branch, const char *name,
                       const struct bh_index_entry *e);
@@ -62,6 +63,7 @@ bool view_has_verbs(const struct view *v); /* mkdir, rmdir and mv do something i
 /* The number of NAME in the directory at path (NULL: of path itself). */
 ino_t view_ino(const char *path, const char *name);
 
+/* --- views.c --- */
 /* How long the kernel may keep a name in that directory, and the attributes. */
 double view_entry_seconds(const struct view *dir);
 double view_attr_seconds(const struct view *v);
