@@ -75,7 +75,10 @@ bool views_is_fixed(const struct node *n)
 
 void view_files_task(struct view_task *t)
 {
-    t->workers = t->daemon->file_fetchers;
+    /* The names of the live blobs are here: who asks for them does not wait behind a slow bucket.
+     */
+    t->workers =
+        !t->view->fixed && t->view->set ? t->daemon->file_workers : t->daemon->file_fetchers;
     t->call.deadline_ms = bh_mono_ms() + bh_config_of(t->daemon->bh)->files.timeout_ms;
 }
 
@@ -388,6 +391,7 @@ void view_files_read(fuse_req_t req, const struct view *v, size_t size, off_t of
     t->size = size;
     t->offset = off;
     view_files_task(t);
+    t->workers = t->daemon->file_fetchers;
     view_task_start(t);
 }
 

@@ -51,10 +51,10 @@ c.execute("BEGIN IMMEDIATE")
 c.execute("INSERT INTO t VALUES(9, 9)")
 s = os.stat(db + "-journal")
 assert stat.S_ISREG(s.st_mode) and s.st_nlink == 1 and s.st_ino != os.stat(db).st_ino, s
-assert sorted(os.listdir(os.path.dirname(db))) == [".ctl", "branches", "live.db", "live.db-journal", "snapshots"]
+assert sorted(os.listdir(os.path.dirname(db))) == [".ctl", "blobs", "branches", "files", "live.db", "live.db-journal", "snapshots"]
 c.execute("COMMIT")
 assert not os.path.exists(db + "-journal")
-assert sorted(os.listdir(os.path.dirname(db))) == [".ctl", "branches", "live.db", "snapshots"]
+assert sorted(os.listdir(os.path.dirname(db))) == [".ctl", "blobs", "branches", "files", "live.db", "snapshots"]
 END
 
 # Modes of the control files.
@@ -69,7 +69,7 @@ assert_eq "$(stat -c %s "$CTL/log")" "$(wc -c <"$CTL/log")" "the size of log"
 
 # Inode numbers: one each, the same in a listing and in stat, and again when asked again.
 listing=$(ls -1iA "$MNT" | sort)
-assert_eq "$(awk '{print $1}' <<<"$listing" | sort -u | wc -l)" 4 "different inode numbers"
+assert_eq "$(awk '{print $1}' <<<"$listing" | sort -u | wc -l)" 6 "different inode numbers"
 assert_eq "$(ls -1iA "$MNT" | sort)" "$listing" "inode numbers, asked again"
 assert_eq "$(stat -c '%i %n' "$DB")" "$(awk '$2 == "live.db" {print $1}' <<<"$listing") $DB" "inode number of live.db"
 assert_eq "$(stat -c %d "$DB" "$CTL" "$CTL/status" "$MNT" | sort -u | wc -l)" 1 "device numbers in the mount"
@@ -80,7 +80,7 @@ find "$MNT" >"$T/found" 2>"$T/errors"
 assert_eq "$(cat "$T/errors")" "" "errors of find"
 assert_eq "$(sort "$T/found" | uniq -d)" "" "names that find sees twice"
 assert_eq "$(find "$MNT" -type f | wc -l)" 16 "regular files"
-assert_eq "$(find "$MNT" -type d | wc -l)" 5 "directories"
+assert_eq "$(find "$MNT" -type d | wc -l)" 7 "directories"
 ls -laR "$MNT" >/dev/null 2>"$T/errors"
 du -a "$MNT" >/dev/null 2>>"$T/errors"
 assert_eq "$(cat "$T/errors")" "" "errors of ls -laR and du -a"

@@ -213,6 +213,8 @@ assert_between $(($(metric 'bhfs_requests_total{op="lookup"}') - asked)) 0 60 "l
 # From the bucket alone, read-only: as it was.
 diff <(tree "$S/$first/files") "$T/first"
 diff <(tree "$S/$second/files") "$T/second"
+assert_eq "$(ls "$MNT/blobs")" "$(ls "$S/$many/blobs")" "blobs of a read-only mount"
+assert_eq "$(cat "$MNT/blobs/$(key "$F/a")")" one
 umount_bh
 
 # blobs/: the keys of all contents, each once.
