@@ -154,14 +154,13 @@ static int run_readdir(struct request *r, bool wait, struct bh_error *err)
     BH_FREE char *buf = rc == 0 ? malloc(r->size) : NULL;
     if (rc == 0 && !buf)
         rc = ENOMEM;
-    if (rc == 0) {
-        struct filling f = {.request = r, .buf = buf, .size = r->size, .plus = r->flags};
-        size_t end = dir->list->count + 2;
-        for (size_t n = (size_t)r->offset; n < end && add_number(&f, dir->list, n, &self, wait);)
-            n++;
-        fuse_reply_buf(r->req, buf, f.used);
-    }
+    struct filling f = {.request = r, .buf = buf, .size = r->size, .plus = r->flags};
+    size_t end = rc == 0 ? dir->list->count + 2 : 0;
+    for (size_t n = (size_t)r->offset; n < end && add_number(&f, dir->list, n, &self, wait);)
+        n++;
     pthread_mutex_unlock(&dir->mutex);
+    if (rc == 0) /* with the answer the client may close it: it is gone then */
+        fuse_reply_buf(r->req, buf, f.used);
     return rc;
 }
 
