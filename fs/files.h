@@ -72,8 +72,7 @@ int files_xattr_check(const char *name);    /* 0, or what a name is refused with
 int files_xattr_value(const char *name, const struct bh_inode *i, enum bh_blob_state state,
                       const char *mime, struct bh_strbuf *out);
 /* All names that who asked may see: of `list`, of len bytes, and ours. */
-void files_xattr_list(fuse_req_t req, const struct bh_inode *i, const char *list, size_t len,
-                      struct bh_strbuf *out);
+void files_xattr_list(fuse_req_t req, const char *list, size_t len, struct bh_strbuf *out);
 
 /* files_io.c: makes a handle in r->fi. */
 int files_make_handle(struct request *r, uint64_t ino, bool wait, struct bh_error *err);

@@ -70,16 +70,13 @@ static int our_value(struct request *r, const struct bh_inode *i, struct bh_strb
     return files_xattr_value(r->name, i, bh_files_state(r->files, i), bh_files_mime(name), out);
 }
 
-void files_xattr_list(fuse_req_t req, const struct bh_inode *i, const char *list, size_t len,
-                      struct bh_strbuf *out)
+/* Ours are not listed: whoever copies a file with its attributes (cp, rsync, tar) could not set them.
+ */
+void files_xattr_list(fuse_req_t req, const char *list, size_t len, struct bh_strbuf *out)
 {
-    static const char *const ours[] = {"user.bh.key", "user.bh.state", "user.bh.mime"};
     for (const char *name = list; name < list + len; name += strlen(name) + 1)
         if (fuse_req_ctx(req)->uid == 0 || strncmp(name, "trusted.", 8) != 0)
             bh_strbuf_add(out, name, strlen(name) + 1);
-    for (size_t k = 0; S_ISREG(i->mode) && k < sizeof ours / sizeof *ours; k++)
-        if (k > 0 || has_key(i))
-            bh_strbuf_add(out, ours[k], strlen(ours[k]) + 1);
 }
 
 /* --- requests --- */
@@ -129,17 +126,13 @@ void files_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t siz
 
 static int run_list(struct request *r, bool wait, struct bh_error *err)
 {
-    struct bh_names *n = bh_files_names(r->files);
-    struct bh_inode i;
     BH_FREE char *list = NULL;
     BH_STRBUF all = {0};
     size_t len;
-    int rc = bh_names_get(n, r->ino, &i, wait, err);
-    if (rc == 0)
-        rc = bh_names_listxattr(n, r->ino, &list, &len, wait, err);
+    int rc = bh_names_listxattr(bh_files_names(r->files), r->ino, &list, &len, wait, err);
     if (rc)
         return rc;
-    files_xattr_list(r->req, &i, list, len, &all);
+    files_xattr_list(r->req, list, len, &all);
     return all.failed ? ENOMEM : reply_value(r, all.data ? all.data : "", all.len);
 }
 

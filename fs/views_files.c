@@ -280,7 +280,7 @@ static int run_listxattr(struct view_task *t, struct bh_error *err)
     }
     if (rc)
         return rc;
-    files_xattr_list(t->req, v->inode, list ? list : "", len, &all);
+    files_xattr_list(t->req, list ? list : "", len, &all);
     if (all.failed)
         return bh_fail(err, ENOMEM, "out of memory");
     reply_value(t, all.data ? all.data : "", all.len);

@@ -14,12 +14,15 @@ tree() {
     (cd "$1" && find . -printf '%P %y %m %U %G %s %n %T@ %C@ %l\n' | sort &&
         find . -type f -print0 | sort -z | xargs -0 -r sha256sum)
 }
-# attributes PATH: names and values.
+# attributes PATH: names and values; those of ours are not listed, and asked for by name.
 attributes() {
     python3 -c '
 import os, sys
-for n in sorted(os.listxattr(sys.argv[1], follow_symlinks=False)):
-    print(n, os.getxattr(sys.argv[1], n, follow_symlinks=False))' "$1"
+for n in ["user.bh.key", "user.bh.mime", "user.bh.state"] + sorted(os.listxattr(sys.argv[1], follow_symlinks=False)):
+    try:
+        print(n, os.getxattr(sys.argv[1], n, follow_symlinks=False))
+    except OSError: # a directory has none of ours
+        pass' "$1"
 }
 is_stored() { attributes "$1" | grep -q "user.bh.state b'stored'"; }
 key() { sha256sum <"$1" | cut -d' ' -f1; }
