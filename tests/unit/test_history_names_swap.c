@@ -443,6 +443,7 @@ static void test_gc_keeps_names(void **state)
 
 int main(void)
 {
+    own_files = true;
     const struct CMUnitTest tests[] = {
         TEST(test_a_restore_brings_both),
         TEST(test_what_files_change_before_the_gate_closes_is_flushed),
