@@ -241,6 +241,11 @@ static int touch_all(struct bh_files *f, struct bh_error *err)
         rc = bh_live_names_connect(f->live, &db, err);
     if (rc)
         return rc;
+    if (sqlite3_table_column_metadata(db, NULL, "inodes", "hash", NULL, NULL, NULL, NULL, NULL) !=
+        SQLITE_OK) { /* nothing was ever made */
+        sqlite3_close(db);
+        return 0;
+    }
     int sq = sqlite3_prepare_v2(
         db, "SELECT hash, hash_size, ino FROM inodes WHERE hash IS NOT NULL", -1, &st, NULL);
     while (sq == SQLITE_OK && (sq = sqlite3_step(st)) == SQLITE_ROW) {

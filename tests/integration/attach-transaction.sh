@@ -19,7 +19,7 @@ done
 sql "ATTACH '$T/other.db' AS other; BEGIN; INSERT INTO t(v) VALUES(3); INSERT INTO o(v) VALUES(3); ROLLBACK"
 assert_eq "$(sql 'SELECT count(*), sum(v) FROM t')" "6|9" "the mounted one"
 assert_eq "$(sql 'SELECT count(*), sum(v) FROM o' "$T/other.db")" "6|9" "the other one"
-assert_eq "$(ls -A "$MNT" | grep -vxE 'live\.db|branches|snapshots|\.ctl|live\.db-journal' || true)" "" "what such transactions left in the root"
+assert_eq "$(ls -A "$MNT" | grep -vxE 'live\.db|files|blobs|branches|snapshots|\.ctl|live\.db-journal' || true)" "" "what such transactions left in the root"
 sql 'PRAGMA journal_mode=DELETE' >/dev/null
 integrity
 
