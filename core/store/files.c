@@ -305,7 +305,10 @@ static int open_parts(void *arg, bool unclean, struct bh_error *err)
         rc = bh_names_each_local(f->names, take_up, f, err);
     if (rc == 0 && !f->read_only)
         rc = remove_orphans(f, err);
-    atomic_store(&f->changed, f->queue_count > 0 || unclean);
+    struct bh_names_stats st = {0};
+    if (rc == 0)
+        bh_names_stats(f->names, &st);
+    atomic_store(&f->changed, f->queue_count > 0 || st.changed > 0); /* what the log had, too */
     return rc || f->read_only ? rc : bh_blobs_start(f->blobs, err);
 }
 
