@@ -14,9 +14,9 @@
 
 /* --- numbers --- */
 
-fuse_ino_t files_number(struct daemon *d, uint64_t ino)
+fuse_ino_t files_number(unsigned epoch, uint64_t ino)
 {
-    return ino << 9 | (uint64_t)(atomic_load(&d->files_epoch) % EPOCHS) << 1 | 1;
+    return ino << 9 | (uint64_t)(epoch % EPOCHS) << 1 | 1;
 }
 
 bool files_exist(struct daemon *d)
@@ -26,7 +26,7 @@ bool files_exist(struct daemon *d)
 
 fuse_ino_t files_root(struct daemon *d)
 {
-    return files_number(d, BH_NAMES_ROOT);
+    return files_number(atomic_load(&d->files_epoch), BH_NAMES_ROOT);
 }
 
 ino_t files_root_ino(void)
@@ -72,7 +72,8 @@ bool request_init(struct request *r, fuse_req_t req, fuse_ino_t ino, request_fn 
     r->run = run;
     r->ino = ino >> 9;
     r->name = r->new_name = "";
-    if ((ino >> 1) % EPOCHS == atomic_load(&d->files_epoch) % EPOCHS)
+    r->epoch = atomic_load(&d->files_epoch);
+    if ((ino >> 1) % EPOCHS == r->epoch % EPOCHS)
         return true;
     fuse_reply_err(req, ESTALE);
     return false;
@@ -84,9 +85,11 @@ static int run(struct request *r, bool wait, struct bh_error *err)
     if (rc)
         return rc;
     err->text[0] = '\0';
-    rc = r->run(r, wait, err);
+    /* Who waited at the gate means a file that is not there any more. */
+    rc = r->changes && r->epoch != atomic_load(&r->daemon->files_epoch) ? ESTALE
+                                                                        : r->run(r, wait, err);
     if (r->changes)
-        bh_files_leave(r->files);
+        bh_files_leave(r->files, rc == 0);
     return rc;
 }
 
@@ -217,7 +220,7 @@ static int reply_attr(struct request *r, struct bh_inode *i)
 
 int files_reply_entry(struct request *r, struct bh_inode *i)
 {
-    struct fuse_entry_param e = {.ino = files_number(r->daemon, i->ino),
+    struct fuse_entry_param e = {.ino = files_number(r->epoch, i->ino),
                                  .attr_timeout = CACHE_SECONDS,
                                  .entry_timeout = CACHE_SECONDS};
     bh_files_refresh(r->files, i);

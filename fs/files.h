@@ -29,6 +29,7 @@ struct request {
     struct bh_files *files;
     request_fn *run;
     uint64_t ino, other; /* inodes */
+    unsigned epoch;      /* of `ino` */
     bool fetches;        /* may wait for the bucket for long */
     bool changes;        /* names: enters the gate */
     struct fuse_file_info fi;
@@ -60,7 +61,7 @@ static inline struct handle *handle_of(const struct fuse_file_info *fi)
 void files_stat(const struct bh_inode *i, struct stat *st);
 /* Answers with an entry, as the file is now. */
 int files_reply_entry(struct request *r, struct bh_inode *i);
-fuse_ino_t files_number(struct daemon *d, uint64_t ino);
+fuse_ino_t files_number(unsigned epoch, uint64_t ino);
 
 /* Takes back a reference that was taken in that epoch. With the gate entered. */
 void files_let_go(struct daemon *d, uint64_t ino, unsigned epoch);

@@ -21,14 +21,18 @@ static struct dir *dir_of(const struct fuse_file_info *fi)
     return (struct dir *)(uintptr_t)fi->fh;
 }
 
-static void close_dir(struct daemon *d, struct dir *dir)
+/* EAGAIN: not now, as the gate is closed. */
+static int close_dir(struct daemon *d, struct dir *dir, bool wait)
 {
-    (void)bh_files_enter(d->files, true);
+    int rc = bh_files_enter(d->files, wait);
+    if (rc)
+        return rc;
     files_let_go(d, dir->ino, dir->epoch);
-    bh_files_leave(d->files);
+    bh_files_leave(d->files, false);
     pthread_mutex_destroy(&dir->mutex);
     free(dir->list);
     free(dir);
+    return 0;
 }
 
 static int run_opendir(struct request *r, bool wait, struct bh_error *err)
@@ -41,6 +45,7 @@ static int run_opendir(struct request *r, bool wait, struct bh_error *err)
     struct dir *dir = calloc(1, sizeof *dir);
     if (!dir)
         return ENOMEM;
+    dir->epoch = atomic_load(&r->daemon->files_epoch); /* before the reference: see files_let_go */
     rc = bh_names_ref(n, r->ino);
     if (rc) {
         free(dir);
@@ -48,12 +53,11 @@ static int run_opendir(struct request *r, bool wait, struct bh_error *err)
     }
     pthread_mutex_init(&dir->mutex, NULL);
     dir->ino = r->ino;
-    dir->epoch = atomic_load(&r->daemon->files_epoch);
     r->fi.fh = (uintptr_t)dir;
     r->fi.cache_readdir = r->fi.keep_cache =
         1; /* all changes come through the kernel, but a swap */
     if (fuse_reply_open(r->req, &r->fi) == -ENOENT)
-        close_dir(r->daemon, dir);
+        (void)close_dir(r->daemon, dir, wait); /* else it is kept until the unmount */
     return 0;
 }
 
@@ -69,13 +73,10 @@ void files_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 static int run_releasedir(struct request *r, bool wait, struct bh_error *err)
 {
     (void)err;
-    int rc = bh_files_enter(r->files, wait);
-    if (rc)
-        return rc;
-    bh_files_leave(r->files);
-    close_dir(r->daemon, dir_of(&r->fi));
-    fuse_reply_err(r->req, 0);
-    return 0;
+    int rc = close_dir(r->daemon, dir_of(&r->fi), wait);
+    if (rc == 0)
+        fuse_reply_err(r->req, 0);
+    return rc;
 }
 
 void files_releasedir(fuse_req_t req, struct fuse_file_info *fi)
@@ -106,7 +107,7 @@ static bool add(struct filling *f, const char *name, uint64_t ino, mode_t mode, 
     if (f->plus && i) {
         bh_files_refresh(f->request->files, i);
         files_stat(i, &e.attr);
-        e.ino = files_number(f->request->daemon, ino);
+        e.ino = files_number(f->request->epoch, ino);
         e.attr_timeout = e.entry_timeout = CACHE_SECONDS;
     }
     n = f->plus ? fuse_add_direntry_plus(f->request->req, f->buf + f->used, left, name, &e, next)

@@ -100,7 +100,7 @@ static int run_create(struct request *r, bool wait, struct bh_error *err)
         rc = empty_it(r, i.ino, &i, err);
     if (rc)
         return rc;
-    struct fuse_entry_param e = {.ino = files_number(r->daemon, i.ino),
+    struct fuse_entry_param e = {.ino = files_number(r->epoch, i.ino),
                                  .attr_timeout = CACHE_SECONDS,
                                  .entry_timeout = CACHE_SECONDS};
     bh_files_refresh(r->files, &i);

@@ -28,12 +28,13 @@ int bh_files_enter(struct bh_files *f, bool wait)
     while (f->gate_closed)
         pthread_cond_wait(&f->gate, &f->mutex);
     f->inside++;
-    atomic_store(&f->changed, true);
     return 0;
 }
 
-void bh_files_leave(struct bh_files *f)
+void bh_files_leave(struct bh_files *f, bool changed)
 {
+    if (changed)
+        atomic_store(&f->changed, true);
     BH_LOCK_SCOPE(&f->mutex);
     if (--f->inside == 0 && f->gate_closed)
         pthread_cond_broadcast(&f->gate);
@@ -50,6 +51,7 @@ static void let_in(struct bh_files *f)
 static void make_stale(struct bh_files *f)
 {
     BH_LOCK_SCOPE(&f->mutex);
+    f->epoch++;
     for (unsigned i = 0; i < FILES_SLOTS; i++) {
         struct bh_open *next;
         for (struct bh_open *o = f->in_use[i]; o; o = next) {
@@ -86,11 +88,11 @@ static void open_gate(void *arg, bool swapped)
     struct bh_files *f = arg;
     if (swapped)
         make_stale(f);
+    if (swapped && f->swapped)
+        f->swapped(f->swapped_arg);
     bh_names_release(f->names, swapped);
     pthread_mutex_unlock(&f->publishing);
     let_in(f);
-    if (swapped && f->swapped)
-        f->swapped(f->swapped_arg);
 }
 
 /* --- flushes --- */

@@ -38,12 +38,13 @@ struct bh_blobs *bh_files_blobs(struct bh_files *f);
 void bh_files_clients_gone(struct bh_files *f);
 /* For bh_history_set_files. */
 const struct bh_files_hooks *bh_files_hooks(struct bh_files *f);
-/* swapped(arg): names and contents are others now; on the thread that swapped them. */
+/* swapped(arg): names and contents are others from now on; on the thread that swaps them, before
+ * anybody can see them. */
 void bh_files_on_swap(struct bh_files *f, void (*swapped)(void *arg), void *arg);
 
 /* Around every change of names: the gate is closed while content is swapped. EAGAIN (not wait). */
 int bh_files_enter(struct bh_files *f, bool wait);
-void bh_files_leave(struct bh_files *f);
+void bh_files_leave(struct bh_files *f, bool changed); /* there is something to flush now */
 
 /* What of *i is newer in a file that is being written: size and times. */
 void bh_files_refresh(struct bh_files *f, struct bh_inode *i);

@@ -100,6 +100,9 @@ int bh_files_use(struct bh_files *f, uint64_t ino, bool for_writing, struct bh_o
 {
     struct bh_inode i;
     int rc;
+    pthread_mutex_lock(&f->mutex);
+    uint64_t epoch = f->epoch;
+    pthread_mutex_unlock(&f->mutex);
     do {
         rc = bh_names_get(f->names, ino, &i, wait, err);
         if (rc == 0 && S_ISDIR(i.mode))
@@ -110,6 +113,10 @@ int bh_files_use(struct bh_files *f, uint64_t ino, bool for_writing, struct bh_o
     if (rc)
         return rc;
     pthread_mutex_lock(&f->mutex);
+    if (epoch != f->epoch) { /* the reference was forgotten, or is of an inode of other content */
+        pthread_mutex_unlock(&f->mutex);
+        return bh_fail(err, ESTALE, "files/ was restored or switched meanwhile");
+    }
     struct bh_open *o = find(f, ino);
     /* Looked at again: it may have been published since. Being referred to, it is in memory. */
     if (!o && bh_names_get(f->names, ino, &i, false, NULL) == 0 && (o = open_new(f, &i))) {
@@ -415,7 +422,7 @@ int bh_open_write(struct bh_open *o, const void *buf, size_t len, uint64_t offse
         rc = write_locked(o, buf, len, offset, append, wait, err);
         pthread_rwlock_unlock(&o->lock);
     }
-    bh_files_leave(f);
+    bh_files_leave(f, rc == 0);
     return rc;
 }
 
@@ -547,7 +554,7 @@ int bh_open_allocate(struct bh_open *o, int mode, uint64_t offset, uint64_t len,
     (void)lock_to_write(o, true);
     int rc = o->stale ? ESTALE : allocate_locked(o, mode, offset, len, err);
     pthread_rwlock_unlock(&o->lock);
-    bh_files_leave(f);
+    bh_files_leave(f, rc == 0);
     return rc;
 }
 
@@ -589,7 +596,7 @@ int bh_open_flush(struct bh_open *o, bool wait, struct bh_error *err)
             o->settled = true;
         pthread_rwlock_unlock(&o->lock);
     }
-    bh_files_leave(o->files);
+    bh_files_leave(o->files, rc == 0);
     return rc;
 }
 

@@ -69,6 +69,7 @@ struct bh_files {
     uint64_t *discarded; /* numbers of data files that nobody needs any more */
     size_t discarded_count, discarded_room;
     bool stopping;
+    uint64_t epoch;  /* how often the content was swapped */
     unsigned inside; /* changes under way */
     bool gate_closed;
     pthread_cond_t gate;

@@ -115,7 +115,7 @@ static int make_blob(struct bh_files *f, struct item *it, bool patient, const st
     pthread_mutex_lock(&f->mutex);
     bool written = o->writers > 0;
     pthread_mutex_unlock(&f->mutex);
-    if (!o->content.data || o->stale || !o->settled || o->published == o->version) {
+    if (!o->content.data || o->stale || !o->settled || (written && o->published == o->version)) {
         pthread_rwlock_unlock(&o->lock);
         return ENOENT;
     }
