@@ -304,6 +304,17 @@ def check_loose(path, identity, versions):
             return
 
 
+def check_newer(path, identity, versions):
+    """Each line is its own: of this file, with its own number, of one of these versions or of a later one."""
+    got = content_of(path)
+    for n in range(0, len(got or b""), LINE):
+        line = got[n:n + LINE]
+        version = line[9:17]
+        if not (version.isdigit() and int(version) >= min(versions) and lines(identity, int(version), n // LINE, 1).startswith(line)):
+            problem(f"{path}: line {n // LINE} of a file that was touched later is {line!r}, of file {identity}, versions {sorted(versions)}")
+            return
+
+
 def compare(d, top, loose, out):
     """Whether the tree below top is d; differences go to out. loose: files of which nothing exact is promised (by id()), with
     the versions that their lines may have."""
@@ -428,7 +439,7 @@ def check_at_least(top, log, limit):
             elif not os.path.isfile(real):
                 wrong.append(f"{real} is missing")
             elif thing.identity in touched:
-                check_loose(real, thing.identity, touched[thing.identity])
+                check_newer(real, thing.identity, touched[thing.identity])
             else:
                 counted += 1
                 check_exact(real, thing)
