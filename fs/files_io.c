@@ -38,7 +38,7 @@ int files_make_handle(struct request *r, uint64_t ino, bool wait, struct bh_erro
 static void drop_handle(struct daemon *d, struct handle *h)
 {
     files_locks_drop(d, bh_open_ino(h->open), (uintptr_t)h);
-    (void)bh_open_put(h->open, h->writing, true);
+    bh_open_drop(h->open, h->writing);
     free(h);
 }
 
@@ -192,7 +192,7 @@ static int run_write(struct request *r, bool wait, struct bh_error *err)
     struct handle *h = handle_of(&r->fi);
     if (!wait && r->data_size > WRITE_AT_ONCE)
         return EAGAIN;
-    int rc = bh_open_write(h->open, r->data, r->data_size, r->offset, false, wait, err);
+    int rc = bh_open_write(h->open, r->data, r->data_size, r->offset, wait, err);
     if (rc == 0)
         fuse_reply_write(r->req, r->data_size);
     return rc;

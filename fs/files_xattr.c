@@ -30,16 +30,9 @@ int files_xattr_check(const char *name)
 
 /* --- what we tell --- */
 
-static void add_key(const struct bh_inode *i, struct bh_strbuf *out)
-{
-    for (int n = 0; n < BH_SHA256_LEN; n++)
-        bh_strbuf_addf(out, "%02x", i->content.hash[n]);
-}
-
 static bool has_key(const struct bh_inode *i)
 {
-    static const uint8_t none[BH_SHA256_LEN];
-    return S_ISREG(i->mode) && !i->content.data && memcmp(i->content.hash, none, sizeof none) != 0;
+    return S_ISREG(i->mode) && !i->content.data && !bh_sha256_is_none(i->content.hash);
 }
 
 int files_xattr_value(const char *name, const struct bh_inode *i, enum bh_blob_state state,
@@ -52,7 +45,9 @@ int files_xattr_value(const char *name, const struct bh_inode *i, enum bh_blob_s
     if (!strcmp(what, "key")) {
         if (!has_key(i))
             return ENODATA; /* it is being written, or is not hashed yet */
-        add_key(i, out);
+        char hex[BH_SHA256_HEX];
+        bh_sha256_format(i->content.hash, hex);
+        bh_strbuf_addf(out, "%s", hex);
     } else if (!strcmp(what, "state")) {
         bh_strbuf_addf(out, "%s", states[state]);
     } else if (!strcmp(what, "mime")) {
@@ -70,7 +65,8 @@ static int our_value(struct request *r, const struct bh_inode *i, struct bh_strb
     return files_xattr_value(r->name, i, bh_files_state(r->files, i), bh_files_mime(name), out);
 }
 
-/* Ours are not listed: whoever copies a file with its attributes (cp, rsync, tar) could not set them.
+/* Ours are not listed: whoever copies a file with its attributes (cp, rsync, tar) could not set
+ * them.
  */
 void files_xattr_list(fuse_req_t req, const char *list, size_t len, struct bh_strbuf *out)
 {

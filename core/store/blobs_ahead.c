@@ -149,7 +149,6 @@ static int read_here(struct bh_blob *o, void *buf, size_t len, uint64_t offset, 
 {
     struct blobs_parts *p = o->content->parts;
     uint64_t end = blobs_units(offset + len);
-    struct iovec v = {buf, len};
     if (at_once ? pthread_rwlock_tryrdlock(&p->file_lock) : pthread_rwlock_rdlock(&p->file_lock))
         return EAGAIN;
     pthread_mutex_lock(&o->blobs->mutex);
@@ -159,7 +158,7 @@ static int read_here(struct bh_blob *o, void *buf, size_t len, uint64_t offset, 
     pthread_mutex_unlock(&o->blobs->mutex);
     int rc = *missing < end ? EAGAIN : 0;
     if (!rc && at_once)
-        rc = preadv2(p->file.fd, &v, 1, (off_t)offset, RWF_NOWAIT) == (ssize_t)len ? 0 : EAGAIN;
+        rc = bh_pread_at_once(p->file.fd, buf, len, offset, bh_disk_is_memory(o->blobs->o.disk));
     else if (!rc)
         rc = bh_pread_full(p->file.fd, buf, len, offset, NULL);
     pthread_rwlock_unlock(&p->file_lock);

@@ -170,14 +170,10 @@ int bh_blob_read_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offs
             return rc;
         }
     }
-    struct iovec v = {buf, len};
-    ssize_t n = preadv2(c->fd, &v, 1, (off_t)offset, RWF_NOWAIT);
-    if (n < 0 && errno == EOPNOTSUPP && bh_disk_is_memory(b->o.disk))
-        n = pread(c->fd, buf, len, (off_t)offset);
-    if (n != (ssize_t)len)
-        return EAGAIN;
-    *out = len;
-    return 0;
+    int rc = bh_pread_at_once(c->fd, buf, len, offset, bh_disk_is_memory(b->o.disk));
+    if (rc == 0)
+        *out = len;
+    return rc;
 }
 
 /* --- from the bucket --- */

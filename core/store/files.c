@@ -56,7 +56,7 @@ static void make_stale(struct bh_files *f)
         struct bh_open *next;
         for (struct bh_open *o = f->in_use[i]; o; o = next) {
             next = o->next;
-            o->stale = true;
+            atomic_store(&o->stale, true);
             o->next = NULL;
             atomic_store(&o->dirty, false);
         }
@@ -165,7 +165,7 @@ static void gone(void *arg, const struct bh_inode *was)
     if (!S_ISREG(was->mode))
         return;
     files_discard(f, was->content.data);
-    if (files_is_hash(was->content.hash))
+    if (!bh_sha256_is_none(was->content.hash))
         files_touch(f, was->content.hash, was->content.hash_size, 0);
 }
 
@@ -209,26 +209,21 @@ static int take_up(void *arg, const struct bh_inode *i)
     return rc == ENOENT ? 0 : rc;
 }
 
-struct data_list {
-    uint64_t *numbers;
+struct numbers {
+    struct bh_files *files;
+    uint64_t *items;
     size_t count, room;
-    bool no_memory;
 };
 
-static void note_data(void *arg, uint64_t number)
+static int note_data(void *arg, const struct bh_inode *i)
 {
-    struct data_list *l = arg;
-    if (l->count == l->room) {
-        size_t room = l->room ? l->room * 2 : 256;
-        uint64_t *more = realloc(l->numbers, room * sizeof *more);
-        if (!more) {
-            l->no_memory = true;
-            return;
-        }
-        l->numbers = more;
-        l->room = room;
-    }
-    l->numbers[l->count++] = number;
+    struct numbers *l = arg;
+    void *items = l->items;
+    if (!files_grow(&items, &l->room, l->count, sizeof *l->items))
+        return ENOMEM;
+    l->items = items;
+    l->items[l->count++] = i->content.data;
+    return 0;
 }
 
 static int compare_numbers(const void *a, const void *b)
@@ -237,36 +232,29 @@ static int compare_numbers(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static int keep_data(void *arg, const struct bh_inode *i)
+static void remove_unused(void *arg, uint64_t number)
 {
-    struct data_list *l = arg;
-    uint64_t *found = l->count ? bsearch(&i->content.data, l->numbers, l->count, sizeof *l->numbers,
-                                         compare_numbers)
-                               : NULL;
-    if (found) { /* the order stays: what nobody has is removed below by its neighbour's sign */
-        size_t n = (size_t)(found - l->numbers);
-        memmove(found, found + 1, (l->count - n - 1) * sizeof *found);
-        l->count--;
-    }
-    return 0;
+    struct numbers *l = arg;
+    if (!l->count || !bsearch(&number, l->items, l->count, sizeof *l->items, compare_numbers))
+        bh_data_remove(l->files->blobs, number);
 }
 
 /* Data files that no inode has: their owner was removed, or published, just before a crash. */
 static int remove_orphans(struct bh_files *f, struct bh_error *err)
 {
-    struct data_list l = {0};
-    int rc = bh_data_each(f->blobs, note_data, &l, err);
-    if (rc == 0 && l.count && !l.no_memory) {
-        qsort(l.numbers, l.count, sizeof *l.numbers, compare_numbers);
-        rc = bh_names_each_local(f->names, keep_data, &l, err);
-        for (size_t i = 0; rc == 0 && i < l.count; i++)
-            bh_data_remove(f->blobs, l.numbers[i]);
-    }
-    free(l.numbers);
+    struct numbers l = {.files = f};
+    int rc = bh_names_each_local(f->names, note_data, &l, err);
+    if (rc == ENOMEM)
+        bh_fail(err, rc, "out of memory while opening the file store");
+    if (rc == 0 && l.count)
+        qsort(l.items, l.count, sizeof *l.items, compare_numbers);
+    if (rc == 0)
+        rc = bh_data_each(f->blobs, remove_unused, &l, err);
+    free(l.items);
     return rc;
 }
 
-static int open_blobs(struct bh_files *f, struct bh_error *err)
+static int open_blobs(struct bh_files *f, bool unclean, struct bh_error *err)
 {
     const struct bh_config *cfg = f->cfg;
     unsigned parallel = cfg->bucket.connections < 16 ? (unsigned)cfg->bucket.connections : 16;
@@ -278,7 +266,7 @@ static int open_blobs(struct bh_files *f, struct bh_error *err)
                                      .part_size = cfg->bucket.part_size,
                                      .read_timeout_ms = cfg->files.timeout_ms,
                                      .read_only = f->read_only};
-    return bh_blobs_open(&f->blobs, &blobs, f->unclean, err);
+    return bh_blobs_open(&f->blobs, &blobs, unclean, err);
 }
 
 /* The hook `open`: names.db can be read. */
@@ -294,13 +282,13 @@ static int open_parts(void *arg, bool unclean, struct bh_error *err)
                                      .gid = getgid(),
                                      .checkpoint_ms = CHECKPOINT_MS,
                                      .read_only = f->read_only};
-    f->unclean = f->reconcile = unclean;
+    f->reconcile = unclean;
     int rc = open_disk(f, "files", &f->disk, err);
     if (rc == 0)
         rc = open_disk(f, "names-log", &f->names_disk, err);
     names.disk = f->names_disk;
     if (rc == 0)
-        rc = open_blobs(f, err);
+        rc = open_blobs(f, unclean, err);
     if (rc == 0)
         rc = bh_names_open(&f->names, &names, err);
     if (rc == 0 && !f->read_only)
@@ -412,8 +400,8 @@ enum bh_blob_state bh_files_state(struct bh_files *f, const struct bh_inode *i)
 {
     if (i->content.data)
         return BH_BLOB_LOCAL;
-    return files_is_hash(i->content.hash) ? bh_blobs_state(f->blobs, i->content.hash)
-                                          : BH_BLOB_STORED;
+    return !bh_sha256_is_none(i->content.hash) ? bh_blobs_state(f->blobs, i->content.hash)
+                                               : BH_BLOB_STORED;
 }
 
 void bh_files_status(struct bh_files *f, struct bh_files_status *out)

@@ -59,18 +59,19 @@ struct bh_open; /* one inode that is in use; the same for all its users, counted
 /* EISDIR; ENOENT: it is gone. for_writing counts until bh_open_put with the same. */
 int bh_files_use(struct bh_files *f, uint64_t ino, bool for_writing, struct bh_open **out,
                  bool wait, struct bh_error *err);
-/* Without wait EAGAIN, and it is still in use. */
+/* A close. It may enter the gate. Without wait EAGAIN, and it is still in use. */
 int bh_open_put(struct bh_open *o, bool for_writing, bool wait);
+/* The same where nothing was written by that user; with the gate entered or not. */
+void bh_open_drop(struct bh_open *o, bool for_writing);
 uint64_t bh_open_ino(const struct bh_open *o);
-uint64_t bh_open_size(struct bh_open *o);
 
 /* *got: less than len at the end. Without wait also EAGAIN where a disk might be waited for. EIO,
  * ETIMEDOUT, ECANCELED. */
 int bh_open_read(struct bh_open *o, void *buf, size_t len, uint64_t offset, size_t *got, bool wait,
                  const struct bh_call *call, struct bh_error *err);
-/* append: at the end, whatever offset says. ENOSPC, EFBIG; ESTALE: the content was swapped. */
-int bh_open_write(struct bh_open *o, const void *buf, size_t len, uint64_t offset, bool append,
-                  bool wait, struct bh_error *err);
+/* ENOSPC, EFBIG; ESTALE: the content was swapped. */
+int bh_open_write(struct bh_open *o, const void *buf, size_t len, uint64_t offset, bool wait,
+                  struct bh_error *err);
 /* fallocate(2): mode 0, FALLOC_FL_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE; else EOPNOTSUPP. Sleeps. */
 int bh_open_allocate(struct bh_open *o, int mode, uint64_t offset, uint64_t len,
                      struct bh_error *err);

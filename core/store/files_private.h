@@ -27,7 +27,7 @@ struct bh_open {
     struct bh_open *next;
     uint64_t ino;
     unsigned users, writers; /* with files->mutex */
-    bool stale;              /* the content was swapped under it; with the lock for writing */
+    atomic_bool stale;       /* the content was swapped under it */
 
     /* Readers of the content have it for reading, also while a fetch takes long; who changes the
      * content has it for writing. */
@@ -42,7 +42,8 @@ struct bh_open {
     struct bh_blob *blob;
     uint64_t version;   /* rises with every change of the content */
     uint64_t published; /* the version that content.hash is of; 0: none */
-    bool settled;       /* was closed or synced since it was written: may be published while open */
+    atomic_bool
+        settled; /* was closed or synced since it was written: may be published while open */
 };
 
 struct bh_files {
@@ -50,7 +51,7 @@ struct bh_files {
     struct bh_live *live;
     struct bh_bucket *bucket;
     char *prefix; /* of blobs' keys */
-    bool read_only, unclean;
+    bool read_only;
     struct bh_disk *disk, *names_disk;
     struct bh_names *names;
     struct bh_blobs *blobs;
@@ -79,19 +80,25 @@ struct bh_files {
     bool publisher_runs;
     atomic_bool cancel;  /* of what waits for the bucket */
     atomic_bool changed; /* since the last flush began */
-    atomic_uint_fast64_t unpublished;
 };
 
 /* --- files_io.c --- */
-/* With o->lock for writing: what is newer here goes to names. */
-int files_push(struct bh_open *o, bool wait, struct bh_error *err);
+/* With the gate entered and o->lock for writing. */
+int files_set_size(struct bh_open *o, uint64_t size, struct bh_error *err);
 
+/* --- files_use.c --- */
+/* EAGAIN (not wait). Whoever publishes it lets go. */
+int files_lock_to_write(struct bh_open *o, bool wait);
+/* With the gate entered and o->lock for writing: what is newer here goes to names. */
+int files_push(struct bh_open *o, bool wait, struct bh_error *err);
 /* Those that clients had open at the end. */
 void files_free_in_use(struct bh_files *f);
 
 /* --- files_publish.c --- */
 int files_publisher_start(struct bh_files *f, struct bh_error *err);
 void files_publisher_stop(struct bh_files *f);
+/* Room for one more item behind count of them; false: no memory. */
+bool files_grow(void **items, size_t *room, size_t count, size_t size);
 /* It was written and closed: it is published after a while. */
 void files_queue(struct bh_files *f, uint64_t ino);
 /* All that was closed or synced becomes blobs. With f->publishing. */
@@ -101,7 +108,6 @@ void files_discard(struct bh_files *f, uint64_t data);
 /* A row may have to appear (ino), or go (ino 0). */
 void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t size,
                  uint64_t ino);
-bool files_is_hash(const uint8_t hash[BH_SHA256_LEN]); /* false: all zeros */
 
 /* --- files_rows.c: table filestore --- */
 /* Rows of what was touched appear and go, as one transaction. */

@@ -15,15 +15,9 @@
 #define RETRY_MS 10000
 #define BATCH    256u
 
-bool files_is_hash(const uint8_t hash[BH_SHA256_LEN])
-{
-    static const uint8_t none[BH_SHA256_LEN];
-    return memcmp(hash, none, sizeof none) != 0;
-}
-
 /* --- what waits --- */
 
-static bool grow(void **items, size_t *room, size_t count, size_t size)
+bool files_grow(void **items, size_t *room, size_t count, size_t size)
 {
     if (count < *room)
         return true;
@@ -40,7 +34,7 @@ void files_queue(struct bh_files *f, uint64_t ino)
 {
     BH_LOCK_SCOPE(&f->mutex);
     void *items = f->queue;
-    if (grow(&items, &f->queue_room, f->queue_count, sizeof *f->queue)) {
+    if (files_grow(&items, &f->queue_room, f->queue_count, sizeof *f->queue)) {
         f->queue = items;
         f->queue[f->queue_count++] =
             (struct files_queued){.ino = ino, .due_ms = bh_mono_ms() + DELAY_MS};
@@ -55,7 +49,7 @@ void files_discard(struct bh_files *f, uint64_t data)
         return;
     BH_LOCK_SCOPE(&f->mutex);
     void *items = f->discarded;
-    if (!grow(&items, &f->discarded_room, f->discarded_count, sizeof *f->discarded))
+    if (!files_grow(&items, &f->discarded_room, f->discarded_count, sizeof *f->discarded))
         return; /* the next start finds it */
     f->discarded = items;
     f->discarded[f->discarded_count++] = data;
@@ -67,7 +61,7 @@ void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t
 {
     BH_LOCK_SCOPE(&f->mutex);
     void *items = f->touched;
-    if (!grow(&items, &f->touched_room, f->touched_count, sizeof *f->touched)) {
+    if (!files_grow(&items, &f->touched_room, f->touched_count, sizeof *f->touched)) {
         f->reconcile = true;
         return;
     }
@@ -111,11 +105,14 @@ static int make_blob(struct bh_files *f, struct item *it, bool patient, const st
     int rc = bh_open_read(o, &c, 1, 0, &got, true, call, &local); /* opens the data file */
     if (rc)
         return bh_fail(err, rc, "%s", local.text);
-    pthread_rwlock_rdlock(&o->lock);
+    /* Before the file's lock, which comes after the mutex. A writer who comes in between makes a
+     * copy before he writes, as he would later. */
     pthread_mutex_lock(&f->mutex);
     bool written = o->writers > 0;
     pthread_mutex_unlock(&f->mutex);
-    if (!o->content.data || o->stale || !o->settled || (written && o->published == o->version)) {
+    pthread_rwlock_rdlock(&o->lock);
+    if (!o->content.data || atomic_load(&o->stale) || !atomic_load(&o->settled) ||
+        (written && o->published == o->version)) {
         pthread_rwlock_unlock(&o->lock);
         return ENOENT;
     }
@@ -138,7 +135,7 @@ static int name_blob(struct bh_files *f, struct item *it, struct bh_error *err)
 {
     struct bh_open *o = it->open;
     pthread_rwlock_wrlock(&o->lock);
-    bool same = !o->stale && o->version == it->version && o->content.data == it->data;
+    bool same = !atomic_load(&o->stale) && o->version == it->version && o->content.data == it->data;
     int rc = 0;
     uint8_t old[BH_SHA256_LEN];
     uint64_t old_size = o->content.hash_size;
@@ -167,7 +164,7 @@ static int name_blob(struct bh_files *f, struct item *it, struct bh_error *err)
     if (named) {
         if (it->size)
             files_touch(f, it->hash, it->size, o->ino);
-        if (files_is_hash(old) && memcmp(old, it->hash, sizeof old) != 0)
+        if (!bh_sha256_is_none(old) && memcmp(old, it->hash, sizeof old) != 0)
             files_touch(f, old, old_size, 0);
     }
     return rc == ENOENT ? 0 : rc;
@@ -190,7 +187,7 @@ static int publish_batch(struct bh_files *f, const uint64_t *inos, size_t count,
             n++;
         } else {
             if (it->open)
-                (void)bh_open_put(it->open, false, true);
+                bh_open_drop(it->open, false);
             it->open = NULL;
             if (one == ESTALE) /* a writer came */
                 ++*put_off;
@@ -202,7 +199,7 @@ static int publish_batch(struct bh_files *f, const uint64_t *inos, size_t count,
     for (size_t i = 0; i < n; i++) {
         int one = settled ? settled : name_blob(f, &items[i], rc ? NULL : err);
         rc = rc ? rc : one;
-        (void)bh_open_put(items[i].open, false, true);
+        bh_open_drop(items[i].open, false);
     }
     return rc;
 }
@@ -218,7 +215,7 @@ static int note(void *arg, const struct bh_inode *i)
 {
     struct list *l = arg;
     void *items = l->inos;
-    if (!grow(&items, &l->room, l->count, sizeof *l->inos))
+    if (!files_grow(&items, &l->room, l->count, sizeof *l->inos))
         return ENOMEM;
     l->inos = items;
     l->inos[l->count++] = i->ino;
@@ -239,10 +236,6 @@ int files_publish_all(struct bh_files *f, const struct bh_call *call, struct bh_
             rc = publish_batch(f, l.inos + i, n, true, &put_off, call, err);
     }
     free(l.inos);
-    if (rc == 0) {
-        BH_LOCK_SCOPE(&f->mutex);
-        f->queue_count = 0;
-    }
     return rc;
 }
 

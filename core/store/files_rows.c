@@ -91,12 +91,6 @@ struct rows_job {
     size_t count;
 };
 
-static void to_hex(const uint8_t hash[BH_SHA256_LEN], char hex[BH_SHA256_HEX])
-{
-    for (int i = 0; i < BH_SHA256_LEN; i++)
-        snprintf(hex + 2 * i, 3, "%02x", hash[i]);
-}
-
 /* Upstream's table, of which somebody may have made another version: what it has is filled. */
 enum {
     HAS_OBJECT_KEY = 1,
@@ -175,7 +169,7 @@ static void bind_text(sqlite3_stmt *st, const char *name, const char *value)
 static int put_row(sqlite3 *db, sqlite3_stmt *st, const struct rows_job *j, const struct row *r)
 {
     char hex[BH_SHA256_HEX], object[BH_KEY_MAX + 1];
-    to_hex(r->touched.hash, hex);
+    bh_sha256_format(r->touched.hash, hex);
     snprintf(object, sizeof object, "%s%s", j->prefix, hex);
     bind_text(st, "@key", hex);
     bind_text(st, "@object_key", object);
@@ -206,7 +200,7 @@ static int rows_job(sqlite3 *db, void *arg, struct bh_error *err)
         sq = sqlite3_prepare_v2(db, "DELETE FROM filestore WHERE bh_key = @key", -1, &del, NULL);
     for (size_t i = 0; sq == SQLITE_OK && i < j->count; i++) {
         char hex[BH_SHA256_HEX];
-        to_hex(j->rows[i].touched.hash, hex);
+        bh_sha256_format(j->rows[i].touched.hash, hex);
         if (j->rows[i].wanted) {
             sq = put_row(db, put, j, &j->rows[i]);
         } else {

@@ -82,7 +82,7 @@ static int look(struct bh_names *n, struct start *s, struct bh_error *err)
 
 static struct inode *new_root(const struct bh_names *n)
 {
-    int64_t now = real_ns();
+    int64_t now = bh_real_ns();
     struct bh_inode i = {.ino = BH_NAMES_ROOT,
                          .mode = S_IFDIR | 0755,
                          .nlink = 2,
@@ -105,7 +105,8 @@ static void take_root(struct bh_names *n, struct start *s)
         object_free(&s->root->o);
         return;
     }
-    /* Where there are no tables yet it is written with the first change: an empty files/ is none. */
+    /* Where there are no tables yet it is written with the first change: an empty files/ is none.
+     */
     inode_insert(n, s->root);
 }
 

@@ -9,8 +9,6 @@
 
 #include "store/names_private.h"
 
-static const uint8_t no_hash[BH_SHA256_LEN];
-
 /* --- lists --- */
 
 void list_init(struct list *l)
@@ -212,7 +210,7 @@ static void content_remove(struct inode *i)
 
 static void content_insert(struct bh_names *n, struct inode *i)
 {
-    if (i->gone || memcmp(i->i.content.hash, no_hash, sizeof no_hash) == 0)
+    if (i->gone || bh_sha256_is_none(i->i.content.hash))
         return;
     struct inode **b = content_bucket(n, i->i.content.hash);
     i->same = *b;

@@ -13,8 +13,6 @@
 
 #define STEP 256 /* objects at once under the mutex */
 
-static const uint8_t no_hash[BH_SHA256_LEN];
-
 /* --- taking down, with the mutex --- */
 
 static enum place place_todo(const struct bh_names *n)
@@ -153,7 +151,7 @@ static int put_inode(struct bh_names *n, const struct record *r, struct bh_error
                             c->hash_size};
     for (int k = 0; k < 15; k++)
         sqlite3_bind_int64(st, k + 1, (sqlite3_int64)v[k]);
-    if (memcmp(c->hash, no_hash, sizeof no_hash) == 0)
+    if (bh_sha256_is_none(c->hash))
         sqlite3_bind_null(st, 14);
     else
         sqlite3_bind_blob(st, 14, c->hash, sizeof c->hash, SQLITE_STATIC);

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "store/names_private.h"
+#include "util/clock.h"
 #include "util/cleanup.h"
 
 static void show(struct bh_inode *out, const struct inode *i)
@@ -151,7 +152,7 @@ static int try_make(struct op *o, void *arg)
     }
     if (S_ISDIR(m->what->mode) && dir->i.nlink == UINT32_MAX)
         return EMLINK;
-    fill(&fresh, m, dir, real_ns());
+    fill(&fresh, m, dir, bh_real_ns());
     fresh.ino = n->next_ino;
     if (fresh.ino > INT64_MAX)
         return bh_fail(o->err, ENOSPC, "names.db has no inode numbers left");
@@ -212,7 +213,7 @@ static int try_link(struct op *o, void *arg)
     if (i->i.nlink >= LINKS_MAX)
         return EMLINK;
     struct bh_inode *d = op_change(o, dir), *to = op_change(o, i);
-    to->ctime = real_ns();
+    to->ctime = bh_real_ns();
     to->nlink++;
     touch_dir(d, to->ctime);
     d->entries++;
@@ -270,7 +271,7 @@ static int try_remove(struct op *o, void *arg)
     if (rc)
         return rc;
     struct bh_inode *d = op_change(o, dir), *to = op_change(o, i);
-    to->ctime = real_ns();
+    to->ctime = bh_real_ns();
     touch_dir(d, to->ctime);
     d->entries--;
     if (r->directory) {
@@ -321,7 +322,7 @@ struct set {
 
 static void set_fields(struct bh_inode *i, unsigned what, const struct bh_inode *to)
 {
-    int64_t now = real_ns();
+    int64_t now = bh_real_ns();
     if (what & BH_SET_MODE)
         i->mode = (i->mode & S_IFMT) | (to->mode & 07777);
     if (what & BH_SET_UID)

@@ -420,7 +420,6 @@ int op_change_new(struct op *o, const struct bh_inode *i, const char *target, st
 /* A link less: gone if nobody refers to it. */
 void op_change_gone(struct op *o, struct inode *i);
 int op_commit(struct op *o);
-int64_t real_ns(void);
 
 /* --- names_load.c --- */
 

@@ -17,8 +17,6 @@
 
 enum { FLAG_PRESENT = 1, FLAG_FRESH = 2, FLAG_HASH = 4, FLAG_TARGET = 8 };
 
-static const uint8_t no_hash[BH_SHA256_LEN];
-
 bool bytes_room(struct bytes *b, size_t len)
 {
     if (b->cap - b->len >= len)
@@ -62,7 +60,7 @@ static uint8_t *put_inode(uint8_t *p, const struct record *r)
 {
     const struct bh_inode *i = &r->inode;
     const struct bh_content *c = &i->content;
-    bool hash = memcmp(c->hash, no_hash, sizeof no_hash) != 0;
+    bool hash = !bh_sha256_is_none(c->hash);
     p = put8(p, RECORD_INODE);
     p = put8(p, (uint8_t)((r->present ? FLAG_PRESENT : 0) | (r->fresh ? FLAG_FRESH : 0) |
                           (hash ? FLAG_HASH : 0) | (r->target ? FLAG_TARGET : 0)));

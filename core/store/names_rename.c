@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "store/names_private.h"
+#include "util/clock.h"
 
 struct rename {
     uint64_t dir[2];
@@ -105,7 +106,7 @@ static int change(struct op *o, struct rename *r, struct inode *const dir[2],
                   struct inode *const i[2])
 {
     bool exchange = r->flags & RENAME_EXCHANGE, right = true;
-    o->now = real_ns();
+    o->now = bh_real_ns();
     for (int k = 0; k < 2; k++) {
         struct bh_inode *d = op_change(o, dir[k]);
         d->mtime = d->ctime = o->now;

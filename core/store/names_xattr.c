@@ -5,6 +5,7 @@
 #include <sys/xattr.h>
 
 #include "store/names_private.h"
+#include "util/clock.h"
 
 struct xattr {
     uint64_t ino;
@@ -52,7 +53,7 @@ static int change_xattr(struct op *o, struct inode *i, struct entry *e, const st
     o->entry[0].value = value;
     o->entry[0].value_len = (uint32_t)x->len;
     o->entries = 1;
-    op_change(o, i)->ctime = real_ns();
+    op_change(o, i)->ctime = bh_real_ns();
     return op_commit(o);
 }
 

@@ -24,9 +24,14 @@ int64_t bh_boot_ms(void)
     return now_ns(CLOCK_BOOTTIME) / 1000000;
 }
 
+int64_t bh_real_ns(void)
+{
+    return now_ns(CLOCK_REALTIME);
+}
+
 int64_t bh_real_ms(void)
 {
-    return now_ns(CLOCK_REALTIME) / 1000000;
+    return bh_real_ns() / 1000000;
 }
 
 struct timespec bh_mono_after_ms(int64_t ms)

@@ -12,6 +12,7 @@ int64_t bh_mono_ms(void);
 /* The same, but goes on while the machine is suspended: for what others measure, too. */
 int64_t bh_boot_ms(void);
 int64_t bh_real_ms(void); /* milliseconds since 1970, UTC */
+int64_t bh_real_ns(void);
 
 /* Absolute CLOCK_MONOTONIC time `ms` from now, for pthread_cond_clockwait and friends. */
 struct timespec bh_mono_after_ms(int64_t ms);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "util/cleanup.h"
@@ -42,6 +43,13 @@ int bh_pwrite_full(int fd, const void *buf, size_t len, uint64_t offset)
         done += (size_t)n;
     }
     return 0;
+}
+
+int bh_pread_at_once(int fd, void *buf, size_t len, uint64_t offset, bool memory)
+{
+    struct iovec v = {.iov_base = buf, .iov_len = len};
+    ssize_t n = preadv2(fd, &v, 1, (off_t)offset, memory ? 0 : RWF_NOWAIT);
+    return n == (ssize_t)len ? 0 : EAGAIN;
 }
 
 int bh_read_small_file(int dirfd, const char *name, size_t max, char **text, size_t *len,

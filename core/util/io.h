@@ -2,6 +2,7 @@
 #ifndef BH_UTIL_IO_H
 #define BH_UTIL_IO_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -11,6 +12,10 @@
  * end of the file with zeros and, if got is not NULL, tells how many bytes were really there. */
 int bh_pread_full(int fd, void *buf, size_t len, uint64_t offset, size_t *got);
 int bh_pwrite_full(int fd, const void *buf, size_t len, uint64_t offset);
+
+/* All len bytes if that needs no disk: 0 or EAGAIN. memory: the file is in a file system that never
+ * waits, which cannot be asked. */
+int bh_pread_at_once(int fd, void *buf, size_t len, uint64_t offset, bool memory);
 
 /* Reads a small file (at most max bytes; EFBIG beyond) into a fresh NUL-terminated string, freed by
  * the caller. dirfd as in openat. */

@@ -47,6 +47,12 @@ void bh_sha256_hex(struct bh_sha256 *h, char hex[BH_SHA256_HEX])
     bh_sha256_format(hash, hex);
 }
 
+bool bh_sha256_is_none(const uint8_t hash[BH_SHA256_LEN])
+{
+    static const uint8_t none[BH_SHA256_LEN];
+    return memcmp(hash, none, sizeof none) == 0;
+}
+
 void bh_sha256_format(const uint8_t hash[BH_SHA256_LEN], char hex[BH_SHA256_HEX])
 {
     for (unsigned int i = 0; i < BH_SHA256_LEN; i++) {

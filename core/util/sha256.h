@@ -22,6 +22,9 @@ void bh_sha256_free(struct bh_sha256 *h);
 int bh_sha256_hex_of(const void *data, size_t len, char hex[BH_SHA256_HEX]);
 int bh_sha256_of(const void *data, size_t len, uint8_t hash[BH_SHA256_LEN]);
 
+/* All zeros, which stand for no hash. */
+bool bh_sha256_is_none(const uint8_t hash[BH_SHA256_LEN]);
+
 /* Raw to hex, lower case. */
 void bh_sha256_format(const uint8_t hash[BH_SHA256_LEN], char hex[BH_SHA256_HEX]);
 /* And back; false: hex is none, or not all lower case, or of another length. */

@@ -106,7 +106,7 @@ static inline void check_node(int k, const struct bh_inode *is, bool mtime, bool
                               int64_t since)
 {
     struct node *n = &model.node[k];
-    int64_t now = real_ns();
+    int64_t now = bh_real_ns();
     if (mtime) {
         assert_in_range(is->mtime, since, now);
         n->i.mtime = is->mtime;

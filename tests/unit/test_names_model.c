@@ -1,6 +1,7 @@
 /* 120,000 random operations beside a model, with checkpoints, kills and starts between, once with
  * so little memory that everything comes back from the database all the time. */
 #include "names_model.h"
+#include "util/clock.h"
 
 static unsigned done_count, refused_count;
 
@@ -47,7 +48,7 @@ static void do_make(void)
     struct node *dir = &model.node[d];
     uint32_t mode = modes[any(6)];
     struct bh_inode out;
-    int64_t since = real_ns();
+    int64_t since = bh_real_ns();
     if (k < 0)
         return;
     int expected = !is_dir(d)              ? ENOTDIR
@@ -81,7 +82,7 @@ static void do_link(void)
 {
     int k = some_node(false), d = some_node(true), name = (int)any(NAMES);
     struct node *dir = &model.node[d], *n = &model.node[k];
-    int64_t since = real_ns();
+    int64_t since = bh_real_ns();
     int expected = dir->i.nlink == 0       ? ENOENT
                    : is_dir(k)             ? EPERM
                    : n->i.nlink == 0       ? ENOENT
@@ -99,7 +100,7 @@ static void do_remove(void)
 {
     int d = some_node(true), name = (int)any(NAMES), k = model.node[d].child[name];
     bool directory = any(2);
-    int64_t since = real_ns();
+    int64_t since = bh_real_ns();
     int expected = k < 0                                ? ENOENT
                    : directory && !is_dir(k)            ? ENOTDIR
                    : !directory && is_dir(k)            ? EISDIR
@@ -156,7 +157,7 @@ static void do_rename(void)
     int a = model.node[d].child[from], b = model.node[e].child[to];
     unsigned flags = all[any(4)];
     struct bh_inode moved, replaced;
-    int64_t since = real_ns();
+    int64_t since = bh_real_ns();
     if (refused(rename_refused(d, from, e, to, flags),
                 rename_name(ino_of(d), name_of(from), ino_of(e), name_of(to), flags, &moved,
                             &replaced)))
@@ -186,7 +187,7 @@ static void do_set(void)
     int k = some_node(false);
     struct node *n = &model.node[k];
     unsigned what = any(64);
-    int64_t since = real_ns();
+    int64_t since = bh_real_ns();
     struct bh_inode to = {.mode = any(010000),
                           .uid = any(100),
                           .gid = any(100),
@@ -224,7 +225,7 @@ static void do_xattr(void)
     static const int all[] = {0, XATTR_CREATE, XATTR_REPLACE};
     int flags = all[any(3)], rc, expected = 0;
     uint8_t value[3000];
-    int64_t since = real_ns();
+    int64_t since = bh_real_ns();
     memset(value, (uint8_t)(len * 7), sizeof value);
     if (any(3) == 0) {
         expected = n->xattr[x] < 0 ? ENODATA : 0;
