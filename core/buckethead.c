@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "bh_private.h"
@@ -12,6 +11,7 @@
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
+#include "util/random.h"
 
 /* While a thread waits for its turn it looks this often whether it was cancelled. */
 #define TURN_POLL_MS 50
@@ -222,13 +222,6 @@ int bh_force_flush(struct bh *b, struct bh_error *err)
 
 /* --- the loop --- */
 
-static int64_t jitter(int64_t ms)
-{
-    uint32_t random = 0;
-    (void)!getrandom(&random, sizeof random, 0);
-    return ms / 2 + (int64_t)(random % (uint32_t)(ms / 2 + 1));
-}
-
 /* Sleeps until something happens or `ms` (0: for ever) are over. False: the loop ends. */
 static bool loop_sleep(struct bh *b, int64_t ms)
 {
@@ -300,7 +293,7 @@ static void *loop_main(void *arg)
         int64_t interval = interval_of(b), wait = interval;
         bool over;
         if (retry && (!interval || retry < interval))
-            wait = jitter(retry);
+            wait = bh_jitter_ms(retry);
         if (!loop_wait(b, wait, &renewed, &over))
             return NULL;
         if (!over || b->read_only || !bh_is_dirty(b))
@@ -507,7 +500,7 @@ static int last_flush(struct bh *b, int64_t deadline, struct bh_error *err)
         bool passing = rc == ETIMEDOUT || rc == EIO || rc == EAGAIN || rc == EBUSY;
         if (!passing || bh_mono_ms() + pause >= deadline)
             return rc;
-        int64_t ms = jitter(pause);
+        int64_t ms = bh_jitter_ms(pause);
         nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
         pause *= 2;
     }

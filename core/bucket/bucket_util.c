@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "util/clock.h"
@@ -119,18 +118,6 @@ int bh_call_sleep(const struct bh_call *call, int64_t ms, const char *what, stru
             return rc;
         int64_t slice = left < 20 ? left : 20;
         nanosleep(&(struct timespec){.tv_nsec = slice * 1000000}, NULL);
-    }
-}
-
-void bh_random_bytes(void *buf, size_t len)
-{
-    size_t done = 0;
-    while (done < len) {
-        ssize_t n = getrandom((char *)buf + done, len - done, 0);
-        if (n > 0)
-            done += (size_t)n;
-        else if (errno != EINTR)
-            abort(); /* a kernel without getrandom is none that bhfs runs on */
     }
 }
 

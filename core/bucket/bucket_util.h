@@ -4,6 +4,7 @@
 #define BH_BUCKET_UTIL_H
 
 #include "bucket/bucket.h"
+#include "util/random.h"
 
 #define BH_CHUNK ((size_t)1 << 20) /* cancel and deadline are looked at after so many bytes */
 
@@ -32,9 +33,6 @@ int bh_source_read(const struct bh_source *src, uint64_t offset, void *buf, size
 /* Sleeps ms, in slices: bh_call_check's answer as soon as the call is cancelled or its deadline is
  * reached. */
 int bh_call_sleep(const struct bh_call *call, int64_t ms, const char *what, struct bh_error *err);
-
-/* Fills buf from the kernel's generator; never fails. */
-void bh_random_bytes(void *buf, size_t len);
 
 /* A fresh value for BH_META_PUT. */
 #define BH_PUT_ID_SIZE 33

@@ -1,5 +1,6 @@
 #include "live/disk.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -232,6 +233,26 @@ int bh_disk_rename(struct bh_disk *d, const char *from, const char *to)
     if (renameat(d->dirfd, from, d->dirfd, to) != 0)
         return errno;
     return d->mirror ? bh_mirror_renamed(d->mirror, from, to, gone) : 0;
+}
+
+int bh_disk_each(struct bh_disk *d, int (*fn)(void *arg, const char *name), void *arg)
+{
+    int fd = openat(bh_disk_dirfd(d), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    int rc = dir ? 0 : errno;
+    if (!dir) {
+        if (fd >= 0)
+            close(fd);
+        return rc;
+    }
+    errno = 0;
+    for (struct dirent *e; rc == 0 && (e = readdir(dir)); errno = 0)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            rc = fn(arg, e->d_name);
+    if (rc == 0)
+        rc = errno;
+    closedir(dir);
+    return rc;
 }
 
 int bh_disk_sync_names(struct bh_disk *d)

@@ -51,9 +51,10 @@ int bh_dfile_truncate(struct bh_dfile *f, uint64_t size);
 int bh_dfile_punch(struct bh_dfile *f, uint64_t offset, uint64_t len);
 /* Copies from another open file; by reference where the file system can. ENODATA: that one ends
  * before it. */
-int bh_dfile_copy(struct bh_dfile *f, uint64_t offset, int from, uint64_t from_offset, uint64_t len);
-/* The file, empty until now, becomes a reference to all that the other one has. EOPNOTSUPP: the file
- * system cannot. */
+int bh_dfile_copy(struct bh_dfile *f, uint64_t offset, int from, uint64_t from_offset,
+                  uint64_t len);
+/* The file, empty until now, becomes a reference to all that the other one has. EOPNOTSUPP: the
+ * file system cannot. */
 int bh_dfile_clone(struct bh_dfile *f, int from);
 int bh_dfile_sync(struct bh_dfile *f); /* fdatasync */
 
@@ -61,6 +62,9 @@ int bh_dfile_sync(struct bh_dfile *f); /* fdatasync */
 int bh_disk_link(struct bh_disk *d, const char *from, const char *to);
 int bh_disk_unlink(struct bh_disk *d, const char *name);
 int bh_disk_rename(struct bh_disk *d, const char *from, const char *to);
+/* Calls fn for each name in it, "." and ".." left out; non-zero ends it, and is returned. fn may
+ * remove that name. Or errno, if it cannot be listed. */
+int bh_disk_each(struct bh_disk *d, int (*fn)(void *arg, const char *name), void *arg);
 int bh_disk_sync_names(struct bh_disk *d); /* fsync of the directory */
 
 /* Replaces a small file atomically and durably: write, fsync, rename, fsync of the directory. */

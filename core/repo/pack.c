@@ -1,10 +1,10 @@
 #include "repo/pack_private.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "util/thread.h"
 #include "util/cleanup.h"
 
 #define PART_MIN  ((uint64_t)1 << 20)  /* one largest record may pass it */
@@ -91,22 +91,12 @@ void bh_packs_give_context(struct bh_packs *p, ZSTD_DCtx *context)
     ZSTD_freeDCtx(context);
 }
 
-int bh_packs_thread(pthread_t *thread, void *(*entry)(void *), void *arg)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(thread, NULL, entry, arg);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc;
-}
-
 void bh_packs_team(unsigned parallel, size_t count, void *(*entry)(void *), void *arg)
 {
     pthread_t threads[BH_PACKS_PARALLEL_MAX];
     unsigned started = 0;
     while (started + 1 < parallel && started + 1 < count && started < BH_PACKS_PARALLEL_MAX &&
-           bh_packs_thread(&threads[started], entry, arg) == 0)
+           bh_thread_start(&threads[started], entry, arg) == 0)
         started++;
     entry(arg);
     while (started > 0)

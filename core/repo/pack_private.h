@@ -67,8 +67,6 @@ static inline struct bh_call bh_packs_call(const struct bh_call *outer, const at
     return call;
 }
 
-/* A thread without signals: those are for the program's own. 0 or errno. */
-int bh_packs_thread(pthread_t *thread, void *(*entry)(void *), void *arg);
 /* entry(arg) in `parallel` threads (BH_PACKS_PARALLEL_MAX at most), but not in more than `count`.
  * The caller's is one of them; where no more can be started, it works alone. */
 void bh_packs_team(unsigned parallel, size_t count, void *(*entry)(void *), void *arg);

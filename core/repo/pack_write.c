@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bucket/bucket_util.h"
+#include "util/thread.h"
 #include "util/cleanup.h"
 
 struct pack {
@@ -175,7 +176,7 @@ static int send_open(struct bh_pack_writer *w, bool here, struct bh_error *err)
         return failed(w, err);
     }
     if (!here)
-        slot->has_thread = bh_packs_thread(&slot->thread, slot_main, slot) == 0;
+        slot->has_thread = bh_thread_start(&slot->thread, slot_main, slot) == 0;
     if (!slot->has_thread)
         upload_slot(slot);
     return failed(w, err);

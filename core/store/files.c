@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "config/config.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/io.h"
@@ -218,10 +219,8 @@ struct numbers {
 static int note_data(void *arg, const struct bh_inode *i)
 {
     struct numbers *l = arg;
-    void *items = l->items;
-    if (!files_grow(&items, &l->room, l->count, sizeof *l->items))
+    if (!bh_grow(l->items, l->room, l->count))
         return ENOMEM;
-    l->items = items;
     l->items[l->count++] = i->content.data;
     return 0;
 }

@@ -97,8 +97,6 @@ void files_free_in_use(struct bh_files *f);
 /* --- files_publish.c --- */
 int files_publisher_start(struct bh_files *f, struct bh_error *err);
 void files_publisher_stop(struct bh_files *f);
-/* Room for one more item behind count of them; false: no memory. */
-bool files_grow(void **items, size_t *room, size_t count, size_t size);
 /* It was written and closed: it is published after a while. */
 void files_queue(struct bh_files *f, uint64_t ino);
 /* All that was closed or synced becomes blobs. With f->publishing. */

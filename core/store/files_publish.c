@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "util/array.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
@@ -17,25 +18,10 @@
 
 /* --- what waits --- */
 
-bool files_grow(void **items, size_t *room, size_t count, size_t size)
-{
-    if (count < *room)
-        return true;
-    size_t wanted = *room ? *room * 2 : 64;
-    void *more = realloc(*items, wanted * size);
-    if (!more)
-        return false;
-    *items = more;
-    *room = wanted;
-    return true;
-}
-
 void files_queue(struct bh_files *f, uint64_t ino)
 {
     BH_LOCK_SCOPE(&f->mutex);
-    void *items = f->queue;
-    if (files_grow(&items, &f->queue_room, f->queue_count, sizeof *f->queue)) {
-        f->queue = items;
+    if (bh_grow(f->queue, f->queue_room, f->queue_count)) {
         f->queue[f->queue_count++] =
             (struct files_queued){.ino = ino, .due_ms = bh_mono_ms() + DELAY_MS};
     } /* else the next flush finds it */
@@ -48,10 +34,8 @@ void files_discard(struct bh_files *f, uint64_t data)
     if (data == 0)
         return;
     BH_LOCK_SCOPE(&f->mutex);
-    void *items = f->discarded;
-    if (!files_grow(&items, &f->discarded_room, f->discarded_count, sizeof *f->discarded))
+    if (!bh_grow(f->discarded, f->discarded_room, f->discarded_count))
         return; /* the next start finds it */
-    f->discarded = items;
     f->discarded[f->discarded_count++] = data;
     if (f->discarded_count == 1)
         pthread_cond_signal(&f->wake);
@@ -60,12 +44,10 @@ void files_discard(struct bh_files *f, uint64_t data)
 void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t size, uint64_t ino)
 {
     BH_LOCK_SCOPE(&f->mutex);
-    void *items = f->touched;
-    if (!files_grow(&items, &f->touched_room, f->touched_count, sizeof *f->touched)) {
+    if (!bh_grow(f->touched, f->touched_room, f->touched_count)) {
         f->reconcile = true;
         return;
     }
-    f->touched = items;
     struct files_touched *t = &f->touched[f->touched_count++];
     memcpy(t->hash, hash, sizeof t->hash);
     t->size = size;
@@ -214,10 +196,8 @@ struct list {
 static int note(void *arg, const struct bh_inode *i)
 {
     struct list *l = arg;
-    void *items = l->inos;
-    if (!files_grow(&items, &l->room, l->count, sizeof *l->inos))
+    if (!bh_grow(l->inos, l->room, l->count))
         return ENOMEM;
-    l->inos = items;
     l->inos[l->count++] = i->ino;
     return 0;
 }

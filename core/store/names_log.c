@@ -19,42 +19,15 @@
 
 #include "store/names_private.h"
 #include "util/bytes.h"
+#include "util/crc.h"
 #include "util/log.h"
 
 static const char header_magic[8] = "bhnames\1";
 static const char frame_magic[4] = "bhnf";
 
-/* --- CRC-32C, eight bytes at once --- */
-
-static uint32_t crc_table[8][256];
-
-static void crc_tables(void)
-{
-    for (unsigned i = 0; i < 256; i++) {
-        uint32_t v = i;
-        for (int bit = 0; bit < 8; bit++)
-            v = v & 1 ? v >> 1 ^ UINT32_C(0x82f63b78) : v >> 1;
-        crc_table[0][i] = v;
-    }
-    for (unsigned k = 1; k < 8; k++)
-        for (unsigned i = 0; i < 256; i++)
-            crc_table[k][i] = crc_table[k - 1][i] >> 8 ^ crc_table[0][crc_table[k - 1][i] & 255];
-}
-
 static uint32_t crc32c(const uint8_t *p, size_t len)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, crc_tables);
-    uint32_t crc = UINT32_MAX;
-    for (; len >= 8; p += 8, len -= 8) {
-        uint64_t w = bh_get_le(p, 8) ^ crc;
-        crc = 0;
-        for (unsigned k = 0; k < 8; k++)
-            crc ^= crc_table[7 - k][w >> 8 * k & 255];
-    }
-    for (; len; p++, len--)
-        crc = crc >> 8 ^ crc_table[0][(crc ^ *p) & 255];
-    return ~crc;
+    return (uint32_t)bh_crc_of(&bh_crc32c, p, len);
 }
 
 /* --- forms --- */

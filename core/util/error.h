@@ -15,8 +15,8 @@ struct bh_error {
 #endif
 
 /* Fills *err (may be NULL) and returns code, so that a failing function ends in `return
- * bh_fail(...)`. The text is cut at BH_ERROR_TEXT_MAX - 1 bytes and made one line. code must be a positive errno.
- * Thread safe. */
+ * bh_fail(...)`. The text is cut at BH_ERROR_TEXT_MAX - 1 bytes and made one line. code must be a
+ * positive errno. Thread safe. */
 int bh_fail(struct bh_error *err, int code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

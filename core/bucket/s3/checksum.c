@@ -1,9 +1,9 @@
 #include "bucket/s3/checksum.h"
+#include "util/crc.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <openssl/evp.h>
-#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,66 +11,18 @@
 #define VALUE_MAX 32 /* bytes of the longest value, SHA-256's */
 #define TEXT_MAX  (4 * ((VALUE_MAX + 2) / 3) + 1)
 
-/* --- CRCs: all three are reflected, begin with ones and end inverted --- */
-
-#define SLICES 8 /* bytes taken at once: a table for each */
-
-/* The polynomials, bits reversed. A CRC of 32 bits is one of 64 whose upper half stays 0. */
-static struct crc {
-    const uint64_t polynomial, ones;
-    uint64_t table[SLICES][256];
-} crc32 = {.polynomial = UINT32_C(0xedb88320), .ones = UINT32_MAX},
-  crc32c = {.polynomial = UINT32_C(0x82f63b78), .ones = UINT32_MAX},
-  crc64nvme = {.polynomial = UINT64_C(0x9a6c9329ac4bc9b5), .ones = UINT64_MAX};
-
-static void fill_tables(struct crc *crc)
-{
-    for (unsigned i = 0; i < 256; i++) {
-        uint64_t v = i;
-        for (int bit = 0; bit < 8; bit++)
-            v = v & 1 ? v >> 1 ^ crc->polynomial : v >> 1;
-        crc->table[0][i] = v;
-    }
-    for (unsigned slice = 1; slice < SLICES; slice++)
-        for (unsigned i = 0; i < 256; i++) {
-            uint64_t v = crc->table[slice - 1][i];
-            crc->table[slice][i] = v >> 8 ^ crc->table[0][v & 255];
-        }
-}
-
-static void fill_all_tables(void)
-{
-    fill_tables(&crc32);
-    fill_tables(&crc32c);
-    fill_tables(&crc64nvme);
-}
-
-static uint64_t crc_update(const struct crc *crc, uint64_t state, const unsigned char *data,
-                           size_t len)
-{
-    for (; len >= SLICES; data += SLICES, len -= SLICES) {
-        uint64_t word;
-        memcpy(&word, data, sizeof word);
-        word = le64toh(word) ^ state;
-        state = 0;
-        for (unsigned slice = 0; slice < SLICES; slice++)
-            state ^= crc->table[SLICES - 1 - slice][word >> 8 * slice & 255];
-    }
-    for (; len > 0; data++, len--)
-        state = state >> 8 ^ crc->table[0][(state ^ *data) & 255];
-    return state;
-}
-
 /* --- what headers name --- */
 
 static const struct kind {
     const char *header;
-    size_t size;           /* bytes of the value */
-    const struct crc *crc; /* or: */
+    size_t size;        /* bytes of the value */
+    struct bh_crc *crc; /* or: */
     const EVP_MD *(*digest)(void);
 } kinds[] = {
-    {"x-amz-checksum-crc32", 4, &crc32, NULL},         {"x-amz-checksum-crc32c", 4, &crc32c, NULL},
-    {"x-amz-checksum-crc64nvme", 8, &crc64nvme, NULL}, {"x-amz-checksum-sha1", 20, NULL, EVP_sha1},
+    {"x-amz-checksum-crc32", 4, &bh_crc32, NULL},
+    {"x-amz-checksum-crc32c", 4, &bh_crc32c, NULL},
+    {"x-amz-checksum-crc64nvme", 8, &bh_crc64nvme, NULL},
+    {"x-amz-checksum-sha1", 20, NULL, EVP_sha1},
     {"x-amz-checksum-sha256", 32, NULL, EVP_sha256},
 };
 
@@ -114,7 +66,6 @@ static bool decode(const char *text, size_t size, unsigned char out[VALUE_MAX])
 int bh_checksum_begin(struct bh_checksum **out, const char *header, const char *value,
                       struct bh_error *err)
 {
-    static pthread_once_t filled = PTHREAD_ONCE_INIT;
     const struct kind *kind = find_kind(header);
     *out = NULL;
     if (!kind || is_of_parts(value))
@@ -131,8 +82,7 @@ int bh_checksum_begin(struct bh_checksum **out, const char *header, const char *
                        header, value, kind->size);
     }
     if (kind->crc) {
-        pthread_once(&filled, fill_all_tables);
-        c->crc = kind->crc->ones;
+        c->crc = bh_crc_begin(kind->crc);
     } else {
         c->digest = EVP_MD_CTX_new();
         if (!c->digest || EVP_DigestInit_ex(c->digest, kind->digest(), NULL) != 1) {
@@ -149,7 +99,7 @@ void bh_checksum_update(struct bh_checksum *c, const void *data, size_t len)
     if (c->digest)
         c->failed |= EVP_DigestUpdate(c->digest, data, len) != 1;
     else
-        c->crc = crc_update(c->kind->crc, c->crc, data, len);
+        c->crc = bh_crc_update(c->kind->crc, c->crc, data, len);
 }
 
 int bh_checksum_end(struct bh_checksum *c, struct bh_error *err)
@@ -158,7 +108,7 @@ int bh_checksum_end(struct bh_checksum *c, struct bh_error *err)
     if (c->digest) {
         c->failed |= EVP_DigestFinal_ex(c->digest, value, NULL) != 1;
     } else {
-        uint64_t crc = htobe64((c->crc ^ c->kind->crc->ones) << (64 - 8 * c->kind->size));
+        uint64_t crc = htobe64(bh_crc_end(c->kind->crc, c->crc) << (64 - 8 * c->kind->size));
         memcpy(value, &crc, sizeof crc);
     }
     if (c->failed)
