@@ -69,9 +69,18 @@ void files_let_go(struct daemon *d, uint64_t ino, unsigned epoch);
 /* files_xattr.c: for views, too. */
 bool files_xattr_is_ours(const char *name); /* user.bh.*, which nobody sets */
 int files_xattr_check(const char *name);    /* 0, or what a name is refused with */
-/* The value of one of ours. ENODATA, ENOMEM. */
-int files_xattr_value(const char *name, const struct bh_inode *i, enum bh_blob_state state,
-                      const char *mime, struct bh_strbuf *out);
+/* What is told of a content. */
+struct files_content {
+    struct bh_blobs *blobs;
+    const struct bh_inode *inode;
+    enum bh_blob_state state;
+    const char *mime;
+    const char *object_key; /* NULL or "": the usual one */
+};
+/* The value of one of ours. Sleeps (a link may need credentials that must be looked up). ENODATA,
+ * ENOMEM, and for user.bh.url what bh_bucket_presign returns. */
+int files_xattr_value(const char *name, const struct files_content *c, struct bh_strbuf *out,
+                      struct bh_error *err);
 /* All names that who asked may see: of `list`, of len bytes, and ours. */
 void files_xattr_list(fuse_req_t req, const char *list, size_t len, struct bh_strbuf *out);
 

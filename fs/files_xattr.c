@@ -12,6 +12,7 @@
 
 #define OURS "user.bh."
 #define META "user.bh.meta."
+enum { LINK_SECONDS = 3600 }; /* of user.bh.url; as the usual tools have it */
 
 bool files_xattr_is_ours(const char *name)
 {
@@ -35,11 +36,12 @@ static bool has_key(const struct bh_inode *i)
     return S_ISREG(i->mode) && !i->content.data && !bh_sha256_is_none(i->content.hash);
 }
 
-int files_xattr_value(const char *name, const struct bh_inode *i, enum bh_blob_state state,
-                      const char *mime, struct bh_strbuf *out)
+int files_xattr_value(const char *name, const struct files_content *c, struct bh_strbuf *out,
+                      struct bh_error *err)
 {
     static const char *const states[] = {"local", "uploading", "stored"};
     const char *what = name + strlen(OURS);
+    const struct bh_inode *i = c->inode;
     if (!S_ISREG(i->mode))
         return ENODATA;
     if (!strcmp(what, "key")) {
@@ -49,20 +51,29 @@ int files_xattr_value(const char *name, const struct bh_inode *i, enum bh_blob_s
         bh_sha256_format(i->content.hash, hex);
         bh_strbuf_addf(out, "%s", hex);
     } else if (!strcmp(what, "state")) {
-        bh_strbuf_addf(out, "%s", states[state]);
+        bh_strbuf_addf(out, "%s", states[c->state]);
     } else if (!strcmp(what, "mime")) {
-        bh_strbuf_addf(out, "%s", mime);
+        bh_strbuf_addf(out, "%s", c->mime);
+    } else if (!strcmp(what, "url")) {
+        if (!has_key(i) || i->content.size == 0 || c->state != BH_BLOB_STORED)
+            return ENODATA;
+        return bh_blobs_link(c->blobs, i->content.hash, c->object_key, LINK_SECONDS, out, err);
     } else {
         return ENODATA;
     }
     return out->failed ? ENOMEM : 0;
 }
 
-static int our_value(struct request *r, const struct bh_inode *i, struct bh_strbuf *out)
+static int our_value(struct request *r, const struct bh_inode *i, struct bh_strbuf *out,
+                     struct bh_error *err)
 {
     char name[256];
     bh_names_name(bh_files_names(r->files), i->ino, name);
-    return files_xattr_value(r->name, i, bh_files_state(r->files, i), bh_files_mime(name), out);
+    const struct files_content c = {.blobs = bh_files_blobs(r->files),
+                                    .inode = i,
+                                    .state = bh_files_state(r->files, i),
+                                    .mime = bh_files_mime(name)};
+    return files_xattr_value(r->name, &c, out, err);
 }
 
 /* Ours are not listed: whoever copies a file with its attributes (cp, rsync, tar) could not set
@@ -101,7 +112,7 @@ static int run_get(struct request *r, bool wait, struct bh_error *err)
             return EAGAIN;
         rc = bh_names_get(n, r->ino, &i, wait, err);
         if (rc == 0)
-            rc = our_value(r, &i, &text);
+            rc = our_value(r, &i, &text, err);
         return rc ? rc : reply_value(r, text.data ? text.data : "", text.len);
     }
     BH_FREE void *value = NULL;

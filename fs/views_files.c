@@ -220,13 +220,19 @@ static int our_value(struct view_task *t, struct bh_strbuf *out, struct bh_error
     enum bh_blob_state state = BH_BLOB_STORED; /* what is in a snapshot is in the bucket */
     if (!v->fixed)
         state = bh_blobs_state(bh_files_blobs(t->daemon->files), v->inode->content.hash);
-    if (v->kind == VIEW_FILE)
-        return files_xattr_value(t->name, v->inode, state, bh_files_mime(v->name), out);
-    int rc = bh_files_find_row(t->daemon->files, v->inode->content.hash, &row, err);
-    if (rc && rc != ENOENT)
-        return rc;
-    return files_xattr_value(t->name, v->inode, state, row.mime[0] ? row.mime : bh_files_mime(""),
-                             out);
+    struct files_content c = {.blobs = bh_files_blobs(t->daemon->files),
+                              .inode = v->inode,
+                              .state = state,
+                              .mime = bh_files_mime(v->kind == VIEW_FILE ? v->name : "")};
+    if (v->kind != VIEW_FILE) {
+        int rc = bh_files_find_row(t->daemon->files, v->inode->content.hash, &row, err);
+        if (rc && rc != ENOENT)
+            return rc;
+        if (row.mime[0])
+            c.mime = row.mime;
+        c.object_key = row.object_key;
+    }
+    return files_xattr_value(t->name, &c, out, err);
 }
 
 static int run_getxattr(struct view_task *t, struct bh_error *err)

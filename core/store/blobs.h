@@ -96,6 +96,11 @@ int bh_blobs_settle(struct bh_blobs *b, struct bh_error *err);
 enum bh_blob_state { BH_BLOB_LOCAL, BH_BLOB_UPLOADING, BH_BLOB_STORED };
 /* What is not pending counts as stored. */
 enum bh_blob_state bh_blobs_state(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN]);
+/* Appends a URL by which anybody can GET the blob for so many seconds. object_key: NULL, or as in
+ * bh_blob_open_key. No request of the blobs', but credentials may be looked up: sleeps. ENODATA:
+ * there is no such object yet, or the store has no such URLs. */
+int bh_blobs_link(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], const char *object_key,
+                  int64_t seconds, struct bh_strbuf *url, struct bh_error *err);
 /* All that was published before this call is in the bucket when it returns 0. The first failure of
  * an upload that cannot be repeated ends it: EACCES, ENOSPC, ...; ETIMEDOUT. Uploads that fail are
  * tried again, with pauses, for ever, and at once when this is called, which gives up with the error

@@ -19,6 +19,13 @@ assert_eq "$(attribute state "$FILES/x.json")" stored user.bh.state
 assert_match "$(attribute mime "$FILES/x.json")" '^application/json' user.bh.mime
 if [ "$ON" = ceph ]; then
     assert_eq "$(curl -sS --noproxy '*' "$(attribute url "$FILES/x.json")")" '{"a": 1}' "what user.bh.url leads to"
+    snapshot=$(ls "$MNT/snapshots" | tail -1)
+    assert_eq "$(curl -sS --noproxy '*' "$(attribute url "$MNT/snapshots/$snapshot/files/x.json")")" '{"a": 1}' \
+        "what user.bh.url leads to in a snapshot"
+    assert_eq "$(curl -sS --noproxy '*' "$(attribute url "$MNT/blobs/$(attribute key "$FILES/x.json")")")" '{"a": 1}' \
+        "what user.bh.url of a blob leads to"
+else
+    assert_errno ENODATA "os.getxattr(M + '/files/x.json', 'user.bh.url')"
 fi
 python3 -c "import os; os.setxattr('$FILES/x.json', 'user.mine', b'1'); os.setxattr('$FILES/x.json', 'user.bh.meta.author', b'somebody')"
 assert_eq "$(attribute meta.author "$FILES/x.json")" somebody "metadata"
@@ -26,7 +33,10 @@ cp --preserve=all "$FILES/x.json" "$FILES/y.json"
 cp --preserve=all "$FILES/x.json" "$T/out.json"
 cmp "$FILES/y.json" "$T/out.json"
 assert_eq "$(python3 -c "import os; print(os.getxattr('$FILES/y.json', 'user.mine').decode())")" 1 "a user's own attribute of the copy"
-echo changed >>"$FILES/x.json"
+exec 9>>"$FILES/x.json"
+echo changed >&9
+assert_errno ENODATA "os.getxattr(M + '/files/x.json', 'user.bh.url')" # it is still being written
+exec 9>&-
 assert_match "$(attribute state "$FILES/x.json")" '^(local|uploading|stored)$'
 flush
 assert_eq "$(attribute key "$FILES/x.json")" "$(sha256sum <"$FILES/x.json" | cut -d' ' -f1)" "user.bh.key after a change"
