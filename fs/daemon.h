@@ -337,6 +337,10 @@ void walindex_release(struct walindex *w, struct bh_file *f);
 
 /* --- loop.c --- */
 extern char loop_buffer[READ_MAX]; /* of the loop thread, for the answer to a READ */
+/* Loop thread, in a handler: the memory in which its request is, with the data of a WRITE, is the
+ * caller's until he gives it back, on any thread. */
+void *loop_keep_request(void);
+void loop_give_back(void *memory); /* NULL is fine */
 /* Serves requests until the mount ends. */
 void loop_run(struct daemon *d);
 

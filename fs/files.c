@@ -102,10 +102,20 @@ static void answer(struct request *r, int rc, const struct bh_error *err)
     fuse_reply_err(r->req, rc == ECANCELED ? EINTR : rc);
 }
 
+#define KEEP_FROM (32u << 10) /* bytes of data that are not copied: their memory is kept */
+
 struct copy {
     struct request request;
+    void *kept; /* memory of the loop's, or NULL */
     char text[];
 };
+
+static void copy_free(struct copy *c)
+{
+    if (c)
+        loop_give_back(c->kept);
+    free(c);
+}
 
 static void on_interrupt(fuse_req_t req, void *arg)
 {
@@ -132,20 +142,22 @@ static void run_copy(void *arg)
             fuse_req_interrupt_func(req, NULL, NULL);
         answer(r, rc, &err);
     }
-    free(c);
+    copy_free(c);
 }
 
 /* NULL: no memory. */
 static struct copy *copy_request(const struct request *r)
 {
     size_t name = strlen(r->name) + 1, new_name = strlen(r->new_name) + 1;
-    struct copy *c = malloc(sizeof *c + name + new_name + r->data_size);
+    bool keeps = r->data_size >= KEEP_FROM;
+    struct copy *c = malloc(sizeof *c + name + new_name + (keeps ? 0 : r->data_size));
     if (!c)
         return NULL;
     memcpy(&c->request, r, sizeof *r);
+    c->kept = keeps ? loop_keep_request() : NULL;
     c->request.name = memcpy(c->text, r->name, name);
     c->request.new_name = memcpy(c->text + name, r->new_name, new_name);
-    if (r->data_size)
+    if (r->data_size && !keeps)
         c->request.data = memcpy(c->text + name + new_name, r->data, r->data_size);
     return c;
 }
@@ -161,7 +173,7 @@ void request_start(struct request *r)
     struct copy *c = copy_request(r);
     if (!c || workers_run(r->fetches ? r->daemon->file_fetchers : r->daemon->file_workers, run_copy,
                           c) != 0) {
-        free(c);
+        copy_free(c);
         fuse_reply_err(r->req, ENOMEM);
     }
 }

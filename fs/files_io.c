@@ -11,8 +11,9 @@
 #include "util/cleanup.h"
 #include "util/log.h"
 
-/* What is larger is written by a worker: the loop thread would keep others waiting. */
-#define WRITE_AT_ONCE (256u << 10)
+/* What is larger is written by a worker: a disk that falls behind makes who writes wait, and the loop
+ * thread must not. */
+#define WRITE_AT_ONCE (64u << 10)
 
 /* --- opening --- */
 

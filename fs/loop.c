@@ -11,6 +11,52 @@
 
 char loop_buffer[READ_MAX];
 
+enum { SPARE_MAX = 8 };
+
+/* Memory of requests: libfuse makes it, as large as it needs, and it is used again and again, since
+ * the first touch of fresh memory costs more than a large write itself. */
+static struct fuse_buf incoming; /* of the loop thread */
+static bool incoming_kept;
+static pthread_mutex_t spare_mutex = PTHREAD_MUTEX_INITIALIZER;
+static void *spare[SPARE_MAX];
+static unsigned spares;
+static bool spares_end; /* the loop ended: what comes back is freed */
+
+void *loop_keep_request(void)
+{
+    incoming_kept = true;
+    return incoming.mem;
+}
+
+void loop_give_back(void *memory)
+{
+    pthread_mutex_lock(&spare_mutex);
+    if (memory && spares < SPARE_MAX && !spares_end) {
+        spare[spares++] = memory;
+        memory = NULL;
+    }
+    pthread_mutex_unlock(&spare_mutex);
+    free(memory);
+}
+
+/* NULL: libfuse makes a new one. */
+static void *take_spare(void)
+{
+    pthread_mutex_lock(&spare_mutex);
+    void *memory = spares ? spare[--spares] : NULL;
+    pthread_mutex_unlock(&spare_mutex);
+    return memory;
+}
+
+static void free_spares(void)
+{
+    pthread_mutex_lock(&spare_mutex);
+    spares_end = true;
+    while (spares)
+        free(spare[--spares]);
+    pthread_mutex_unlock(&spare_mutex);
+}
+
 static void note_client(struct daemon *d, const struct fuse_buf *buf)
 {
     struct fuse_in_header head;
@@ -23,10 +69,9 @@ static void note_client(struct daemon *d, const struct fuse_buf *buf)
 
 void loop_run(struct daemon *d)
 {
-    struct fuse_buf buf = {.mem = NULL};
     follower_attach(d->follower);
     while (!fuse_session_exited(d->session)) {
-        int n = fuse_session_receive_buf(d->session, &buf);
+        int n = fuse_session_receive_buf(d->session, &incoming);
         if (n == -EINTR)
             continue;
         if (n <= 0) {
@@ -34,8 +79,13 @@ void loop_run(struct daemon *d)
                 bh_log(BH_LOG_ERROR, "requests cannot be read any more: %s", strerror(-n));
             break;
         }
-        note_client(d, &buf);
-        fuse_session_process_buf(d->session, &buf);
+        note_client(d, &incoming);
+        fuse_session_process_buf(d->session, &incoming);
+        if (incoming_kept)
+            incoming.mem = take_spare();
+        incoming_kept = false;
     }
-    free(buf.mem);
+    free(incoming.mem);
+    incoming.mem = NULL;
+    free_spares();
 }
