@@ -124,22 +124,28 @@ static void on_interrupt(fuse_req_t req, void *arg)
     atomic_store(&r->cancel, true);
 }
 
+/* An answered request is gone, and its interrupt with it. */
+void request_settle(struct request *r)
+{
+    if (r->fetches && r->call)
+        fuse_req_interrupt_func(r->req, NULL, NULL);
+}
+
 static void run_copy(void *arg)
 {
     struct copy *c = arg;
     struct request *r = &c->request;
     struct bh_call call = {.cancel = &r->cancel, .stop = &r->daemon->closing};
     struct bh_error err;
-    fuse_req_t req = r->req;
     r->call = &call;
     if (r->fetches)
-        fuse_req_interrupt_func(req, on_interrupt, r);
-    int rc = run(r, true, &err);
-    /* An answered request is gone, and its interrupt with it: run functions that succeed have
-     * taken that back before. */
+        fuse_req_interrupt_func(r->req, on_interrupt, r);
+    err.text[0] = '\0';
+    int rc = r->prepare ? r->prepare(r, true, &err) : 0;
+    if (rc == 0)
+        rc = run(r, true, &err);
     if (rc) {
-        if (r->fetches)
-            fuse_req_interrupt_func(req, NULL, NULL);
+        request_settle(r);
         answer(r, rc, &err);
     }
     copy_free(c);
@@ -255,11 +261,21 @@ void files_getattr(fuse_req_t req, fuse_ino_t ino)
         request_start(&r);
 }
 
+/* What is cut keeps its beginning, which may have to be fetched. */
+static int prepare_setattr(struct request *r, bool wait, struct bh_error *err)
+{
+    (void)wait;
+    return bh_files_own(r->files, r->ino, r->what.content.size, r->call, err);
+}
+
 static int run_setattr(struct request *r, bool wait, struct bh_error *err)
 {
     struct bh_inode i;
     int rc = bh_files_set(r->files, r->ino, r->flags, &r->what, &i, wait, err);
-    return rc ? rc : reply_attr(r, &i);
+    if (rc)
+        return rc;
+    request_settle(r);
+    return reply_attr(r, &i);
 }
 
 static unsigned what_to_set(int to_set)
@@ -299,6 +315,12 @@ void files_setattr(fuse_req_t req, fuse_ino_t ino, const struct stat *attr, int 
     r.what.atime = ns_of(attr->st_atim);
     r.what.mtime = ns_of(attr->st_mtim);
     r.what.content.size = (uint64_t)attr->st_size;
+    if (r.flags & BH_SET_CONTENT && attr->st_size > 0) {
+        struct bh_inode i;
+        r.prepare = prepare_setattr;
+        r.fetches = bh_names_get(bh_files_names(r.files), r.ino, &i, false, NULL) == 0 &&
+                    !i.content.data && i.content.size > 0;
+    }
     request_start(&r);
 }
 

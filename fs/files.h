@@ -28,6 +28,7 @@ struct request {
     struct daemon *daemon;
     struct bh_files *files;
     request_fn *run;
+    request_fn *prepare; /* NULL, or: a worker calls it first, before the gate; it does not answer */
     uint64_t ino, other; /* inodes */
     unsigned epoch;      /* of `ino` */
     bool fetches;        /* may wait for the bucket for long */
@@ -47,6 +48,8 @@ struct request {
 /* Zeroed but for what every request has. False: it was answered (ESTALE, ENOENT). */
 bool request_init(struct request *r, fuse_req_t req, fuse_ino_t ino, request_fn *run);
 void request_start(struct request *r);
+/* Before the answer of one that fetches: the client cannot interrupt it any more. */
+void request_settle(struct request *r);
 
 /* An open file. */
 struct handle {

@@ -11,8 +11,8 @@
 #include "util/cleanup.h"
 #include "util/log.h"
 
-/* What is larger is written by a worker: a disk that falls behind makes who writes wait, and the loop
- * thread must not. */
+/* What is larger is written by a worker: a disk that falls behind makes who writes wait, and the
+ * loop thread must not. */
 #define WRITE_AT_ONCE (64u << 10)
 
 /* --- opening --- */
@@ -163,10 +163,11 @@ static int run_read(struct request *r, bool wait, struct bh_error *err)
     if (!buf)
         return ENOMEM;
     int rc = bh_open_read(h->open, buf, r->size, r->offset, &got, wait, r->call, err);
+    if (rc == EAGAIN && !wait)
+        r->fetches = bh_open_fetches(h->open);
     if (rc)
         return rc;
-    if (wait)
-        fuse_req_interrupt_func(r->req, NULL, NULL);
+    request_settle(r);
     fuse_reply_buf(r->req, buf, got);
     return 0;
 }
@@ -178,7 +179,6 @@ void files_read(fuse_req_t req, size_t size, off_t off, const struct fuse_file_i
                         .run = run_read,
                         .name = "",
                         .new_name = "",
-                        .fetches = true,
                         .fi = *fi,
                         .offset = (uint64_t)off,
                         .size = size < READ_MAX ? size : READ_MAX};
@@ -191,12 +191,16 @@ void files_read(fuse_req_t req, size_t size, off_t off, const struct fuse_file_i
 static int run_write(struct request *r, bool wait, struct bh_error *err)
 {
     struct handle *h = handle_of(&r->fi);
-    if (!wait && r->data_size > WRITE_AT_ONCE)
-        return EAGAIN;
-    int rc = bh_open_write(h->open, r->data, r->data_size, r->offset, wait, err);
-    if (rc == 0)
-        fuse_reply_write(r->req, r->data_size);
-    return rc;
+    int rc = !wait && r->data_size > WRITE_AT_ONCE
+                 ? EAGAIN
+                 : bh_open_write(h->open, r->data, r->data_size, r->offset, wait, r->call, err);
+    if (rc == EAGAIN && !wait)
+        r->fetches = bh_open_fetches(h->open);
+    if (rc)
+        return rc;
+    request_settle(r);
+    fuse_reply_write(r->req, r->data_size);
+    return 0;
 }
 
 void files_write(fuse_req_t req, const char *buf, size_t size, off_t off,
@@ -263,12 +267,17 @@ void files_fsync(fuse_req_t req, struct fuse_file_info *fi, bool is_dir)
 
 static int run_fallocate(struct request *r, bool wait, struct bh_error *err)
 {
-    if (!wait)
+    struct bh_open *o = handle_of(&r->fi)->open;
+    if (!wait) {
+        r->fetches = bh_open_fetches(o);
         return EAGAIN;
-    int rc = bh_open_allocate(handle_of(&r->fi)->open, (int)r->flags, r->offset, r->size, err);
-    if (rc == 0)
-        fuse_reply_err(r->req, 0);
-    return rc;
+    }
+    int rc = bh_open_allocate(o, (int)r->flags, r->offset, r->size, r->call, err);
+    if (rc)
+        return rc;
+    request_settle(r);
+    fuse_reply_err(r->req, 0);
+    return 0;
 }
 
 void files_fallocate(fuse_req_t req, int mode, off_t off, off_t len, struct fuse_file_info *fi)

@@ -121,7 +121,11 @@ int bh_blob_open(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t
 /* An open blob under another key: of a row that upstream put with an object_key of its own. */
 int bh_blob_open_key(struct bh_blobs *b, const char *object_key,
                      const uint8_t hash[BH_SHA256_LEN], uint64_t size, struct bh_blob **out);
+/* The same once more, to be closed as well. */
+struct bh_blob *bh_blob_ref(struct bh_blob *o);
 void bh_blob_close(struct bh_blob *o);
+/* Reading it will make no request, as far as is known now. */
+bool bh_blob_is_here(const struct bh_blob *o);
 /* What can be had without waiting for disk or bucket: all of [offset, offset + len) up to the end,
  * or EAGAIN. */
 int bh_blob_read_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offset, size_t *got);

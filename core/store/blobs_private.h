@@ -137,6 +137,7 @@ struct bh_blob {
     struct blobs_content *content;
     char *key; /* NULL: by its hash */
     uint64_t size;
+    atomic_uint users;
     /* what its reads are like; guarded by the blobs' mutex */
     uint64_t next;    /* where the last one ended */
     uint64_t planned; /* fetched ahead up to here */

@@ -58,6 +58,7 @@ int bh_blob_open_key(struct bh_blobs *b, const char *object_key, const uint8_t h
     }
     o->blobs = b;
     o->size = size;
+    atomic_init(&o->users, 1);
     pthread_mutex_lock(&b->mutex);
     o->content = content_of(b, hash, size, object_key);
     pthread_mutex_unlock(&b->mutex);
@@ -95,9 +96,20 @@ void bh_blobs_content_drop(struct bh_blobs *b, struct blobs_content *c)
         pthread_cond_signal(&b->crowded);
 }
 
+struct bh_blob *bh_blob_ref(struct bh_blob *o)
+{
+    atomic_fetch_add(&o->users, 1);
+    return o;
+}
+
+bool bh_blob_is_here(const struct bh_blob *o)
+{
+    return atomic_load(&o->content->fd) >= 0;
+}
+
 void bh_blob_close(struct bh_blob *o)
 {
-    if (!o)
+    if (!o || atomic_fetch_sub(&o->users, 1) > 1)
         return;
     pthread_mutex_lock(&o->blobs->mutex);
     o->content->opened--;

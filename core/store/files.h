@@ -69,12 +69,22 @@ uint64_t bh_open_ino(const struct bh_open *o);
  * ETIMEDOUT, ECANCELED. */
 int bh_open_read(struct bh_open *o, void *buf, size_t len, uint64_t offset, size_t *got, bool wait,
                  const struct bh_call *call, struct bh_error *err);
+/* Whether reading or writing it with `wait` may make requests, as far as is known now. Does not
+ * sleep. */
+bool bh_open_fetches(struct bh_open *o);
+/* Who changes the content of a file that is a blob makes a copy of it first, for which the blob may
+ * have to be fetched. The functions that change it do so themselves, before they enter the gate or
+ * take a lock, so that nobody else waits for the bucket: call is for that, as in bh_open_read. */
 /* ENOSPC, EFBIG; ESTALE: the content was swapped. */
 int bh_open_write(struct bh_open *o, const void *buf, size_t len, uint64_t offset, bool wait,
-                  struct bh_error *err);
+                  const struct bh_call *call, struct bh_error *err);
 /* fallocate(2): mode 0, FALLOC_FL_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE; else EOPNOTSUPP. Sleeps. */
 int bh_open_allocate(struct bh_open *o, int mode, uint64_t offset, uint64_t len,
-                     struct bh_error *err);
+                     const struct bh_call *call, struct bh_error *err);
+/* The copy alone, of the first `keep` bytes, which is all that the file then has: for who will
+ * truncate it with bh_files_set, before he enters the gate. Sleeps. */
+int bh_files_own(struct bh_files *f, uint64_t ino, uint64_t keep, const struct bh_call *call,
+                 struct bh_error *err);
 /* lseek(2) with SEEK_DATA or SEEK_HOLE: ENXIO. */
 int bh_open_seek(struct bh_open *o, uint64_t offset, int whence, uint64_t *at);
 /* Bytes that were written count in names: what a close (FLUSH) does. A kill -9 loses nothing of it.

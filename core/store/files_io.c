@@ -42,30 +42,16 @@ static int make_ready(struct bh_open *o, struct bh_error *err)
     return bh_blob_open(f->blobs, o->content.hash, o->content.hash_size, &o->blob);
 }
 
-static int read_locked(struct bh_open *o, void *buf, size_t len, uint64_t offset, size_t *got,
-                       bool wait, const struct bh_call *call, struct bh_error *err)
+/* How much of `len` there is. */
+static size_t up_to_the_end(const struct bh_open *o, size_t len, uint64_t offset)
 {
     uint64_t size = o->content.size;
-    *got = 0;
-    if (offset >= size || len == 0)
+    if (offset >= size)
         return 0;
-    if (len > size - offset)
-        len = (size_t)(size - offset);
-    int rc;
-    if (o->has_data)
-        rc = wait ? bh_pread_full(o->data.fd, buf, len, offset, NULL)
-                  : bh_pread_at_once(o->data.fd, buf, len, offset,
-                                     bh_disk_is_memory(o->files->disk));
-    else
-        rc = wait ? bh_blob_read(o->blob, buf, len, offset, &len, call, err)
-                  : bh_blob_read_at_once(o->blob, buf, len, offset, &len);
-    if (rc == 0)
-        *got = len;
-    return rc;
+    return len > size - offset ? (size_t)(size - offset) : len;
 }
 
-/* Has it for reading, with what is read from open. */
-static int lock_to_read(struct bh_open *o, bool wait, struct bh_error *err)
+int files_lock_to_read(struct bh_open *o, bool wait, struct bh_error *err)
 {
     for (;;) {
         if (!wait && pthread_rwlock_tryrdlock(&o->lock) != 0)
@@ -85,102 +71,54 @@ static int lock_to_read(struct bh_open *o, bool wait, struct bh_error *err)
     }
 }
 
+/* Gives the lock back before the bucket is asked: writers would wait for it as well. */
+static int read_blob(struct bh_open *o, void *buf, size_t *len, uint64_t offset,
+                     const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_blob *blob = bh_blob_ref(o->blob);
+    pthread_rwlock_unlock(&o->lock);
+    int rc = bh_blob_read(blob, buf, *len, offset, len, call, err);
+    bh_blob_close(blob);
+    return rc;
+}
+
 int bh_open_read(struct bh_open *o, void *buf, size_t len, uint64_t offset, size_t *got, bool wait,
                  const struct bh_call *call, struct bh_error *err)
 {
-    int rc = lock_to_read(o, wait, err);
+    *got = 0;
+    int rc = files_lock_to_read(o, wait, err);
     if (rc)
         return rc;
-    rc = read_locked(o, buf, len, offset, got, wait, call, err);
-    pthread_rwlock_unlock(&o->lock);
+    len = up_to_the_end(o, len, offset);
+    if (len && !o->has_data && wait) {
+        rc = read_blob(o, buf, &len, offset, call, err);
+    } else {
+        if (len && !o->has_data)
+            rc = bh_blob_read_at_once(o->blob, buf, len, offset, &len);
+        else if (len && wait)
+            rc = bh_pread_full(o->data.fd, buf, len, offset, NULL);
+        else if (len)
+            rc = bh_pread_at_once(o->data.fd, buf, len, offset, bh_disk_is_memory(o->files->disk));
+        pthread_rwlock_unlock(&o->lock);
+    }
+    if (rc == 0)
+        *got = len;
     return rc;
+}
+
+bool bh_open_fetches(struct bh_open *o)
+{
+    if (pthread_rwlock_tryrdlock(&o->lock) != 0)
+        return !o->has_data;
+    bool fetches = !o->content.data && o->content.size > 0 &&
+                   !(o->has_data || (o->blob && bh_blob_is_here(o->blob)));
+    pthread_rwlock_unlock(&o->lock);
+    return fetches;
 }
 
 /* --- writing --- */
 
-static bool is_writable(const struct bh_open *o)
-{
-    return o->content.data && o->has_data && !atomic_load(&o->is_shared);
-}
-
-/* What was written beyond the end just before a crash must not come back when the file grows. */
-static int cut(struct bh_dfile *data, uint64_t size)
-{
-    struct stat st;
-    if (fstat(data->fd, &st) != 0)
-        return errno;
-    return (uint64_t)st.st_size > size ? bh_dfile_truncate(data, size) : 0;
-}
-
-/* A data file that can be written, with the content up to `keep` bytes: the one that it has, or a
- * copy if that is a blob, too, or one of the blob. As long as the bucket takes. */
-static int get_own(struct bh_open *o, uint64_t keep, uint64_t *number, struct bh_dfile *data,
-                   struct bh_error *err)
-{
-    struct bh_blobs *b = o->files->blobs;
-    const struct bh_call call = {.stop = &o->files->cancel};
-    bool has = o->content.data && keep;
-    *number = o->content.data;
-    int rc =
-        has ? bh_data_open_to_write(b, number, data, err) : bh_data_create(b, number, data, err);
-    if (rc)
-        return rc;
-    if (has)
-        rc = cut(data, keep);
-    else if (keep && !o->blob)
-        rc = bh_blob_open(b, o->content.hash, o->content.hash_size, &o->blob);
-    if (rc == 0 && !has && keep)
-        rc = bh_blob_copy(o->blob, data, keep, &call, err);
-    if (rc) {
-        bh_dfile_close(data);
-        if (*number != o->content.data)
-            bh_data_remove(b, *number);
-    }
-    return rc;
-}
-
-/* Its content is in that data file from now on. */
-static void take_own(struct bh_open *o, const struct bh_content *now, struct bh_dfile data)
-{
-    uint64_t old = o->content.data;
-    if (o->has_data)
-        bh_dfile_close(&o->data);
-    if (o->blob)
-        bh_blob_close(o->blob);
-    o->blob = NULL;
-    o->data = data;
-    o->has_data = true;
-    atomic_store(&o->is_shared, false);
-    o->content = *now;
-    if (old != now->data)
-        bh_data_remove(o->files->blobs, old);
-}
-
-static int make_own(struct bh_open *o, uint64_t keep, struct bh_error *err)
-{
-    struct bh_inode to = {.content = o->content};
-    struct bh_dfile data;
-    if (keep < to.content.size)
-        to.content.size = keep;
-    int rc = get_own(o, to.content.size, &to.content.data, &data, err);
-    if (rc)
-        return rc;
-    bool differs = to.content.data != o->content.data || to.content.size != o->content.size;
-    if (differs)
-        rc = bh_names_set(o->files->names, o->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL,
-                          true, err);
-    if (rc == 0) {
-        take_own(o, &to.content, data);
-        return 0;
-    }
-    bh_dfile_close(&data);
-    if (to.content.data != o->content.data)
-        bh_data_remove(o->files->blobs, to.content.data);
-    return rc;
-}
-
-/* With the lock for writing. */
-static void wrote(struct bh_open *o, uint64_t end)
+void files_wrote(struct bh_open *o, uint64_t end)
 {
     if (end > o->content.size)
         __atomic_store_n(&o->content.size, end, __ATOMIC_RELAXED);
@@ -200,9 +138,9 @@ static int write_locked(struct bh_open *o, const void *buf, size_t len, uint64_t
         return bh_fail(err, ESTALE, "files/ was restored or switched while the file was open");
     if (len > SIZE_LIMIT || offset > SIZE_LIMIT - len)
         return EFBIG;
-    if (!is_writable(o) && !wait)
+    if (!files_is_writable(o) && !wait)
         return EAGAIN;
-    int rc = is_writable(o) ? 0 : make_own(o, UINT64_MAX, err);
+    int rc = files_is_writable(o) ? 0 : files_make_own(o, UINT64_MAX, err);
     if (rc == 0)
         rc = bh_dfile_write(&o->data, buf, len, offset);
     if (rc == ENOSPC && wait && bh_blobs_make_room(o->files->blobs, len))
@@ -210,17 +148,19 @@ static int write_locked(struct bh_open *o, const void *buf, size_t len, uint64_t
     else if (rc == ENOSPC && !wait)
         rc = EAGAIN; /* room may be made, which takes a while */
     if (rc == 0)
-        wrote(o, offset + len);
+        files_wrote(o, offset + len);
     return rc;
 }
 
 int bh_open_write(struct bh_open *o, const void *buf, size_t len, uint64_t offset, bool wait,
-                  struct bh_error *err)
+                  const struct bh_call *call, struct bh_error *err)
 {
     struct bh_files *f = o->files;
     if (f->read_only)
         return EROFS;
-    int rc = bh_files_enter(f, wait);
+    int rc = wait ? files_own(o, UINT64_MAX, call, err) : 0;
+    if (rc == 0)
+        rc = bh_files_enter(f, wait);
     if (rc)
         return rc;
     rc = files_lock_to_write(o, wait);
@@ -239,16 +179,16 @@ static int truncate_locked(struct bh_open *o, uint64_t size, struct bh_error *er
     if (size > SIZE_LIMIT)
         return EFBIG;
     if (size == o->content.size && !(size == 0 && o->content.data)) {
-        wrote(o, 0); /* times change all the same (POSIX: ftruncate) */
+        files_wrote(o, 0); /* times change all the same (POSIX: ftruncate) */
         return 0;
     }
-    if (!is_writable(o))
-        rc = make_own(o, size, err);
+    if (!files_is_writable(o))
+        rc = files_make_own(o, size, err);
     if (rc == 0)
         rc = bh_dfile_truncate(&o->data, size);
     if (rc == 0) {
         __atomic_store_n(&o->content.size, size, __ATOMIC_RELAXED);
-        wrote(o, 0);
+        files_wrote(o, 0);
     }
     return rc;
 }
@@ -287,18 +227,18 @@ static int allocate_locked(struct bh_open *o, int mode, uint64_t offset, uint64_
                            struct bh_error *err)
 {
     uint64_t end = offset + len, size = o->content.size;
-    int rc = is_writable(o) ? 0 : make_own(o, UINT64_MAX, err);
+    int rc = files_is_writable(o) ? 0 : files_make_own(o, UINT64_MAX, err);
     if (rc == 0 && mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) && offset < size)
         rc = fill_with_zeros(o, offset, (end < size ? end : size) - offset);
     if (rc == 0 && !(mode & FALLOC_FL_KEEP_SIZE) && end > size)
         rc = bh_dfile_truncate(&o->data, end);
     if (rc == 0)
-        wrote(o, mode & FALLOC_FL_KEEP_SIZE ? 0 : end);
+        files_wrote(o, mode & FALLOC_FL_KEEP_SIZE ? 0 : end);
     return rc;
 }
 
 int bh_open_allocate(struct bh_open *o, int mode, uint64_t offset, uint64_t len,
-                     struct bh_error *err)
+                     const struct bh_call *call, struct bh_error *err)
 {
     struct bh_files *f = o->files;
     if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) ||
@@ -308,9 +248,12 @@ int bh_open_allocate(struct bh_open *o, int mode, uint64_t offset, uint64_t len,
         return EROFS;
     if (len == 0 || offset > SIZE_LIMIT || len > SIZE_LIMIT - offset)
         return len == 0 ? EINVAL : EFBIG;
+    int rc = files_own(o, UINT64_MAX, call, err);
+    if (rc)
+        return rc;
     (void)bh_files_enter(f, true);
     (void)files_lock_to_write(o, true);
-    int rc = atomic_load(&o->stale) ? ESTALE : allocate_locked(o, mode, offset, len, err);
+    rc = atomic_load(&o->stale) ? ESTALE : allocate_locked(o, mode, offset, len, err);
     pthread_rwlock_unlock(&o->lock);
     bh_files_leave(f, rc == 0);
     return rc;

@@ -83,8 +83,22 @@ struct bh_files {
 };
 
 /* --- files_io.c --- */
+/* Has o->lock for reading, with what is read from open. EAGAIN (not wait), EIO. */
+int files_lock_to_read(struct bh_open *o, bool wait, struct bh_error *err);
+/* With o->lock for writing: the content was changed, up to `end` at least. */
+void files_wrote(struct bh_open *o, uint64_t end);
 /* With the gate entered and o->lock for writing. */
 int files_set_size(struct bh_open *o, uint64_t size, struct bh_error *err);
+
+/* --- files_own.c --- */
+/* With o->lock: its data file is open, and is no blob as well. */
+bool files_is_writable(const struct bh_open *o);
+/* See bh_files_own. Neither the gate nor a lock may be held. */
+int files_own(struct bh_open *o, uint64_t keep, const struct bh_call *call, struct bh_error *err);
+/* With the gate entered and o->lock for writing: a data file that can be written, with the content
+ * up to `keep` bytes: the one that it has, or a copy if that is a blob, too, or one of the blob
+ * (files_own has made that before, unless somebody came in between). */
+int files_make_own(struct bh_open *o, uint64_t keep, struct bh_error *err);
 
 /* --- files_use.c --- */
 /* EAGAIN (not wait). Whoever publishes it lets go. */

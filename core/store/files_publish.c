@@ -81,12 +81,10 @@ static int make_blob(struct bh_files *f, struct item *it, bool patient, const st
 {
     struct bh_open *o = it->open;
     struct wait_for w = {.open = o, .patient = patient};
-    struct bh_error local;
-    size_t got;
-    char c;
-    int rc = bh_open_read(o, &c, 1, 0, &got, true, call, &local); /* opens the data file */
+    int rc = files_lock_to_read(o, true, err); /* opens the data file */
     if (rc)
-        return bh_fail(err, rc, "%s", local.text);
+        return rc;
+    pthread_rwlock_unlock(&o->lock);
     /* Before the file's lock, which comes after the mutex. A writer who comes in between makes a
      * copy before he writes, as he would later. */
     pthread_mutex_lock(&f->mutex);
