@@ -153,11 +153,14 @@ static int connect_names(void *arg, sqlite3 **db, struct bh_error *err)
     return bh_live_names_connect(f->live, db, err);
 }
 
-static bool has_data(void *arg, uint64_t data)
+/* Only one that is certainly not there counts as such: its inode would forget it. */
+static int has_data(void *arg, uint64_t data, bool *has)
 {
     struct bh_files *f = arg;
     uint64_t bytes;
-    return bh_data_room(f->blobs, data, &bytes) == 0;
+    int rc = bh_data_room(f->blobs, data, &bytes);
+    *has = rc == 0;
+    return rc == ENOENT ? 0 : rc;
 }
 
 static void gone(void *arg, const struct bh_inode *was)
@@ -187,11 +190,17 @@ static int open_disk(struct bh_files *f, const char *name, struct bh_disk **out,
     return rc ? rc : bh_disk_open(out, path, mirror, f->cfg->live.powercut_seed, err);
 }
 
+struct take_up {
+    struct bh_files *files;
+    struct bh_error *err;
+};
+
 /* What was written and never closed, or was closed just before the end, is published later. A data
  * file that a power cut made shorter than its size was never synced: it ends where it ends. */
 static int take_up(void *arg, const struct bh_inode *i)
 {
-    struct bh_files *f = arg;
+    struct take_up *t = arg;
+    struct bh_files *f = t->files;
     struct bh_dfile data;
     struct stat st;
     struct bh_inode to = *i;
@@ -200,12 +209,18 @@ static int take_up(void *arg, const struct bh_inode *i)
         rc = fstat(data.fd, &st) == 0 ? 0 : errno;
         bh_dfile_close(&data);
     }
-    if (rc == 0)
-        files_queue(f, i->ino);
-    if (rc == 0 && (uint64_t)st.st_size < i->content.size) {
+    if (rc == ENOENT)
+        return 0;
+    if (rc)
+        return bh_fail(t->err, rc,
+                       "the data file of file %llu of files/ cannot be opened in %s: %s; put that "
+                       "right and mount again",
+                       (unsigned long long)i->ino, bh_disk_path(f->disk), strerror(rc));
+    files_queue(f, i->ino);
+    if ((uint64_t)st.st_size < i->content.size) {
         to.content.size = (uint64_t)st.st_size;
-        rc =
-            bh_names_set(f->names, i->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL, true, NULL);
+        rc = bh_names_set(f->names, i->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL, true,
+                          t->err);
     }
     return rc == ENOENT ? 0 : rc;
 }
@@ -291,7 +306,7 @@ static int open_parts(void *arg, bool unclean, struct bh_error *err)
     if (rc == 0)
         rc = bh_names_open(&f->names, &names, err);
     if (rc == 0 && !f->read_only)
-        rc = bh_names_each_local(f->names, take_up, f, err);
+        rc = bh_names_each_local(f->names, take_up, &(struct take_up){f, err}, err);
     if (rc == 0 && !f->read_only)
         rc = remove_orphans(f, err);
     struct bh_names_stats st = {0};

@@ -64,8 +64,9 @@ struct bh_names_options {
      * not for what bh_names_open removes. */
     void (*gone)(void *arg, const struct bh_inode *was);
     /* Whether that data file is here (NULL: all are). An inode of names.db with one that is not was
-     * written elsewhere, or later: its content is what was published last. Brief. */
-    bool (*has_data)(void *arg, uint64_t data);
+     * written elsewhere, or later: its content is what was published last. 0, or an errno: it
+     * cannot be told, and the inode cannot be read. Brief. */
+    int (*has_data)(void *arg, uint64_t data, bool *has);
     void *arg;
     uint32_t uid, gid;     /* of the root directory of an empty names.db, mode 0755 */
     size_t cache;          /* inodes and names kept in memory that have no changes; 0: 100,000 */
@@ -92,8 +93,8 @@ int bh_names_readlink(struct bh_names *n, uint64_t ino, char **target, bool wait
                       struct bh_error *err);
 
 /* All names of a directory as of one moment, for a stable readdir; of mode only the type (0: the
- * inode is damaged). One allocation, freed by the caller with free(). Without "." and "..". With its
- * inodes it stays in memory if `cache` has room for all, so that looking them up is fast. */
+ * inode is damaged). One allocation, freed by the caller with free(). Without "." and "..". With
+ * its inodes it stays in memory if `cache` has room for all, so that looking them up is fast. */
 struct bh_names_listing {
     size_t count;
     struct {
@@ -184,8 +185,8 @@ void bh_names_release(struct bh_names *n, bool swapped);
 
 /* --- for the file store --- */
 /* Regular files whose content is not published as it is (content.data is not 0), of those that are
- * in the database or in memory; fn returns non-zero to end it. fn is called without a lock and may
- * call anything. */
+ * in the database or in memory. fn returns non-zero to end it, and that is what is returned; a
+ * sentence for it is fn's to fill. fn is called without a lock and may call anything. */
 int bh_names_each_local(struct bh_names *n, int (*fn)(void *arg, const struct bh_inode *i),
                         void *arg, struct bh_error *err);
 /* Whether any inode with a name has that content as published. Asks the database and memory. */

@@ -181,6 +181,8 @@ static int keep_rows(struct op *o, struct inode *dir, const struct bytes *b)
         rc = r.type == RECORD_INODE
                  ? load_put_inode(n, &r.inode, r.target, r.target_len, !r.fresh, &i)
                  : load_put_name(n, dir, r.name, r.name_len, r.ino, r.file_type, &e);
+        if (rc != ENOMEM)
+            rc = 0; /* who looks it up is told */
         if (k % 32 == 0)
             cache_evict(n);
         if (k % STEP == 0) {
@@ -188,7 +190,7 @@ static int keep_rows(struct op *o, struct inode *dir, const struct bytes *b)
             pthread_mutex_lock(&n->mutex);
         }
     }
-    return rc ? bh_fail(o->err, rc, "out of memory while a directory is listed") : 0;
+    return rc ? load_failed(rc, o->err) : 0;
 }
 
 /* With the mutex to the end: as of one moment. */
@@ -331,8 +333,8 @@ int bh_names_each_local(struct bh_names *n, int (*fn)(void *arg, const struct bh
         rc = bh_names_get(n, local.ino[i], &is, true, err);
         if (rc == ENOENT)
             rc = 0;
-        else if (rc == 0 && is.content.data && fn(arg, &is))
-            break;
+        else if (rc == 0 && is.content.data)
+            rc = fn(arg, &is);
     }
     free(local.ino);
     return rc;

@@ -106,14 +106,26 @@ static int read_rows(struct reader *r, const struct need *need, struct bytes *b,
 
 /* --- into memory, with the mutex --- */
 
+int load_failed(int rc, struct bh_error *err)
+{
+    return rc == ENOMEM
+               ? bh_fail(err, rc, "out of memory while names are read")
+               : bh_fail(err, rc, "the local data of a file cannot be looked at: %s", strerror(rc));
+}
+
 int load_put_inode(struct bh_names *n, const struct bh_inode *i, const char *target,
                    size_t target_len, bool xattrs, struct inode **out)
 {
     struct inode *there = inode_find(n, i->ino);
     if (!there) {
         struct bh_inode here = *i;
-        if (here.content.data && n->opt.has_data &&
-            !n->opt.has_data(n->opt.arg, here.content.data)) {
+        bool has = true;
+        int rc = here.content.data && n->opt.has_data
+                     ? n->opt.has_data(n->opt.arg, here.content.data, &has)
+                     : 0;
+        if (rc)
+            return rc;
+        if (!has) {
             here.content.data = 0;
             here.content.size = here.content.hash_size;
         }
@@ -212,7 +224,7 @@ static int put_all(struct op *o, struct inode *of, const struct need *need, cons
         rc = put_record(o, of, &r);
     if (rc == 0 && need->what == NEED_XATTRS)
         of->xattrs_known = true;
-    return rc ? bh_fail(o->err, rc, "out of memory while names are read") : 0;
+    return rc ? load_failed(rc, o->err) : 0;
 }
 
 static int read_need(struct bh_names *n, const struct need *need, struct bytes *b,

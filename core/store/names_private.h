@@ -113,16 +113,7 @@ struct log {
 
 /* --- the database --- */
 
-enum {
-    GET_INODE,
-    GET_NAME,
-    GET_XATTRS,
-    GET_LIST,
-    GET_LOCAL,
-    GET_HASH,
-    GET_BLOBS,
-    GETS
-};
+enum { GET_INODE, GET_NAME, GET_XATTRS, GET_LIST, GET_LOCAL, GET_HASH, GET_BLOBS, GETS };
 
 struct reader {
     struct reader *next;
@@ -430,6 +421,8 @@ int load_need(struct op *o);
 /* With the mutex. *out: what memory has of it now. */
 int load_put_inode(struct bh_names *n, const struct bh_inode *i, const char *target,
                    size_t target_len, bool xattrs, struct inode **out);
+/* The sentence for what load_put_inode or load_put_name failed with; its number. */
+int load_failed(int rc, struct bh_error *err);
 int load_put_name(struct bh_names *n, struct inode *dir, const char *name, size_t len, uint64_t ino,
                   uint8_t type, struct entry **out);
 

@@ -1,5 +1,4 @@
 /* What the log has and the database has not, at the start. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,10 +8,10 @@
 #include <unistd.h>
 
 #include "store/names_private.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 #include "util/io.h"
 #include "util/log.h"
-#include "util/parse.h"
 
 struct found {
     uint64_t number;
@@ -23,6 +22,7 @@ struct found {
 
 struct replay {
     struct bh_names *n;
+    struct bh_error *err; /* of add_log */
     struct found *logs;
     size_t count, cap;
     uint64_t gap;       /* the first frame that is missing; 0: none */
@@ -51,8 +51,9 @@ static int read_log(struct replay *p, const char *name, struct found *f, struct 
     return 0;
 }
 
-static int add_log(struct replay *p, const char *name, struct bh_error *err)
+static int add_log(void *arg, const char *name)
 {
+    struct replay *p = arg;
     static const char prefix[] = "names.log.";
     char *end;
     if (strncmp(name, prefix, sizeof prefix - 1) != 0)
@@ -62,17 +63,11 @@ static int add_log(struct replay *p, const char *name, struct bh_error *err)
     unsigned long long number = strtoull(digits, &end, 10);
     if (*digits < '0' || *digits > '9' || *end || errno)
         return 0;
-    if (p->count == p->cap) {
-        size_t cap = p->cap ? 2 * p->cap : 8;
-        struct found *f = realloc(p->logs, cap * sizeof *f);
-        if (!f)
-            return bh_fail(err, ENOMEM, "out of memory while logs of names are read");
-        p->logs = f;
-        p->cap = cap;
-    }
+    if (!bh_grow(p->logs, p->cap, p->count))
+        return bh_fail(p->err, ENOMEM, "out of memory while logs of names are read");
     struct found *f = &p->logs[p->count++];
     *f = (struct found){.number = number};
-    return read_log(p, name, f, err);
+    return read_log(p, name, f, p->err);
 }
 
 static int by_number(const void *a, const void *b)
@@ -83,17 +78,17 @@ static int by_number(const void *a, const void *b)
 
 static int find_logs(struct replay *p, struct bh_error *err)
 {
-    const char *path = bh_disk_path(p->n->opt.disk);
-    DIR *d = opendir(path);
-    int rc = d ? 0 : errno;
+    struct bh_error e = {0};
+    p->err = &e;
+    int rc = bh_disk_each(p->n->opt.disk, add_log, p);
+    if (rc && e.text[0])
+        return bh_fail(err, rc, "%s", e.text);
     if (rc)
-        return bh_fail(err, rc, "%s cannot be read: %s", path, strerror(rc));
-    for (struct dirent *e; rc == 0 && (e = readdir(d));)
-        rc = add_log(p, e->d_name, err);
-    closedir(d);
-    if (rc == 0 && p->count)
+        return bh_fail(err, rc, "%s cannot be read: %s", bh_disk_path(p->n->opt.disk),
+                       strerror(rc));
+    if (p->count)
         qsort(p->logs, p->count, sizeof *p->logs, by_number);
-    return rc;
+    return 0;
 }
 
 /* --- records into memory --- */

@@ -498,12 +498,47 @@ static void test_local_files(void **state)
     must(bh_names_each_local(names, count_local, &count, ERR));
     assert_int_equal(count, -6);
     count = 0;
-    must(bh_names_each_local(names, count_local, &count, ERR));
+    assert_int_equal(bh_names_each_local(names, count_local, &count, ERR), 1);
     assert_int_equal(count, 3);
     must(bh_names_checkpoint(names, ERR));
     count = -10;
     must(bh_names_each_local(names, count_local, &count, ERR));
     assert_int_equal(count, -6);
+}
+
+static int data_here; /* what has_data answers: -1 not here, 0 here, or an errno */
+static int has_data(void *arg, uint64_t data, bool *has)
+{
+    *has = data_here == 0;
+    return data_here > 0 ? data_here : 0;
+}
+
+/* A disk that does not answer is no reason to forget what was written. */
+static void test_whether_data_is_here(void **state)
+{
+    struct bh_inode i, to = {.content = {.size = 9, .data = 5, .hash = {7}, .hash_size = 4}};
+    uint64_t d = made(ROOT, "d", DIR_), f = made(d, "f", FILE_);
+    struct bh_names_listing *l;
+    must(set(f, BH_SET_CONTENT, &to, NULL));
+    options.has_data = has_data;
+    data_here = EIO;
+    again(false);
+    must_fail(get(f, &i), EIO);
+    must_say("local data");
+    must(list(d, &l));
+    assert_int_equal(l->count, 1); /* it hides no name */
+    free(l);
+    must_fail(lookup(d, "f", &i), EIO);
+    must_say("local data");
+    data_here = 0;
+    i = inode(f);
+    assert_int_equal(i.content.data, 5);
+    assert_int_equal(i.content.size, 9);
+    data_here = -1;
+    again(false);
+    i = inode(f);
+    assert_int_equal(i.content.data, 0);
+    assert_int_equal(i.content.size, 4);
 }
 
 static bool has(const struct bh_content *c)
@@ -586,6 +621,7 @@ int main(void)
         T(test_hold),
         T(test_references),
         T(test_local_files),
+        T(test_whether_data_is_here),
         T(test_who_has_a_content),
         T(test_read_only),
     };
