@@ -358,9 +358,9 @@ void bh_names_unref(struct bh_names *n, uint64_t ino)
 int bh_names_checkpoint(struct bh_names *n, struct bh_error *err)
 {
     pthread_mutex_lock(&n->mutex);
-    bool held = n->held; /* then there is nothing that anybody could see */
+    bool frozen = n->frozen; /* then there is nothing that anybody could see */
     pthread_mutex_unlock(&n->mutex);
-    return held ? 0 : checkpoint(n, err);
+    return frozen ? 0 : checkpoint(n, err);
 }
 
 static void let_changes_go_on(struct bh_names *n)

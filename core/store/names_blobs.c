@@ -6,8 +6,6 @@
 #include "bucket/bucket.h"
 #include "store/names_private.h"
 
-#define CHECK_ROWS 1024u /* between two looks at the limits of a call */
-
 /* --- all of them --- */
 
 static int add_blob(struct bh_blob_list **list, size_t *room, const void *hash, uint64_t size,
@@ -45,14 +43,14 @@ int reader_list_blobs(struct reader *r, struct bh_blob_list **out, const struct 
     size_t room = 64, rows = 0;
     struct bh_blob_list *list = malloc(sizeof *list + room * sizeof list->blobs[0]);
     sqlite3_stmt *st;
-    int code, rc = list ? 0 : bh_fail(err, ENOMEM, "out of memory while blobs are listed");
+    bool row;
+    int rc = list ? 0 : bh_fail(err, ENOMEM, "out of memory while blobs are listed");
     if (rc == 0) {
         list->count = 0;
         rc = r ? reader_stmt(r, GET_BLOBS, &st, err) : 0;
     }
-    while (rc == 0 && r && (code = sqlite3_step(st)) != SQLITE_DONE) {
-        rc = code == SQLITE_ROW ? add_row(&list, &room, st, err)
-                                : db_fail(r->db, err, "names.db cannot be read");
+    while (rc == 0 && r && (rc = row_step(st, &row, err)) == 0 && row) {
+        rc = add_row(&list, &room, st, err);
         if (rc == 0 && call && ++rows % CHECK_ROWS == 0)
             rc = bh_call_check(call, "listing blobs", err);
     }
@@ -63,50 +61,28 @@ int reader_list_blobs(struct reader *r, struct bh_blob_list **out, const struct 
     return rc;
 }
 
-static int nothing(struct op *o, void *arg)
-{
-    return 0;
-}
-
-/* *tables: the database has something to read. */
-static int begin(struct bh_names *n, struct load *l, bool *tables, struct bh_error *err)
-{
-    struct op o = OP(n, true, false, err);
-    int rc = op_run(&o, nothing, NULL); /* new content is looked at */
-    if (rc)
-        return rc;
-    pthread_mutex_lock(&n->mutex);
-    load_begin(n, l);
-    *tables = !n->no_tables;
-    pthread_mutex_unlock(&n->mutex);
-    return 0;
-}
-
-static void end(struct bh_names *n, struct load *l)
-{
-    pthread_mutex_lock(&n->mutex);
-    load_end(n, l);
-    pthread_mutex_unlock(&n->mutex);
-}
-
 int bh_names_list_blobs(struct bh_names *n, struct bh_blob_list **out, struct bh_error *err)
 {
     struct load l;
-    struct reader *r = NULL;
-    bool tables;
-    int rc = bh_names_checkpoint(n, err);
-    if (rc == 0)
-        rc = begin(n, &l, &tables, err);
-    if (rc)
-        return rc;
-    if (tables)
-        rc = reader_get(n, &r, err);
-    if (rc == 0)
-        rc = reader_list_blobs(r, out, NULL, err);
-    if (r)
-        reader_put(n, r, rc == 0);
-    end(n, &l);
-    return rc;
+    for (;;) {
+        struct reader *r = NULL;
+        bool tables;
+        int rc = bh_names_checkpoint(n, err);
+        if (rc == 0)
+            rc = load_open(n, &l, &tables, err);
+        if (rc)
+            return rc;
+        if (tables)
+            rc = reader_get(n, &r, err);
+        if (rc == 0)
+            rc = reader_list_blobs(r, out, NULL, err);
+        if (r)
+            reader_put(n, r, rc == 0);
+        if (load_close(n, &l))
+            return rc;
+        if (rc == 0)
+            free(*out);
+    }
 }
 
 /* --- one --- */
@@ -126,17 +102,14 @@ static int database_has(struct bh_names *n, const uint8_t *hash, bool *has, uint
 {
     struct reader *r;
     sqlite3_stmt *st;
-    int code, rc = reader_get(n, &r, err);
+    bool row;
+    int rc = reader_get(n, &r, err);
     if (rc)
         return rc;
     rc = reader_stmt(r, GET_HASH, &st, err);
     if (rc == 0)
         sqlite3_bind_blob(st, 1, hash, BH_SHA256_LEN, SQLITE_STATIC);
-    while (rc == 0 && !*has && (code = sqlite3_step(st)) != SQLITE_DONE) {
-        if (code != SQLITE_ROW) {
-            rc = db_fail(r->db, err, "names.db cannot be read");
-            break;
-        }
+    while (rc == 0 && !*has && (rc = row_step(st, &row, err)) == 0 && row) {
         pthread_mutex_lock(&n->mutex); /* a row counts unless memory knows better */
         *has = !inode_find(n, (uint64_t)sqlite3_column_int64(st, 0));
         pthread_mutex_unlock(&n->mutex);
@@ -150,14 +123,16 @@ int bh_names_find_blob(struct bh_names *n, const uint8_t hash[BH_SHA256_LEN], ui
                        struct bh_error *err)
 {
     struct load l;
-    bool tables, has = false;
-    int rc = begin(n, &l, &tables, err);
-    if (rc)
-        return rc;
-    has = memory_has(n, hash, size);
-    if (!has && tables)
-        rc = database_has(n, hash, &has, size, err);
-    end(n, &l);
+    bool tables, has;
+    int rc;
+    do {
+        rc = load_open(n, &l, &tables, err);
+        if (rc)
+            return rc;
+        has = memory_has(n, hash, size);
+        if (!has && tables)
+            rc = database_has(n, hash, &has, size, err);
+    } while (!load_close(n, &l));
     if (rc == 0 && !has)
         has = memory_has(n, hash, size); /* one that got it meanwhile */
     return rc || has ? rc : ENOENT;

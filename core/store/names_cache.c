@@ -4,10 +4,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #include "store/names_private.h"
+#include "util/random.h"
 
 /* --- lists --- */
 
@@ -111,8 +111,7 @@ int cache_init(struct bh_names *n)
     n->inodes = calloc(size, sizeof(void *));
     n->contents = calloc(size, sizeof(void *));
     n->entries = calloc(size, sizeof(void *));
-    if (getrandom(&n->seed, sizeof n->seed, 0) != sizeof n->seed)
-        n->seed = 0;
+    bh_random_bytes(&n->seed, sizeof n->seed);
     return n->inodes && n->contents && n->entries ? 0 : ENOMEM;
 }
 

@@ -5,11 +5,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "store/names_private.h"
 #include "util/clock.h"
 #include "util/log.h"
+#include "util/random.h"
 
 #define STEP 256 /* objects at once under the mutex */
 
@@ -76,8 +76,7 @@ static int begin_batch(struct bh_names *n, bool *any, struct bh_error *err)
     pthread_mutex_unlock(&n->mutex);
     if (!*any)
         return 0;
-    if (rc == 0 && getrandom(&state, sizeof state, 0) != sizeof state)
-        rc = errno;
+    bh_random_bytes(&state, sizeof state);
     state = (state & INT64_MAX) | 1;
     if (rc)
         return bh_fail(err, rc, "a checkpoint of names cannot begin: %s", strerror(rc));

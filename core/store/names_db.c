@@ -254,6 +254,15 @@ int db_meta(struct bh_names *n, sqlite3 *db, struct meta *m, bool *no_tables, st
 
 /* --- rows --- */
 
+int row_step(sqlite3_stmt *st, bool *row, struct bh_error *err)
+{
+    int code = sqlite3_step(st);
+    *row = code == SQLITE_ROW;
+    if (*row || code == SQLITE_DONE)
+        return 0;
+    return db_fail(sqlite3_db_handle(st), err, "names.db cannot be read");
+}
+
 int row_number(sqlite3_stmt *st, int column, uint64_t *out)
 {
     *out = (uint64_t)sqlite3_column_int64(st, column);

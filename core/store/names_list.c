@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "store/names_private.h"
+#include "util/array.h"
 #include "util/log.h"
 
 #define STEP 512 /* rows at once under the mutex */
@@ -46,21 +47,21 @@ static void add(struct builder *b, uint64_t ino, uint8_t type, const char *name,
 }
 
 /* What memory has, and rows that it knows nothing of. */
-static int make_listing(struct op *o, struct inode *dir, const struct record *rows, size_t count)
+static int make_listing(struct op *o, struct inode *dir, const struct item *rows, size_t count)
 {
     struct builder b = {0};
     size_t total = dir->names_known + count, bytes = 0;
     for (struct entry *e = dir->first[0]; e; e = e->next)
         bytes += e->present ? e->name_len + 1u : 0;
     for (size_t i = 0; i < count; i++)
-        bytes += rows[i].name_len + 1;
+        bytes += rows[i].len + 1u;
     if (build(&b, total, bytes))
         return bh_fail(o->err, ENOMEM, "out of memory while a directory is listed");
     for (struct entry *e = dir->first[0]; e; e = e->next)
         if (e->present)
             add(&b, e->ino, e->type, e->name, e->name_len);
     for (size_t i = 0; i < count; i++)
-        add(&b, rows[i].ino, rows[i].file_type, rows[i].name, rows[i].name_len);
+        add(&b, rows[i].ino, rows[i].type, rows[i].name, rows[i].len);
     free(o->listing);
     o->listing = b.out;
     return 0;
@@ -129,21 +130,21 @@ static int read_rows(struct bh_names *n, uint64_t dir, struct bytes *b, struct b
 {
     struct reader *r;
     sqlite3_stmt *st;
-    int code, rc = reader_get(n, &r, err);
+    bool row;
+    int rc = reader_get(n, &r, err);
     if (rc)
         return rc;
     rc = reader_stmt(r, GET_LIST, &st, err);
     if (rc == 0)
         sqlite3_bind_int64(st, 1, (sqlite3_int64)dir);
-    while (rc == 0 && (code = sqlite3_step(st)) != SQLITE_DONE)
-        rc = code == SQLITE_ROW ? add_row(b, st, dir, err)
-                                : db_fail(sqlite3_db_handle(st), err, "names.db cannot be read");
+    while (rc == 0 && (rc = row_step(st, &row, err)) == 0 && row)
+        rc = add_row(b, st, dir, err);
     reader_put(n, r, rc == 0);
     return rc;
 }
 
 struct rows {
-    struct record *names; /* into bytes */
+    struct item *names; /* into bytes */
     size_t count, cap;
 };
 
@@ -154,15 +155,10 @@ static int index_rows(const struct bytes *b, struct rows *rows)
     while (b->len && record_next(&at, end, &r) == 1) {
         if (r.type != RECORD_NAME)
             continue;
-        if (rows->count == rows->cap) {
-            size_t cap = rows->cap ? 2 * rows->cap : 64;
-            struct record *p = realloc(rows->names, cap * sizeof *p);
-            if (!p)
-                return ENOMEM;
-            rows->names = p;
-            rows->cap = cap;
-        }
-        rows->names[rows->count++] = r;
+        if (!bh_grow(rows->names, rows->cap, rows->count))
+            return ENOMEM;
+        rows->names[rows->count++] = (struct item){
+            .ino = r.ino, .name = r.name, .len = (uint8_t)r.name_len, .type = r.file_type};
     }
     return 0;
 }
@@ -202,7 +198,7 @@ static int merge(struct op *o, struct inode *dir, struct rows *rows)
     if (dir->names_known == dir->i.entries)
         return make_listing(o, dir, NULL, 0);
     for (size_t i = 0; i < rows->count; i++)
-        if (!entry_find(o->n, dir, KIND_NAME, rows->names[i].name, rows->names[i].name_len))
+        if (!entry_find(o->n, dir, KIND_NAME, rows->names[i].name, rows->names[i].len))
             rows->names[unknown++] = rows->names[i];
     if (dir->names_known + unknown != dir->i.entries)
         bh_log(BH_LOG_ERROR, "names.db is damaged: directory %llu counts %llu names, and has %llu",
@@ -217,17 +213,17 @@ int load_list(struct op *o, struct inode *dir)
     struct bytes b = {0};
     struct rows rows = {0};
     struct load l;
-    uint64_t ino = dir->i.ino;
+    uint64_t ino = dir->i.ino, epoch = n->epoch;
     load_begin(n, &l);
-    bool skip = l.epoch != n->epoch || n->stale || n->no_tables;
+    bool skip = epoch != n->epoch || n->stale || n->no_tables;
     pthread_mutex_unlock(&n->mutex);
     int rc = skip ? 0 : read_rows(n, ino, &b, o->err);
     if (rc == 0 && index_rows(&b, &rows))
         rc = bh_fail(o->err, ENOMEM, "out of memory while a directory is listed");
     pthread_mutex_lock(&n->mutex);
-    if (rc == 0 && b.len && 2 * rows.count <= n->opt.cache)
+    if (rc == 0 && b.len && epoch == n->epoch && 2 * rows.count <= n->opt.cache)
         rc = keep_rows(o, dir, &b);
-    if (rc == 0 && !dir->o.dead && l.epoch == n->epoch && !n->stale)
+    if (rc == 0 && epoch == n->epoch)
         rc = merge(o, dir, &rows);
     load_end(n, &l);
     free(rows.names);
@@ -244,14 +240,8 @@ struct numbers {
 
 static int add_number(struct numbers *l, uint64_t ino)
 {
-    if (l->count == l->cap) {
-        size_t cap = l->cap ? 2 * l->cap : 256;
-        uint64_t *p = realloc(l->ino, cap * sizeof *p);
-        if (!p)
-            return ENOMEM;
-        l->ino = p;
-        l->cap = cap;
-    }
+    if (!bh_grow(l->ino, l->cap, l->count))
+        return ENOMEM;
     l->ino[l->count++] = ino;
     return 0;
 }
@@ -269,14 +259,13 @@ static int read_local(struct bh_names *n, struct numbers *out, struct bh_error *
 {
     struct reader *r;
     sqlite3_stmt *st;
-    int code, rc = reader_get(n, &r, err);
+    bool row;
+    int rc = reader_get(n, &r, err);
     if (rc)
         return rc;
     rc = reader_stmt(r, GET_LOCAL, &st, err);
-    while (rc == 0 && (code = sqlite3_step(st)) != SQLITE_DONE)
-        if (code != SQLITE_ROW)
-            rc = db_fail(sqlite3_db_handle(st), err, "names.db cannot be read");
-        else if (add_number(out, (uint64_t)sqlite3_column_int64(st, 0)))
+    while (rc == 0 && (rc = row_step(st, &row, err)) == 0 && row)
+        if (add_number(out, (uint64_t)sqlite3_column_int64(st, 0)))
             rc = bh_fail(err, ENOMEM, "out of memory while local files are listed");
     reader_put(n, r, rc == 0);
     return rc;
@@ -286,22 +275,25 @@ static int read_local(struct bh_names *n, struct numbers *out, struct bh_error *
 static int find_local(struct bh_names *n, struct numbers *out, struct bh_error *err)
 {
     struct load l;
-    pthread_mutex_lock(&n->mutex);
-    int rc = add_changed(&n->changed[0], out);
-    if (rc == 0)
-        rc = add_changed(&n->changed[1], out);
-    if (rc == 0)
-        rc = add_changed(&n->done, out);
-    load_begin(n, &l);
-    bool skip = n->no_tables;
-    pthread_mutex_unlock(&n->mutex);
-    if (rc)
-        bh_fail(err, rc, "out of memory while local files are listed");
-    else if (!skip)
-        rc = read_local(n, out, err);
-    pthread_mutex_lock(&n->mutex);
-    load_end(n, &l);
-    pthread_mutex_unlock(&n->mutex);
+    bool tables;
+    int rc;
+    do {
+        out->count = 0;
+        rc = load_open(n, &l, &tables, err);
+        if (rc)
+            return rc;
+        pthread_mutex_lock(&n->mutex);
+        rc = add_changed(&n->changed[0], out);
+        if (rc == 0)
+            rc = add_changed(&n->changed[1], out);
+        if (rc == 0)
+            rc = add_changed(&n->done, out);
+        pthread_mutex_unlock(&n->mutex);
+        if (rc)
+            bh_fail(err, rc, "out of memory while local files are listed");
+        else if (tables)
+            rc = read_local(n, out, err);
+    } while (!load_close(n, &l));
     return rc;
 }
 
@@ -311,19 +303,11 @@ static int compare(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static int nothing(struct op *o, void *arg)
-{
-    return 0;
-}
-
 int bh_names_each_local(struct bh_names *n, int (*fn)(void *arg, const struct bh_inode *i),
                         void *arg, struct bh_error *err)
 {
-    struct op o = OP(n, true, false, err);
     struct numbers local = {0};
-    int rc = op_run(&o, nothing, NULL); /* new content is looked at */
-    if (rc == 0)
-        rc = find_local(n, &local, err);
+    int rc = find_local(n, &local, err);
     if (rc == 0 && local.count)
         qsort(local.ino, local.count, sizeof *local.ino, compare);
     for (size_t i = 0; i < local.count && rc == 0; i++) {

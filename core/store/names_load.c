@@ -27,6 +27,39 @@ void load_end(struct bh_names *n, struct load *l)
         pthread_cond_broadcast(&n->cond);
 }
 
+static int nothing(struct op *o, void *arg)
+{
+    return 0;
+}
+
+int load_open(struct bh_names *n, struct load *l, bool *tables, struct bh_error *err)
+{
+    for (;;) {
+        struct op o = OP(n, true, false, err);
+        int rc = op_run(&o, nothing, NULL); /* new content is looked at */
+        if (rc)
+            return rc;
+        pthread_mutex_lock(&n->mutex);
+        load_begin(n, l);
+        bool again = n->stale;
+        if (again)
+            load_end(n, l);
+        *tables = !n->no_tables;
+        pthread_mutex_unlock(&n->mutex);
+        if (!again)
+            return 0;
+    }
+}
+
+bool load_close(struct bh_names *n, struct load *l)
+{
+    pthread_mutex_lock(&n->mutex);
+    bool same = l->epoch == n->epoch;
+    load_end(n, l);
+    pthread_mutex_unlock(&n->mutex);
+    return same;
+}
+
 /* --- reading, without the mutex --- */
 
 /* What was read, as records (names_record.c); an inode that is `fresh` has no attributes. */
@@ -68,14 +101,14 @@ static int add_xattr(struct bytes *b, sqlite3_stmt *st, const struct need *need,
                      struct bh_error *err)
 {
     struct record r = {.type = RECORD_XATTR, .present = true, .of = need->ino};
+    const char *wrong = xattr_wrong(st, 0, 1);
+    if (wrong)
+        return bh_fail(err, EIO, "names.db is damaged: an attribute of inode %llu: %s",
+                       (unsigned long long)need->ino, wrong);
     r.name = sqlite3_column_blob(st, 0);
     r.name_len = (size_t)sqlite3_column_bytes(st, 0);
     r.value = sqlite3_column_blob(st, 1);
     r.value_len = (size_t)sqlite3_column_bytes(st, 1);
-    if (!r.name || r.name_len > NAME_MAX_LEN || memchr(r.name, 0, r.name_len) ||
-        r.value_len > VALUE_MAX_LEN || sqlite3_column_type(st, 1) != SQLITE_BLOB)
-        return bh_fail(err, EIO, "names.db is damaged: an attribute of inode %llu is wrong",
-                       (unsigned long long)need->ino);
     return record_add(b, &r) ? bh_fail(err, ENOMEM, "out of memory while attributes are read") : 0;
 }
 
@@ -85,16 +118,15 @@ static int read_rows(struct reader *r, const struct need *need, struct bytes *b,
     static const int which[] = {
         [NEED_INODE] = GET_INODE, [NEED_NAME] = GET_NAME, [NEED_XATTRS] = GET_XATTRS};
     sqlite3_stmt *st;
-    int rc = reader_stmt(r, which[need->what], &st, err), code;
+    bool row = false;
+    int rc = reader_stmt(r, which[need->what], &st, err);
     if (rc)
         return rc;
     sqlite3_bind_int64(st, 1, (sqlite3_int64)need->ino);
     if (need->what == NEED_NAME)
         sqlite3_bind_blob(st, 2, need->name, (int)need->len, SQLITE_STATIC);
-    while (rc == 0 && (code = sqlite3_step(st)) != SQLITE_DONE) {
-        if (code != SQLITE_ROW)
-            rc = db_fail(sqlite3_db_handle(st), err, "names.db cannot be read");
-        else if (need->what == NEED_INODE)
+    while (rc == 0 && (rc = row_step(st, &row, err)) == 0 && row) {
+        if (need->what == NEED_INODE)
             rc = add_inode(b, st, 0, err);
         else if (need->what == NEED_NAME)
             rc = add_name(b, st, need, err);
@@ -263,14 +295,15 @@ int load_need(struct op *o)
         keep_xattrs(o, of);
     if (n->no_tables)
         return put_nothing(o, of, &need);
+    uint64_t epoch = n->epoch;
     load_begin(n, &l);
-    if (l.epoch == n->epoch && !n->stale) {
+    if (epoch == n->epoch && !n->stale) {
         pthread_mutex_unlock(&n->mutex);
         rc = read_need(n, &need, &b, o->err);
         pthread_mutex_lock(&n->mutex);
-    }
-    if (rc == 0 && l.epoch == n->epoch && (!of || !of->o.dead))
-        rc = put_all(o, of, &need, &b);
+        if (rc == 0 && epoch == n->epoch)
+            rc = put_all(o, of, &need, &b);
+    } /* else it is asked again, of the new content */
     load_end(n, &l);
     free(b.data);
     return rc;

@@ -245,13 +245,14 @@ int bh_names_sync(struct bh_names *n, struct bh_error *err)
         n->syncing = true;
         rc = sync_logs(n, err);
         n->syncing = false;
-        if (rc)
+        bool missing = n->synced < seq; /* a checkpoint may have been faster */
+        if (rc && missing)
             n->bad = seq; /* the kernel may have given the pages up: a second sync says nothing */
-        else if (n->synced < seq)
+        else if (missing)
             n->synced = seq;
         pthread_cond_broadcast(&n->cond);
     }
-    bool other_way = n->bad && n->epoch == epoch && n->synced < upto;
+    bool durable = n->epoch != epoch || n->synced >= upto;
     pthread_mutex_unlock(&n->mutex);
-    return other_way ? checkpoint(n, err) : rc;
+    return durable ? 0 : checkpoint(n, err);
 }

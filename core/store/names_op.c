@@ -6,20 +6,15 @@
 #include <sys/stat.h>
 
 #include "store/names_private.h"
+#include "util/array.h"
 #include "util/clock.h"
 
 /* --- running --- */
 
 int op_pin(struct op *o, struct object *object)
 {
-    if (o->pin_count == o->pin_cap) {
-        size_t cap = o->pin_cap ? 2 * o->pin_cap : 8;
-        struct object **p = realloc(o->pins, cap * sizeof *p);
-        if (!p)
-            return bh_fail(o->err, ENOMEM, "out of memory while names are looked up");
-        o->pins = p;
-        o->pin_cap = cap;
-    }
+    if (!bh_grow(o->pins, o->pin_cap, o->pin_count))
+        return bh_fail(o->err, ENOMEM, "out of memory while names are looked up");
     o->pins[o->pin_count++] = object;
     object_pin(o->n, object);
     return 0;
@@ -181,9 +176,13 @@ int op_name(struct op *o, struct inode *dir, const char *name, size_t len, struc
         return 0;
     if (e && !e->present)
         return 0;
-    struct inode *i = e ? inode_find(o->n, e->ino) : NULL;
-    if (!i) {
+    if (!e) {
         o->need = (struct need){.what = NEED_NAME, .ino = dir->i.ino, .name = name, .len = len};
+        return NEED;
+    }
+    struct inode *i = inode_find(o->n, e->ino);
+    if (!i) { /* memory knows the name better than the database */
+        o->need = (struct need){.what = NEED_INODE, .ino = e->ino};
         return NEED;
     }
     object_used(o->n, &i->o);

@@ -27,6 +27,7 @@
 #define VALUE_MAX_LEN  65536u
 #define XATTRS_MAX     (1u << 20) /* bytes of names and values of one inode */
 #define LINKS_MAX      65000u     /* of a file */
+#define CHECK_ROWS     1024u      /* between two looks at the limits of a call */
 #define CHANGED_MANY   20000u  /* changed objects that a checkpoint does not wait any longer for */
 #define CHANGED_MAX    200000u /* and those that operations wait for a checkpoint at */
 #define LOG_MANY       (64u << 20) /* the same by bytes of the log */
@@ -332,6 +333,8 @@ void writer_close(struct bh_names *n);
 int row_inode(sqlite3_stmt *st, int first, struct bh_inode *i, const char **target,
               size_t *target_len, bool *xattrs, struct bh_error *err);
 int row_number(sqlite3_stmt *st, int column, uint64_t *out);
+/* *row: there is one. For a connection to names.db. */
+int row_step(sqlite3_stmt *st, bool *row, struct bh_error *err);
 /* 0, or what is wrong with an attribute. */
 const char *xattr_wrong(sqlite3_stmt *st, int name, int value);
 /* What SQLite's last call failed with, as the errno of a call on files. */
@@ -416,6 +419,11 @@ int op_commit(struct op *o);
 
 void load_begin(struct bh_names *n, struct load *l); /* waits for the gate */
 void load_end(struct bh_names *n, struct load *l);
+/* The same without the mutex, for what reads the database beside memory. *tables: there is
+ * something to read. load_close is false if the content was swapped meanwhile: it is to be done
+ * again. */
+int load_open(struct bh_names *n, struct load *l, bool *tables, struct bh_error *err);
+bool load_close(struct bh_names *n, struct load *l);
 /* What o->need says; with the mutex, which it lets go of meanwhile. */
 int load_need(struct op *o);
 /* With the mutex. *out: what memory has of it now. */

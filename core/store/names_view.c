@@ -13,7 +13,6 @@
 
 #define CONNECTIONS 4
 #define POLL_MS     50
-#define CHECK_ROWS  1024u /* between two looks at the limits of a call */
 
 struct connection {
     struct connection *next; /* of those that nobody uses */

@@ -452,6 +452,54 @@ static void test_hold(void **state)
     assert_int_equal(number_in_names("SELECT count(*) FROM inodes"), 2);
 }
 
+/* What waits for a hold is not in the database yet. */
+static void test_checkpoint_before_a_hold(void **state)
+{
+    struct bh_names_stats st;
+    made(ROOT, "f", FILE_);
+    pthread_mutex_lock(&names->mutex);
+    names->held = true;
+    pthread_mutex_unlock(&names->mutex);
+    must(bh_names_checkpoint(names, ERR));
+    bh_names_stats(names, &st);
+    assert_int_equal(st.changed, 0);
+    assert_int_equal(number_in_names("SELECT count(*) FROM entries"), 1);
+    bh_names_release(names, false);
+}
+
+static void *get_one(void *arg)
+{
+    struct bh_inode i;
+    struct bh_error err;
+    *(int *)arg = bh_names_get(names, 2, &i, true, &err);
+    return NULL;
+}
+
+/* A load that waits while the content is swapped, and cannot be read then, says nothing of it. */
+static void test_swap_before_a_load(void **state)
+{
+    pthread_t thread;
+    int rc = -1;
+    assert_int_equal(made(ROOT, "f", FILE_), 2);
+    again(false);
+    pthread_mutex_lock(&names->mutex);
+    names->gate = true;
+    pthread_mutex_unlock(&names->mutex);
+    assert_int_equal(pthread_create(&thread, NULL, get_one, &rc), 0);
+    usleep(100000); /* it waits for the gate */
+    must(bh_names_hold(names, ERR));
+    atomic_store(&refuse_connects, EIO);
+    bh_names_release(names, true);
+    pthread_mutex_lock(&names->mutex);
+    names->gate = false;
+    pthread_cond_broadcast(&names->cond);
+    pthread_mutex_unlock(&names->mutex);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(rc, EIO);
+    atomic_store(&refuse_connects, 0);
+    assert_int_equal(inode(2).mode, FILE_);
+}
+
 static void test_references(void **state)
 {
     struct bh_inode i;
@@ -619,6 +667,8 @@ int main(void)
         T(test_unlinked_while_open),
         T(test_unlinked_before_a_crash),
         T(test_hold),
+        T(test_checkpoint_before_a_hold),
+        T(test_swap_before_a_load),
         T(test_references),
         T(test_local_files),
         T(test_whether_data_is_here),

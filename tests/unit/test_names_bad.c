@@ -139,6 +139,13 @@ static void test_entry_leads_nowhere(void **state)
     must_be_eio(rename_name(d, "f", ROOT, "g", 0, NULL, NULL));
     must_be_eio(rename_name(ROOT, "l", d, "f", 0, NULL, NULL));
     must_fail(get(f, &i), ENOENT);
+    close_names();
+    struct bh_names_listing *all;
+    open_names();
+    must(list(d, &all)); /* now memory has the name, and the database another one */
+    free(all);
+    damage("UPDATE entries SET ino=%d WHERE ino=%d", (int)l, (int)f);
+    must_be_eio(lookup(d, "f", &i));
 }
 
 static void test_entry_rows(void **state)
