@@ -28,12 +28,11 @@ static int read_root(struct reader *r, struct inode **root, struct bh_error *err
     if (rc)
         return rc;
     sqlite3_bind_int64(st, 1, BH_NAMES_ROOT);
-    int code = sqlite3_step(st);
-    if (code != SQLITE_ROW && code != SQLITE_DONE)
-        rc = db_fail(sqlite3_db_handle(st), err, "names.db cannot be read");
-    else if (code == SQLITE_DONE)
+    bool row;
+    rc = row_step(st, &row, err);
+    if (rc == 0 && !row)
         rc = bh_fail(err, EIO, "names.db is damaged: the root directory is missing");
-    else
+    if (rc == 0)
         rc = row_inode(st, 0, &i, &target, &target_len, &xattrs, err);
     if (rc == 0 && (!S_ISDIR(i.mode) || i.parent != BH_NAMES_ROOT || i.nlink < 2))
         rc = bh_fail(err, EIO, "names.db is damaged: inode 1 is not the root directory");

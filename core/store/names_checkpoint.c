@@ -27,20 +27,8 @@ int batch_take(struct bh_names *n, struct object *o)
         return 0;
     if (o->kind == KIND_INODE)
         record_of_inode(&r, inode_of(o), &inode_of(o)->i, inode_of(o)->gone);
-    else {
-        struct entry *e = entry_of(o);
-        r = (struct record){
-            .type = o->kind == KIND_NAME ? RECORD_NAME : RECORD_XATTR,
-            .present = e->present,
-            .of = e->of->i.ino,
-            .ino = e->ino,
-            .file_type = e->type,
-            .name = e->name,
-            .name_len = e->name_len,
-            .value = e->value,
-            .value_len = e->value_len,
-        };
-    }
+    else
+        record_of_entry(&r, entry_of(o));
     if (record_add(&n->batch, &r))
         return ENOMEM;
     list_move(n, o, PLACE_DONE);

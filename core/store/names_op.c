@@ -272,17 +272,13 @@ static int record_entries(struct op *o)
     int rc = 0;
     for (unsigned k = 0; k < o->entries && rc == 0; k++) {
         struct entry *e = o->entry[k].o;
-        struct record r = {
-            .type = e->o.kind == KIND_NAME ? RECORD_NAME : RECORD_XATTR,
-            .present = o->entry[k].present,
-            .of = e->of->i.ino,
-            .ino = o->entry[k].ino,
-            .file_type = o->entry[k].type,
-            .name = e->name,
-            .name_len = e->name_len,
-            .value = o->entry[k].value,
-            .value_len = o->entry[k].value_len,
-        };
+        struct record r;
+        record_of_entry(&r, e);
+        r.present = o->entry[k].present;
+        r.ino = o->entry[k].ino;
+        r.file_type = o->entry[k].type;
+        r.value = o->entry[k].value;
+        r.value_len = o->entry[k].value_len;
         rc = batch_take(n, &e->o);
         if (rc == 0)
             rc = record_add(&n->frame, &r);

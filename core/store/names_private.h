@@ -277,6 +277,7 @@ int record_add(struct bytes *b, const struct record *r); /* 0 or ENOMEM */
 int record_next(const uint8_t **at, const uint8_t *end, struct record *r);
 void record_of_inode(struct record *r, const struct inode *i, const struct bh_inode *state,
                      bool gone);
+void record_of_entry(struct record *r, const struct entry *e);
 /* 0, or what is wrong with it. */
 const char *inode_wrong(const struct bh_inode *i);
 const char *name_wrong(const char *name, size_t len);

@@ -236,6 +236,21 @@ void record_of_inode(struct record *r, const struct inode *i, const struct bh_in
     }
 }
 
+void record_of_entry(struct record *r, const struct entry *e)
+{
+    *r = (struct record){
+        .type = e->o.kind == KIND_NAME ? RECORD_NAME : RECORD_XATTR,
+        .present = e->present,
+        .of = e->of->i.ino,
+        .ino = e->ino,
+        .file_type = e->type,
+        .name = e->name,
+        .name_len = e->name_len,
+        .value = e->value,
+        .value_len = e->value_len,
+    };
+}
+
 /* --- what no record and no row may say --- */
 
 const char *inode_wrong(const struct bh_inode *i)

@@ -10,6 +10,7 @@
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
+#include "util/strbuf.h"
 
 #define CONNECTIONS 4
 #define POLL_MS     50
@@ -225,10 +226,7 @@ static int query(struct connection *c, int which, uint64_t number, sqlite3_stmt 
     if (rc)
         return rc;
     sqlite3_bind_int64(*st, 1, (sqlite3_int64)number);
-    int code = sqlite3_step(*st);
-    *found = code == SQLITE_ROW;
-    return *found || code == SQLITE_DONE ? 0
-                                         : db_fail(c->reader->db, err, "names.db cannot be read");
+    return row_step(*st, found, err);
 }
 
 int bh_names_view_get(struct bh_names_view *v, uint64_t ino, struct bh_inode *out,
@@ -312,28 +310,10 @@ int bh_names_view_readlink(struct bh_names_view *v, uint64_t ino, char **target,
 /* --- attributes --- */
 
 struct xattrs {
-    const char *name; /* that is looked for; NULL: all names */
-    void *value;
-    size_t len, room;
+    const char *name;       /* that is looked for; NULL: all names */
+    struct bh_strbuf value; /* or all names, each with its NUL */
     bool found;
 };
-
-static int take(struct xattrs *x, const void *data, size_t len, struct bh_error *err)
-{
-    if (x->len + len + 1 > x->room) {
-        size_t room = 2 * x->room + len + 1;
-        void *more = realloc(x->value, room);
-        if (!more)
-            return bh_fail(err, ENOMEM, "out of memory while attributes are read");
-        x->value = more;
-        x->room = room;
-    }
-    if (len)
-        memcpy((char *)x->value + x->len, data, len);
-    ((char *)x->value)[x->len + len] = 0;
-    x->len += len;
-    return 0;
-}
 
 static int take_row(struct xattrs *x, sqlite3_stmt *st, uint64_t ino, struct bh_error *err)
 {
@@ -343,14 +323,13 @@ static int take_row(struct xattrs *x, sqlite3_stmt *st, uint64_t ino, struct bh_
         return bh_fail(err, EIO, "names.db is damaged: an attribute of inode %llu: %s",
                        (unsigned long long)ino, wrong);
     if (!x->name) {
-        int rc = take(x, name, len, err);
-        x->len += rc == 0; /* its NUL */
-        return rc;
+        bh_strbuf_add(&x->value, name, len);
+        bh_strbuf_add(&x->value, "", 1);
+    } else if (strlen(x->name) == len && memcmp(x->name, name, len) == 0) {
+        x->found = true;
+        bh_strbuf_add(&x->value, sqlite3_column_blob(st, 1), (size_t)sqlite3_column_bytes(st, 1));
     }
-    if (strlen(x->name) != len || memcmp(x->name, name, len) != 0)
-        return 0;
-    x->found = true;
-    return take(x, sqlite3_column_blob(st, 1), (size_t)sqlite3_column_bytes(st, 1), err);
+    return 0;
 }
 
 static int read_xattrs(struct bh_names_view *v, uint64_t ino, struct xattrs *x,
@@ -359,21 +338,20 @@ static int read_xattrs(struct bh_names_view *v, uint64_t ino, struct xattrs *x,
     struct connection *c;
     sqlite3_stmt *st;
     bool row = false;
-    int code, rc = begin(v, &c, call, err);
-    if (rc == 0)
-        rc = take(x, NULL, 0, err);
+    int rc = begin(v, &c, call, err);
+    bh_strbuf_add(&x->value, "", 0); /* it is there, though it may be empty */
     if (rc == 0 && c)
         rc = query(c, GET_XATTRS, ino, &st, &row, err);
     while (rc == 0 && row && !x->found) {
         rc = take_row(x, st, ino, err);
-        code = rc ? SQLITE_DONE : sqlite3_step(st);
-        row = code == SQLITE_ROW;
-        if (!row && code != SQLITE_DONE)
-            rc = db_fail(c->reader->db, err, "names.db cannot be read");
+        if (rc == 0)
+            rc = row_step(st, &row, err);
     }
     rc = end(c, rc, err);
+    if (rc == 0 && x->value.failed)
+        rc = bh_fail(err, ENOMEM, "out of memory while attributes are read");
     if (rc)
-        free(x->value);
+        bh_strbuf_free(&x->value);
     return rc;
 }
 
@@ -385,11 +363,11 @@ int bh_names_view_getxattr(struct bh_names_view *v, uint64_t ino, const char *na
     if (rc)
         return rc;
     if (!x.found) {
-        free(x.value);
+        bh_strbuf_free(&x.value);
         return bh_fail(err, ENODATA, "%s: there is no attribute \"%s\"", v->what, name);
     }
-    *value = x.value;
-    *len = x.len;
+    *value = x.value.data;
+    *len = x.value.len;
     return 0;
 }
 
@@ -400,8 +378,8 @@ int bh_names_view_listxattr(struct bh_names_view *v, uint64_t ino, char **list, 
     int rc = read_xattrs(v, ino, &x, call, err);
     if (rc)
         return rc;
-    *list = x.value;
-    *len = x.len;
+    *list = x.value.data;
+    *len = x.value.len;
     return 0;
 }
 
@@ -498,10 +476,8 @@ static int read_entries(struct connection *c, uint64_t dir, struct listing *l,
         rc = add_entry(l, c, st, dir, err);
         if (rc == 0 && n % CHECK_ROWS == 0)
             rc = bh_call_check(call, "listing a directory", err);
-        int code = rc ? SQLITE_DONE : sqlite3_step(st);
-        row = code == SQLITE_ROW;
-        if (!row && code != SQLITE_DONE)
-            rc = db_fail(c->reader->db, err, "names.db cannot be read");
+        if (rc == 0)
+            rc = row_step(st, &row, err);
     }
     return rc;
 }
@@ -547,11 +523,8 @@ int bh_names_view_find_blob(struct bh_names_view *v, const uint8_t hash[BH_SHA25
         rc = reader_stmt(c->reader, GET_HASH, &st, err);
     if (rc == 0 && c) {
         sqlite3_bind_blob(st, 1, hash, BH_SHA256_LEN, SQLITE_STATIC);
-        int code = sqlite3_step(st);
-        found = code == SQLITE_ROW;
-        if (!found && code != SQLITE_DONE)
-            rc = db_fail(c->reader->db, err, "names.db cannot be read");
-        else if (found && row_number(st, 1, size))
+        rc = row_step(st, &found, err);
+        if (rc == 0 && found && row_number(st, 1, size))
             rc = bh_fail(err, EIO, "names.db is damaged: the size of a content is wrong");
     }
     rc = end(c, rc, err);
