@@ -53,11 +53,44 @@ static void swapped(void *arg)
         bh_log(BH_LOG_ERROR, "out of memory: the kernel may show old names in files/");
 }
 
+struct appeared {
+    struct daemon *daemon;
+    char name[256];
+};
+
+/* The kernel may know that there is no such name, and what the directory has. */
+static void show_name(void *arg)
+{
+    struct appeared *a = arg;
+    struct daemon *d = a->daemon;
+    if (!d->closing && d->session) {
+        (void)fuse_lowlevel_notify_inval_entry(d->session, files_root(d), a->name, strlen(a->name));
+        (void)fuse_lowlevel_notify_inval_inode(d->session, files_root(d), 0, 0);
+    }
+    free(a);
+}
+
+static void appeared(void *arg, const char *name)
+{
+    struct daemon *d = arg;
+    struct appeared *a = malloc(sizeof *a);
+    if (a) {
+        a->daemon = d;
+        snprintf(a->name, sizeof a->name, "%s", name);
+    }
+    if (!a || workers_run(d->workers, show_name, a) != 0) {
+        free(a);
+        bh_log(BH_LOG_ERROR, "out of memory: the kernel may not show \"%s\" in files/ yet", name);
+    }
+}
+
 void files_attach(struct daemon *d)
 {
     d->files = bh_files_of(d->bh);
-    if (d->files)
-        bh_files_on_swap(d->files, swapped, d);
+    if (!d->files)
+        return;
+    bh_files_on_swap(d->files, swapped, d);
+    bh_files_on_appear(d->files, appeared, d);
 }
 
 /* --- requests --- */

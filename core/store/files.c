@@ -1,6 +1,8 @@
 /* The file store: opening, the gate, what flushes and swaps want of it. */
 #include "store/files_private.h"
 
+#include "store/files_adopt.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +16,7 @@
 #include "util/log.h"
 
 #define CHECKPOINT_MS 5000
+#define ADOPT_MS      3000 /* a start waits for names of rows */
 /* Inodes and names in memory: some 70 MB. A directory is kept whole that has half as many. */
 #define NAMES_CACHE 300000u
 /* A flush gives an upload up after so many failures of its own: the bucket has retried each. */
@@ -64,6 +67,9 @@ static void make_stale(struct bh_files *f)
         f->in_use[i] = NULL;
     }
     f->queue_count = f->touched_count = 0;
+    f->dropped_known = false;
+    f->adopt = true;
+    pthread_cond_signal(&f->wake);
 }
 
 /* From here to open_gate this thread alone changes names, in begin(). */
@@ -109,7 +115,10 @@ static int publish(struct bh_files *f, const struct bh_call *call, struct bh_err
     int rc = files_publish_all(f, call, err);
     if (rc == 0)
         rc = bh_blobs_wait(f->blobs, UPLOAD_TRIES, call, err);
-    return rc ? rc : files_write_rows(f, err);
+    if (rc)
+        return rc;
+    files_adopt(f, false);
+    return files_write_rows(f, err);
 }
 
 /* gate_closed is of the thread that is here now: whoever replaces content flushes, too. */
@@ -337,6 +346,7 @@ int bh_files_new(struct bh_files **out, const struct bh_config *cfg, struct bh_l
     pthread_mutex_init(&f->publishing, NULL);
     pthread_cond_init(&f->gate, NULL);
     bh_cond_init(&f->wake);
+    bh_cond_init(&f->adopted_cond);
     if (asprintf(&f->prefix, "%s%s", cfg->bucket.prefix ? cfg->bucket.prefix : "",
                  cfg->files.prefix) < 0) {
         f->prefix = NULL;
@@ -349,7 +359,15 @@ int bh_files_new(struct bh_files **out, const struct bh_config *cfg, struct bh_l
 
 int bh_files_start(struct bh_files *f, struct bh_error *err)
 {
-    return f->read_only ? 0 : files_publisher_start(f, err);
+    struct timespec until = bh_mono_after_ms(ADOPT_MS);
+    if (f->read_only)
+        return 0;
+    f->adopt = true;
+    int rc = files_publisher_start(f, err);
+    BH_LOCK_SCOPE(&f->mutex);
+    while (rc == 0 && !f->adopted && pthread_cond_timedwait(&f->adopted_cond, &f->mutex, &until) == 0)
+        ;
+    return rc;
 }
 
 void bh_files_free(struct bh_files *f)
@@ -375,6 +393,7 @@ void bh_files_free(struct bh_files *f)
     free(f->prefix);
     pthread_cond_destroy(&f->gate);
     pthread_cond_destroy(&f->wake);
+    pthread_cond_destroy(&f->adopted_cond);
     pthread_mutex_destroy(&f->publishing);
     pthread_mutex_destroy(&f->mutex);
     free(f);
@@ -406,6 +425,14 @@ void bh_files_on_swap(struct bh_files *f, void (*swapped)(void *arg), void *arg)
 {
     f->swapped = swapped;
     f->swapped_arg = arg;
+}
+
+void bh_files_on_appear(struct bh_files *f, void (*appeared)(void *arg, const char *name),
+                        void *arg)
+{
+    BH_LOCK_SCOPE(&f->mutex);
+    f->appeared = appeared;
+    f->appeared_arg = arg;
 }
 
 /* --- state --- */

@@ -25,7 +25,8 @@ struct bh_config;
  * bucket must outlive it. ENOMEM. */
 int bh_files_new(struct bh_files **out, const struct bh_config *cfg, struct bh_live *live,
                  struct bh_bucket *bucket, bool read_only, struct bh_error *err);
-/* Publishing in the background begins. */
+/* Publishing in the background begins, and rows of table filestore without a name get one: that is
+ * done when this returns, unless it takes longer than seconds. */
 int bh_files_start(struct bh_files *f, struct bh_error *err);
 /* No file may be in use. What is not published or uploaded stays here, for the next start. */
 void bh_files_free(struct bh_files *f);
@@ -41,6 +42,11 @@ const struct bh_files_hooks *bh_files_hooks(struct bh_files *f);
 /* swapped(arg): names and contents are others from now on; on the thread that swaps them, before
  * anybody can see them. */
 void bh_files_on_swap(struct bh_files *f, void (*swapped)(void *arg), void *arg);
+
+/* appeared(arg, name): the directory files/ itself has that name now, which no client made. On any
+ * thread, which may hold up flushes. */
+void bh_files_on_appear(struct bh_files *f, void (*appeared)(void *arg, const char *name),
+                        void *arg);
 
 /* Around every change of names: the gate is closed while content is swapped. EAGAIN (not wait). */
 int bh_files_enter(struct bh_files *f, bool wait);

@@ -14,6 +14,7 @@ struct files_touched {
     uint8_t hash[BH_SHA256_LEN];
     uint64_t size;
     uint64_t ino; /* whose name the row gets; 0: it has lost a name */
+    int64_t at;   /* when, in nanoseconds since 1970 */
 };
 
 /* A file that waits to be published. */
@@ -58,14 +59,20 @@ struct bh_files {
     struct bh_files_hooks hooks;
     void (*swapped)(void *arg);
     void *swapped_arg;
+    void (*appeared)(void *arg, const char *name); /* with the mutex */
+    void *appeared_arg;
 
     pthread_mutex_t mutex; /* what follows; taken before any lock of a file, never while waiting */
     struct bh_open *in_use[FILES_SLOTS];
     struct files_touched *touched;
     size_t touched_count, touched_room;
+    bool dropped_known;         /* what names.db has as dropped is among the touched */
+    bool adopt;                 /* rows may have no name: the publisher looks */
+    bool adopted;               /* it has, after the start */
     bool reconcile;             /* rows may be missing: all are compared */
     struct files_queued *queue; /* due times ascend */
     size_t queue_count, queue_room;
+    pthread_cond_t adopted_cond;
     pthread_cond_t wake; /* of the publisher */
     uint64_t *discarded; /* numbers of data files that nobody needs any more */
     size_t discarded_count, discarded_room;
@@ -120,6 +127,7 @@ void files_discard(struct bh_files *f, uint64_t data);
 /* A row may have to appear (ino), or go (ino 0). */
 void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t size,
                  uint64_t ino);
+void files_touch_at(struct bh_files *f, const struct files_touched *t);
 
 /* --- files_rows.c: table filestore --- */
 /* Rows of what was touched appear and go, as one transaction. */

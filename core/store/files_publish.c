@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "store/files_adopt.h"
 #include "util/array.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
@@ -41,18 +42,21 @@ void files_discard(struct bh_files *f, uint64_t data)
         pthread_cond_signal(&f->wake);
 }
 
-void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t size, uint64_t ino)
+void files_touch_at(struct bh_files *f, const struct files_touched *t)
 {
     BH_LOCK_SCOPE(&f->mutex);
-    if (!bh_grow(f->touched, f->touched_room, f->touched_count)) {
+    if (bh_grow(f->touched, f->touched_room, f->touched_count))
+        f->touched[f->touched_count++] = *t;
+    else
         f->reconcile = true;
-        return;
-    }
-    struct files_touched *t = &f->touched[f->touched_count++];
-    memcpy(t->hash, hash, sizeof t->hash);
-    t->size = size;
-    t->ino = ino;
     atomic_store(&f->changed, true);
+}
+
+void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t size, uint64_t ino)
+{
+    struct files_touched t = {.size = size, .ino = ino, .at = bh_real_ns()};
+    memcpy(t.hash, hash, sizeof t.hash);
+    files_touch_at(f, &t);
 }
 
 /* --- one batch --- */
@@ -233,7 +237,9 @@ static void remove_discarded(struct bh_files *f)
     pthread_mutex_lock(&f->mutex);
 }
 
-/* Takes what is due; 0: the thread ends. */
+#define ADOPT (BATCH + 1)
+
+/* Takes what is due; 0: the thread ends; ADOPT: rows are to be looked at. */
 static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t retry_ms)
 {
     BH_LOCK_SCOPE(&f->mutex);
@@ -244,6 +250,10 @@ static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t retry_m
         int64_t now = bh_mono_ms();
         if (f->stopping)
             return 0;
+        if (f->adopt) {
+            f->adopt = false;
+            return ADOPT;
+        }
         size_t n = 0;
         while (now >= not_before && n < f->queue_count && n < BATCH && f->queue[n].due_ms <= now) {
             inos[n] = f->queue[n].ino;
@@ -264,6 +274,16 @@ static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t retry_m
     }
 }
 
+static void adopt(struct bh_files *f)
+{
+    pthread_mutex_lock(&f->publishing);
+    files_adopt(f, true);
+    pthread_mutex_unlock(&f->publishing);
+    BH_LOCK_SCOPE(&f->mutex);
+    f->adopted = true;
+    pthread_cond_broadcast(&f->adopted_cond);
+}
+
 static void *publisher_main(void *arg)
 {
     struct bh_files *f = arg;
@@ -275,6 +295,10 @@ static void *publisher_main(void *arg)
     while ((n = take_due(f, inos, retry)) > 0) {
         struct bh_error err;
         size_t put_off = 0;
+        if (n == ADOPT) {
+            adopt(f);
+            continue;
+        }
         pthread_mutex_lock(&f->publishing);
         int rc = publish_batch(f, inos, n, false, &put_off, &call, &err);
         pthread_mutex_unlock(&f->publishing);

@@ -9,7 +9,9 @@
 #include <string.h>
 #include <strings.h>
 
+#include "store/files_adopt.h"
 #include "util/cleanup.h"
+#include "util/log.h"
 
 const char *bh_files_mime(const char *name)
 {
@@ -89,6 +91,7 @@ struct rows_job {
     const char *prefix;
     struct row *rows;
     size_t count;
+    struct bh_names_rows seen; /* the last row that was looked at; then, that of these */
 };
 
 /* Upstream's table, of which somebody may have made another version: what it has is filled. */
@@ -184,20 +187,31 @@ static int put_row(sqlite3 *db, sqlite3_stmt *st, const struct rows_job *j, cons
     return rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
+/* One that came after they were looked at is somebody else's. */
+static const char *delete_sql(bool all_seen)
+{
+    return all_seen ? "DELETE FROM filestore WHERE bh_key = @key"
+                    : "DELETE FROM filestore WHERE bh_key = @key AND rowid <= ?2";
+}
+
 static int rows_job(sqlite3 *db, void *arg, struct bh_error *err)
 {
     struct rows_job *j = arg;
     sqlite3_stmt *put = NULL, *del = NULL;
     unsigned has;
+    struct bh_names_rows last;
     int rc = look_at_table(db, &has, err);
+    if (rc == 0)
+        rc = files_last_row(db, &last, err);
     if (rc)
         return rc;
+    bool all_seen = !last.mark || (last.mark == j->seen.mark && last.row == j->seen.row);
     BH_FREE char *sql = insert_sql(has);
     if (!sql)
         return bh_fail(err, ENOMEM, "out of memory while writing table filestore");
     int sq = sqlite3_prepare_v2(db, sql, -1, &put, NULL);
     if (sq == SQLITE_OK)
-        sq = sqlite3_prepare_v2(db, "DELETE FROM filestore WHERE bh_key = @key", -1, &del, NULL);
+        sq = sqlite3_prepare_v2(db, delete_sql(all_seen), -1, &del, NULL);
     for (size_t i = 0; sq == SQLITE_OK && i < j->count; i++) {
         char hex[BH_SHA256_HEX];
         bh_sha256_format(j->rows[i].touched.hash, hex);
@@ -205,6 +219,7 @@ static int rows_job(sqlite3 *db, void *arg, struct bh_error *err)
             sq = put_row(db, put, j, &j->rows[i]);
         } else {
             bind_text(del, "@key", hex);
+            sqlite3_bind_int64(del, 2, j->seen.row);
             sq = sqlite3_step(del) == SQLITE_DONE ? SQLITE_OK : sqlite3_errcode(db);
             sqlite3_reset(del);
         }
@@ -213,7 +228,7 @@ static int rows_job(sqlite3 *db, void *arg, struct bh_error *err)
         rc = bh_sqlite_fail(db, err, "table filestore cannot be written");
     sqlite3_finalize(put);
     sqlite3_finalize(del);
-    return rc;
+    return rc || !all_seen ? rc : files_last_row(db, &j->seen, err);
 }
 
 /* --- which rows --- */
@@ -264,8 +279,9 @@ static int fill_rows(struct bh_files *f, struct files_touched *touched, size_t c
         if (i > 0 && !memcmp(touched[i].hash, touched[i - 1].hash, sizeof touched[i].hash))
             continue;
         *r = (struct row){.touched = touched[i]};
-        int rc = bh_names_has_hash(f->names, r->touched.hash, &r->wanted, err);
-        if (rc)
+        int rc = bh_names_find_blob(f->names, r->touched.hash, &r->touched.size, err);
+        r->wanted = rc == 0;
+        if (rc && rc != ENOENT)
             return rc;
         if (r->wanted && r->touched.ino)
             bh_names_name(f->names, r->touched.ino, r->name);
@@ -296,11 +312,17 @@ int files_write_rows(struct bh_files *f, struct bh_error *err)
     j.rows = rows;
     rc = rows ? fill_rows(f, touched, count, &j, err)
               : bh_fail(err, ENOMEM, "out of memory while writing table filestore");
+    bh_names_rows(f->names, &j.seen);
     if (rc == 0 && j.count)
         rc = bh_sql_run(f->live->sql, BH_SQL_WRITE, rows_job, &j, err);
-    if (rc) {
-        BH_LOCK_SCOPE(&f->mutex);
-        f->reconcile = true; /* nothing is forgotten: the next flush looks at all */
+    if (rc) { /* nothing is forgotten: the next flush tries again */
+        for (size_t i = 0; i < count; i++)
+            files_touch_at(f, &touched[i]);
+        return rc;
     }
-    return rc;
+    bh_names_set_rows(f->names, &j.seen);
+    for (size_t i = 0; i < j.count; i++)
+        if (!rows[i].wanted && bh_names_forget(f->names, rows[i].touched.hash) != 0)
+            bh_log(BH_LOG_WARNING, "out of memory: a row of table filestore is deleted once more");
+    return 0;
 }

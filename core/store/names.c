@@ -116,6 +116,7 @@ static void take_meta(struct bh_names *n, const struct start *s)
     n->sweep = s->sweep && !n->opt.read_only;
     n->seq = n->synced = s->meta.applied;
     n->bad = 0;
+    n->rows = s->meta.rows;
     n->inode_count = s->no_tables ? 1 : s->meta.inodes;
     if (n->next_ino < s->meta.next_ino) /* numbers are not used again after a swap either */
         n->next_ino = s->meta.next_ino;
@@ -237,6 +238,8 @@ static void free_names(struct bh_names *n)
     cache_free(n);
     free(n->frame.data);
     free(n->batch.data);
+    free(n->forget.data);
+    free(n->forgetting.data);
     pthread_cond_destroy(&n->cond);
     pthread_cond_destroy(&n->wake);
     pthread_mutex_destroy(&n->mutex);
@@ -291,7 +294,7 @@ int bh_names_close(struct bh_names *n, struct bh_error *err)
     if (!n)
         return 0;
     stop_thread(n);
-    int rc = checkpoint(n, err);
+    int rc = n->loud || n->batch_open ? checkpoint(n, err) : 0;
     if (rc == 0)
         log_drop(n, n->log_count);
     free_names(n);
@@ -333,6 +336,7 @@ static bool let_go(struct bh_names *n, struct inode *i, struct bh_inode *was)
     *was = i->i;
     inode_apply(n, i, &i->i, true);
     object_changed(n, &i->o);
+    n->loud = true;
     n->inode_count--;
     if (n->changed_since == 0) {
         n->changed_since = bh_mono_ms();
@@ -413,7 +417,8 @@ static void swap(struct bh_names *n)
     n->epoch++;
     cache_forget(n);
     n->changed_since = 0;
-    n->hurried = false;
+    n->hurried = n->loud = false;
+    n->forget.len = 0;
     n->synced = n->seq;
     n->bad = 0;
     pthread_cond_broadcast(&n->cond);

@@ -108,9 +108,9 @@ int bh_names_list(struct bh_names *n, uint64_t dir, struct bh_names_listing **ou
 
 /* --- changing; the log has it when they return 0. EROFS where nothing changes. --- */
 
-/* mknod, mkdir, symlink (target not NULL), create. what: mode (with type), uid, gid, rdev; the
- * group and S_ISGID are inherited from a directory that has S_ISGID. ref: as by bh_names_ref.
- * EEXIST
+/* mknod, mkdir, symlink (target not NULL), create. what: mode (with type), uid, gid, rdev; of a file
+ * whose content is published (a hash) that content, atime and mtime, too. The group and S_ISGID are
+ * inherited from a directory that has S_ISGID. ref: as by bh_names_ref. EEXIST
  * (*out is what is there then), ENOENT: the directory was removed; ENOSPC, EMLINK. */
 int bh_names_make(struct bh_names *n, uint64_t dir, const char *name, const struct bh_inode *what,
                   const char *target, bool ref, struct bh_inode *out, bool wait,
@@ -206,6 +206,26 @@ int bh_names_list_blobs(struct bh_names *n, struct bh_blob_list **out, struct bh
 /* How many bytes that content has. ENOENT: bh_names_has_hash would say that nobody has it. */
 int bh_names_find_blob(struct bh_names *n, const uint8_t hash[BH_SHA256_LEN], uint64_t *size,
                        struct bh_error *err);
+
+/* --- for rows of table filestore that have no name yet (files_adopt.c) --- */
+/* The last row that was looked at, and what it was: kept in names.db. mark 0: none was. */
+struct bh_names_rows {
+    int64_t row;
+    uint64_t mark; /* below 2^63 */
+};
+void bh_names_rows(struct bh_names *n, struct bh_names_rows *out);
+void bh_names_set_rows(struct bh_names *n, const struct bh_names_rows *rows);
+/* Calls fn with each content that has lost its last name and was not given to bh_names_forget since,
+ * in this life or an earlier one, and has no name again: names.db keeps them.
+ * at: when, in nanoseconds since 1970, or a little later. Makes a checkpoint. What fn returns ends it. Sleeps. */
+int bh_names_each_dropped(struct bh_names *n,
+                          int (*fn)(void *arg, const uint8_t hash[BH_SHA256_LEN], int64_t at),
+                          void *arg, struct bh_error *err);
+/* With the next checkpoint. ENOMEM. */
+int bh_names_forget(struct bh_names *n, const uint8_t hash[BH_SHA256_LEN]);
+/* What this thread changes until it is taken back anybody would find again: it is written with
+ * other changes only, and an orderly end forgets it if there are none. One thread at a time. */
+void bh_names_quiet(struct bh_names *n, bool quiet);
 
 /* One of its names, not a path; "" where it has none, or none is in memory. Never waits. */
 void bh_names_name(struct bh_names *n, uint64_t ino, char name[256]);

@@ -55,7 +55,8 @@ static int begin_batch(struct bh_names *n, bool *any, struct bh_error *err)
     struct log *l = NULL;
     uint64_t state = 0;
     pthread_mutex_lock(&n->mutex);
-    *any = !n->stale && !n->frozen && (n->changed[n->turn].count > 0 || n->sweep);
+    *any = !n->stale && !n->frozen &&
+           (n->changed[n->turn].count > 0 || n->sweep || n->forget.len > 0);
     int rc = *any ? log_reserve(n) : 0;
     if (!*any) {
         n->changed_since = 0;
@@ -77,9 +78,13 @@ static int begin_batch(struct bh_names *n, bool *any, struct bh_error *err)
     n->logs[n->log_count++] = l;
     n->turn = !n->turn;
     n->next = (struct meta){
-        .state = state, .applied = n->seq, .next_ino = n->next_ino, .inodes = n->inode_count};
+        .state = state, .applied = n->seq, .next_ino = n->next_ino, .inodes = n->inode_count,
+        .rows = n->rows};
+    struct bytes empty = n->forgetting;
+    n->forgetting = n->forget;
+    n->forget = empty;
     n->changed_since = 0;
-    n->hurried = false;
+    n->hurried = n->loud = false;
     n->batch_open = true;
     pthread_mutex_unlock(&n->mutex);
     return 0;
@@ -270,7 +275,15 @@ static int put_everything(struct bh_names *n, bool *done, struct bh_error *err)
     else if (n->sweep)
         rc = sweep(n, err);
     if (rc == 0)
+        rc = db_make_dropped(n->writer, err);
+    if (rc == 0)
+        rc = put_forgotten(n, err); /* what the batch drops comes after it */
+    if (rc == 0)
         rc = put_batch(n, err);
+    if (rc == 0 && n->next.rows.mark)
+        rc = put_meta(n, "row", (uint64_t)n->next.rows.row, err);
+    if (rc == 0 && n->next.rows.mark)
+        rc = put_meta(n, "row_mark", n->next.rows.mark, err);
     if (rc == 0)
         rc = put_meta(n, "state", n->next.state, err);
     if (rc == 0)
@@ -376,7 +389,7 @@ static void finish_batch(struct bh_names *n)
     pthread_mutex_lock(&n->mutex);
     n->batch_open = false;
     pthread_mutex_unlock(&n->mutex);
-    n->batch.len = 0;
+    n->batch.len = n->forgetting.len = 0;
     if (n->batch.cap > 4u << 20) {
         free(n->batch.data);
         n->batch = (struct bytes){0};

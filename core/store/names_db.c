@@ -6,7 +6,8 @@
  *   xattrs    extended attributes
  *   meta      format: 1; state: random, another one after each checkpoint, by which the log knows
  *             its database; applied: number of the log's last frame that is in it; next_ino;
- *             inodes: how many
+ *             inodes: how many; row, row_mark: of table filestore (names_dropped.c)
+ *   dropped   contents that have lost their last name
  *
  * An empty database is an empty tree; tables are made by the first checkpoint. */
 #include <errno.h>
@@ -241,6 +242,8 @@ int db_meta(struct bh_names *n, sqlite3 *db, struct meta *m, bool *no_tables, st
     int64_t applied = one_number(db, "SELECT value FROM meta WHERE key='applied'", &rc, err);
     int64_t next = one_number(db, "SELECT value FROM meta WHERE key='next_ino'", &rc, err);
     int64_t inodes = one_number(db, "SELECT value FROM meta WHERE key='inodes'", &rc, err);
+    int64_t row = one_number(db, "SELECT value FROM meta WHERE key='row'", &rc, err);
+    int64_t mark = one_number(db, "SELECT value FROM meta WHERE key='row_mark'", &rc, err);
     if (rc == 0 && (format < 1 || state <= 0 || applied < 0 || next <= BH_NAMES_ROOT))
         rc = bh_fail(err, EIO, "names.db is damaged: a row of its table meta is missing or wrong");
     if (rc)
@@ -249,6 +252,8 @@ int db_meta(struct bh_names *n, sqlite3 *db, struct meta *m, bool *no_tables, st
                        .applied = (uint64_t)applied,
                        .next_ino = (uint64_t)next,
                        .inodes = inodes < 0 ? 0 : (uint64_t)inodes};
+    if (mark > 0)
+        m->rows = (struct bh_names_rows){.row = row, .mark = (uint64_t)mark};
     return 0;
 }
 

@@ -80,6 +80,9 @@ static int admit(struct op *o)
 
 static void wake_thread(struct bh_names *n)
 {
+    if (is_quiet(n))
+        return;
+    n->loud = true;
     if (n->changed_since == 0) {
         n->changed_since = bh_mono_ms();
         pthread_cond_signal(&n->wake);

@@ -122,6 +122,11 @@ static void fill(struct bh_inode *i, const struct make *m, const struct inode *d
                            .atime = now,
                            .mtime = now,
                            .ctime = now};
+    if (S_ISREG(i->mode) && !bh_sha256_is_none(m->what->content.hash)) {
+        i->content = m->what->content;
+        i->atime = m->what->atime;
+        i->mtime = m->what->mtime;
+    }
     if (dir->i.mode & S_ISGID)
         i->gid = dir->i.gid;
     if (S_ISDIR(i->mode)) {

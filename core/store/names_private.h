@@ -10,6 +10,7 @@
  *   names_db.c          the database: tables, connections
  *   names_load.c        from the database into memory
  *   names_checkpoint.c  from memory into the database
+ *   names_dropped.c     what is remembered for table filestore
  *
  * A load reads the database without the mutex, so what it read may be old when it has the mutex
  * again. What memory has meanwhile wins; and memory does not drop what a checkpoint wrote as long
@@ -141,6 +142,7 @@ struct meta {
     uint64_t applied; /* the log up to this number is in the database */
     uint64_t next_ino;
     uint64_t inodes;
+    struct bh_names_rows rows;
 };
 
 struct load {
@@ -163,6 +165,10 @@ struct bh_names {
     uint64_t idle_weight, in_memory;
     uint64_t next_ino, inode_count;
     uint64_t epoch; /* how often the content was swapped */
+    struct bh_names_rows rows;
+    bool loud;              /* something changed that was not quiet */
+    bool quiet;             /* what quiet_thread changes is */
+    pthread_t quiet_thread;
     bool stale;     /* swapped, and the new content was not looked at yet */
     bool held;      /* nothing is changed in memory */
     bool frozen;    /* nor in the database */
@@ -193,6 +199,8 @@ struct bh_names {
     struct meta next;  /* what it will */
     bool batch_open;
     struct bytes batch;
+    struct bytes forget;     /* hashes that table dropped is to forget with the next checkpoint ... */
+    struct bytes forgetting; /* ... and with the one under way */
     size_t batch_logs; /* of n->logs, that are not needed after it */
     bool hurried;      /* the thread was told that there is much */
     bool sweep;        /* inodes without a name from an earlier life are to be removed */
@@ -340,6 +348,13 @@ int row_step(sqlite3_stmt *st, bool *row, struct bh_error *err);
 const char *xattr_wrong(sqlite3_stmt *st, int name, int value);
 /* What SQLite's last call failed with, as the errno of a call on files. */
 int db_fail(sqlite3 *db, struct bh_error *err, const char *what);
+
+/* --- names_dropped.c --- */
+/* In a transaction of the writer: its table is there; the batch's hashes are forgotten. */
+int db_make_dropped(sqlite3 *db, struct bh_error *err);
+int put_forgotten(struct bh_names *n, struct bh_error *err);
+/* With the mutex. */
+bool is_quiet(const struct bh_names *n);
 
 /* --- names_blobs.c --- */
 struct bh_call;

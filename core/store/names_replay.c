@@ -358,6 +358,7 @@ int log_replay(struct bh_names *n, struct bh_error *err)
         rc = choose(&p, err);
     if (rc == 0)
         remove_unnamed(n);
+    n->loud = changed_count(n) > 0;
     for (size_t i = 0; i < p.count; i++)
         free(p.logs[i].text.data);
     free(p.logs);

@@ -1,0 +1,482 @@
+/* Rows of table filestore that upstream put: they get a name in files/ (DECISIONS 23).
+ *
+ * A row has been looked at if its rowid is at most that of the last one that was (names.db keeps
+ * it, with a mark of what that row was; if it is another one now, or gone, all are looked at
+ * again). A new one whose content has no name gets one. What the user removes leaves no row behind:
+ * a flush deletes it, and until then names.db has the content among the dropped ones. */
+#include "store/files_adopt.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "store/files_private.h"
+#include "util/array.h"
+#include "util/cleanup.h"
+#include "util/clock.h"
+#include "util/crc.h"
+#include "util/log.h"
+#include "util/strbuf.h"
+
+#define CHUNK     1000   /* rows of one job */
+#define QUIET_MAX 10000u /* names that are made anew by each mount until something is flushed */
+#define NAMED_BAD 3u     /* rows that are not adopted and are said one by one */
+#define META      "user.bh.meta."
+
+/* --- names --- */
+
+#define ENDING_MAX 32u /* an extension that is longer is none */
+
+/* At most len bytes of it, no character cut in two. */
+static size_t cut(const char *name, size_t have, size_t len)
+{
+    if (have <= len)
+        return have;
+    while (len > 0 && ((unsigned char)name[len] & 0xc0) == 0x80)
+        len--;
+    return len;
+}
+
+static const char *ending_of(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return dot && dot != name && strlen(dot) <= ENDING_MAX ? dot : name + strlen(name);
+}
+
+/* stem + middle + ending, the stem cut to what is left. */
+static void join(const char *stem, size_t stem_len, const char *middle, const char *ending,
+                 char out[FILES_NAME_MAX + 1])
+{
+    size_t rest = FILES_NAME_MAX - strlen(middle) - strlen(ending);
+    snprintf(out, FILES_NAME_MAX + 1, "%.*s%s%s", (int)cut(stem, stem_len, rest), stem, middle,
+             ending);
+}
+
+void files_safe_name(const char *name, size_t len, const char *key, char out[FILES_NAME_MAX + 1])
+{
+    BH_FREE char *text = len ? malloc(len + 1) : NULL;
+    if (!text) {
+        snprintf(out, FILES_NAME_MAX + 1, "%s", key);
+        return;
+    }
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)name[i];
+        text[i] = c == '/' || c < ' ' || c == 0x7f ? '_' : (char)c;
+    }
+    text[len] = '\0';
+    if (!strcmp(text, ".") || !strcmp(text, ".."))
+        text[0] = '_';
+    const char *ending = ending_of(text);
+    join(text, (size_t)(ending - text), "", ending, out);
+}
+
+void files_numbered_name(const char *name, uint64_t number, char out[FILES_NAME_MAX + 1])
+{
+    char middle[32];
+    const char *ending = ending_of(name);
+    snprintf(middle, sizeof middle, " (%llu)", (unsigned long long)number);
+    join(name, (size_t)(ending - name), middle, ending, out);
+}
+
+/* --- reading rows, on the SQL thread --- */
+
+struct found {
+    uint8_t hash[BH_SHA256_LEN];
+    uint64_t size;
+    int64_t ns; /* 0: not known */
+    char name[FILES_NAME_MAX + 1];
+    struct bh_strbuf meta; /* name, NUL, value, NUL, and so on */
+};
+
+struct scan {
+    const char *prefix;
+    struct bh_names_rows last; /* looked at */
+    bool begun, all, end;      /* all: from the first row on */
+    struct found *found;
+    size_t count, room;
+    uint64_t bad; /* rows that cannot be adopted */
+};
+
+static uint64_t mark_of(sqlite3_stmt *st, int key, int created)
+{
+    uint64_t crc = bh_crc_begin(&bh_crc64nvme);
+    for (int i = 0; i < 2; i++) {
+        const void *text = sqlite3_column_blob(st, i ? created : key);
+        if (text)
+            crc = bh_crc_update(&bh_crc64nvme, crc, text,
+                                (size_t)sqlite3_column_bytes(st, i ? created : key));
+        crc = bh_crc_update(&bh_crc64nvme, crc, "|", 1);
+    }
+    return (bh_crc_end(&bh_crc64nvme, crc) & INT64_MAX) | 1;
+}
+
+static bool has_column(sqlite3 *db, const char *name)
+{
+    return sqlite3_table_column_metadata(db, NULL, "filestore", name, NULL, NULL, NULL, NULL,
+                                         NULL) == SQLITE_OK;
+}
+
+/* *st NULL: there is no table that rows could be adopted of. */
+static int prepare(sqlite3 *db, const char *where, sqlite3_stmt **st, struct bh_error *err)
+{
+    static const char *const columns[] = {"created_at", "size", "filename", "object_key",
+                                          "metadata"};
+    BH_STRBUF sql = {0};
+    *st = NULL;
+    if (!has_column(db, "bh_key") || !has_column(db, "rowid") || !has_column(db, "size"))
+        return 0;
+    bh_strbuf_addf(&sql, "SELECT rowid, bh_key");
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        bh_strbuf_addf(&sql, ", %s", has_column(db, columns[i]) ? columns[i] : "NULL");
+    bh_strbuf_addf(&sql, " FROM filestore %s", where);
+    if (sql.failed)
+        return bh_fail(err, ENOMEM, "out of memory while table filestore is read");
+    if (sqlite3_prepare_v2(db, sql.data, -1, st, NULL) != SQLITE_OK)
+        return bh_sqlite_fail(db, err, "table filestore cannot be read");
+    return 0;
+}
+
+static void take_last(sqlite3_stmt *st, struct bh_names_rows *last)
+{
+    last->row = sqlite3_column_int64(st, 0);
+    last->mark = mark_of(st, 1, 2);
+}
+
+int files_last_row(sqlite3 *db, struct bh_names_rows *last, struct bh_error *err)
+{
+    sqlite3_stmt *st;
+    *last = (struct bh_names_rows){0};
+    int rc = prepare(db, "ORDER BY rowid DESC LIMIT 1", &st, err);
+    if (rc || !st)
+        return rc;
+    int code = sqlite3_step(st);
+    if (code == SQLITE_ROW)
+        take_last(st, last);
+    else if (code != SQLITE_DONE)
+        rc = bh_sqlite_fail(db, err, "table filestore cannot be read");
+    sqlite3_finalize(st);
+    return rc;
+}
+
+/* Where to go on: behind the last row that was looked at, if it is still the same. */
+static int begin_scan(sqlite3 *db, struct scan *s, struct bh_error *err)
+{
+    struct bh_names_rows now = {0};
+    sqlite3_stmt *st = NULL;
+    int code, rc = s->last.mark ? prepare(db, "WHERE rowid = ?1", &st, err) : 0;
+    if (rc)
+        return rc;
+    if (st) {
+        sqlite3_bind_int64(st, 1, s->last.row);
+        code = sqlite3_step(st);
+        if (code == SQLITE_ROW)
+            take_last(st, &now);
+        else if (code != SQLITE_DONE)
+            rc = bh_sqlite_fail(db, err, "table filestore cannot be read");
+        sqlite3_finalize(st);
+    }
+    s->begun = rc == 0;
+    s->all = !now.mark || now.mark != s->last.mark;
+    if (s->all)
+        s->last = (struct bh_names_rows){.row = INT64_MIN};
+    return rc;
+}
+
+/* Seconds since 1970, as upstream has them. */
+static int64_t time_of(sqlite3_stmt *st, int column)
+{
+    int type = sqlite3_column_type(st, column);
+    double seconds = sqlite3_column_double(st, column);
+    bool good = (type == SQLITE_FLOAT || type == SQLITE_INTEGER) && seconds > 0 && seconds < 9e9;
+    return good ? (int64_t)(seconds * 1e9) : 0;
+}
+
+/* An object's members, as attributes: what is none is left out. */
+static void read_meta(sqlite3 *db, const char *json, struct bh_strbuf *out)
+{
+    static const char sql[] = "SELECT key, value FROM json_each(CASE WHEN json_valid(?1) AND "
+                              "json_type(?1) = 'object' THEN ?1 ELSE '{}' END)";
+    sqlite3_stmt *st = NULL;
+    if (!json || !strcmp(json, "{}") || sqlite3_prepare_v2(db, sql, -1, &st, NULL) != SQLITE_OK)
+        return;
+    sqlite3_bind_text(st, 1, json, -1, SQLITE_STATIC);
+    while (sqlite3_step(st) == SQLITE_ROW) {
+        const char *key = (const char *)sqlite3_column_text(st, 0);
+        const char *value = (const char *)sqlite3_column_text(st, 1);
+        if (key && value && *key && strlen(META) + strlen(key) <= FILES_NAME_MAX)
+            bh_strbuf_addf(out, META "%s%c%s%c", key, 0, value, 0);
+    }
+    sqlite3_finalize(st);
+}
+
+/* 0, or why it gets no name. */
+static const char *read_row(sqlite3 *db, sqlite3_stmt *st, const char *prefix, struct found *f)
+{
+    const char *key = (const char *)sqlite3_column_text(st, 1);
+    const char *object = (const char *)sqlite3_column_text(st, 5);
+    if (sqlite3_column_type(st, 1) != SQLITE_TEXT || !bh_sha256_parse(key, f->hash))
+        return "its bh_key is no SHA-256";
+    if (sqlite3_column_type(st, 3) != SQLITE_INTEGER || sqlite3_column_int64(st, 3) < 0)
+        return "its size is none";
+    if (object && *object &&
+        (strncmp(object, prefix, strlen(prefix)) != 0 || strcmp(object + strlen(prefix), key) != 0))
+        return "its object has another key than files.prefix and bh_key make (blobs/ has it)";
+    f->size = (uint64_t)sqlite3_column_int64(st, 3);
+    f->ns = time_of(st, 2);
+    bool text = sqlite3_column_type(st, 4) == SQLITE_TEXT;
+    const char *name = text ? (const char *)sqlite3_column_text(st, 4) : NULL;
+    files_safe_name(name, name ? (size_t)sqlite3_column_bytes(st, 4) : 0, key, f->name);
+    if (sqlite3_column_type(st, 6) == SQLITE_TEXT)
+        read_meta(db, (const char *)sqlite3_column_text(st, 6), &f->meta);
+    return NULL;
+}
+
+static int scan_chunk(sqlite3 *db, void *arg, struct bh_error *err)
+{
+    struct scan *s = arg;
+    sqlite3_stmt *st;
+    int code = SQLITE_DONE, n = 0;
+    int rc = s->begun ? 0 : begin_scan(db, s, err);
+    if (rc == 0)
+        rc = prepare(db, "WHERE rowid > ?1 ORDER BY rowid", &st, err);
+    if (rc || !st) {
+        s->end = true;
+        return rc;
+    }
+    sqlite3_bind_int64(st, 1, s->last.row);
+    for (; rc == 0 && n < CHUNK && (code = sqlite3_step(st)) == SQLITE_ROW; n++) {
+        if (!bh_grow(s->found, s->room, s->count)) {
+            rc = bh_fail(err, ENOMEM, "out of memory while table filestore is read");
+            break;
+        }
+        struct found *f = &s->found[s->count];
+        *f = (struct found){0};
+        const char *wrong = read_row(db, st, s->prefix, f);
+        s->count += !wrong;
+        if (wrong && s->bad++ < NAMED_BAD)
+            bh_log(BH_LOG_WARNING, "row %lld of table filestore gets no name in files/: %s",
+                   (long long)sqlite3_column_int64(st, 0), wrong);
+        take_last(st, &s->last);
+    }
+    s->end = code == SQLITE_DONE;
+    if (rc == 0 && code != SQLITE_ROW && code != SQLITE_DONE)
+        rc = bh_sqlite_fail(db, err, "table filestore cannot be read");
+    sqlite3_finalize(st);
+    return rc;
+}
+
+static void forget_found(struct scan *s)
+{
+    for (size_t i = 0; i < s->count; i++)
+        bh_strbuf_free(&s->found[i].meta);
+    s->count = 0;
+}
+
+/* --- giving names --- */
+
+struct adoption {
+    struct bh_files *files;
+    struct scan scan;
+    struct files_touched *dropped; /* rows of these are to go; ascending */
+    size_t dropped_count;
+    bool quiet;
+    uint64_t made;
+};
+
+static int is_taken(struct bh_files *f, const char *name, bool *taken, struct bh_error *err)
+{
+    struct bh_inode i;
+    int rc = bh_names_lookup(f->names, BH_NAMES_ROOT, name, &i, true, err);
+    *taken = rc == 0;
+    return rc == ENOENT ? 0 : rc;
+}
+
+/* A number whose name is free, where the one before is not: among thousands in a few steps. */
+static int free_name(struct bh_files *f, const char *name, char out[FILES_NAME_MAX + 1],
+                     struct bh_error *err)
+{
+    uint64_t low = 1, high = 2;
+    bool taken;
+    snprintf(out, FILES_NAME_MAX + 1, "%s", name);
+    int rc = is_taken(f, name, &taken, err);
+    if (rc || !taken)
+        return rc;
+    for (;; low = high, high *= 2) {
+        files_numbered_name(name, high, out);
+        rc = is_taken(f, out, &taken, err);
+        if (rc || !taken)
+            break;
+    }
+    while (rc == 0 && high - low > 1) {
+        uint64_t middle = low + (high - low) / 2;
+        files_numbered_name(name, middle, out);
+        rc = is_taken(f, out, &taken, err);
+        *(taken ? &low : &high) = middle;
+    }
+    files_numbered_name(name, high, out);
+    return rc;
+}
+
+static void set_meta(struct bh_files *f, uint64_t ino, const struct bh_strbuf *meta)
+{
+    for (const char *at = meta->data; at && !meta->failed && at < meta->data + meta->len;) {
+        const char *value = at + strlen(at) + 1;
+        struct bh_error err;
+        int rc = bh_names_setxattr(f->names, ino, at, value, strlen(value), 0, true, &err);
+        if (rc)
+            bh_log(BH_LOG_WARNING, "%s of a row of table filestore is not kept: %s", at,
+                   strerror(rc));
+        at = value + strlen(value) + 1;
+    }
+}
+
+static int give_name(struct adoption *a, const struct found *found, struct bh_error *err)
+{
+    struct bh_files *f = a->files;
+    char name[FILES_NAME_MAX + 1];
+    int64_t ns = found->ns ? found->ns : bh_real_ns();
+    struct bh_inode made, what = {.mode = S_IFREG | 0644,
+                                  .uid = getuid(),
+                                  .gid = getgid(),
+                                  .atime = ns,
+                                  .mtime = ns,
+                                  .content = {.size = found->size, .hash_size = found->size}};
+    memcpy(what.content.hash, found->hash, sizeof found->hash);
+    int rc;
+    do { /* EEXIST: somebody made that just now */
+        rc = free_name(f, found->name, name, err);
+        if (rc == 0)
+            rc = bh_names_make(f->names, BH_NAMES_ROOT, name, &what, NULL, false, &made, true, err);
+    } while (rc == EEXIST);
+    if (rc)
+        return bh_fail_prefix(err, rc, "\"%s\" cannot be named in files/", name);
+    set_meta(f, made.ino, &found->meta);
+    a->made++;
+    if (a->quiet && a->made > QUIET_MAX) {
+        a->quiet = false;
+        bh_names_quiet(f->names, false);
+        atomic_store(&f->changed, true);
+    }
+    pthread_mutex_lock(&f->mutex);
+    void (*appeared)(void *, const char *) = f->appeared;
+    pthread_mutex_unlock(&f->mutex);
+    if (appeared)
+        appeared(f->appeared_arg, name);
+    return 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+    return memcmp(a, b, BH_SHA256_LEN); /* the hash comes first */
+}
+
+/* Whether a row is one that is to go. Only where all rows are looked at is that to be asked: new
+ * ones have come since; and one that says so has, too. */
+static bool is_dropped(const struct adoption *a, const struct found *found)
+{
+    const struct files_touched *d = NULL;
+    if (a->scan.all && a->dropped_count)
+        d = bsearch(found->hash, a->dropped, a->dropped_count, sizeof *a->dropped, compare);
+    return d && found->ns <= d->at;
+}
+
+static int name_found(struct adoption *a, struct bh_error *err)
+{
+    int rc = 0;
+    for (size_t i = 0; i < a->scan.count && rc == 0; i++) {
+        const struct found *found = &a->scan.found[i];
+        bool has;
+        rc = bh_names_has_hash(a->files->names, found->hash, &has, err);
+        if (rc == 0 && !has && !is_dropped(a, found))
+            rc = give_name(a, found, err);
+    }
+    return rc;
+}
+
+/* --- what is to go --- */
+
+static int touch_dropped(void *arg, const uint8_t hash[BH_SHA256_LEN], int64_t at)
+{
+    struct files_touched t = {.at = at};
+    memcpy(t.hash, hash, sizeof t.hash);
+    files_touch_at(arg, &t);
+    return 0;
+}
+
+/* What earlier lives, or flushes that failed, have left. */
+static int read_dropped(struct bh_files *f, struct bh_error *err)
+{
+    pthread_mutex_lock(&f->mutex);
+    bool known = f->dropped_known;
+    f->dropped_known = true;
+    pthread_mutex_unlock(&f->mutex);
+    int rc = known ? 0 : bh_names_each_dropped(f->names, touch_dropped, f, err);
+    if (rc) {
+        BH_LOCK_SCOPE(&f->mutex);
+        f->dropped_known = false;
+    }
+    return rc;
+}
+
+static int list_dropped(struct adoption *a, struct bh_error *err)
+{
+    struct bh_files *f = a->files;
+    BH_LOCK_SCOPE(&f->mutex);
+    a->dropped = malloc((f->touched_count + 1) * sizeof *a->dropped);
+    if (!a->dropped)
+        return bh_fail(err, ENOMEM, "out of memory while table filestore is read");
+    for (size_t i = 0; i < f->touched_count; i++)
+        if (f->touched[i].ino == 0)
+            a->dropped[a->dropped_count++] = f->touched[i];
+    qsort(a->dropped, a->dropped_count, sizeof *a->dropped, compare);
+    size_t kept = 0; /* each once, with its latest time */
+    for (size_t i = 0; i < a->dropped_count; i++)
+        if (kept == 0 || compare(&a->dropped[i], &a->dropped[kept - 1]) != 0)
+            a->dropped[kept++] = a->dropped[i];
+        else if (a->dropped[i].at > a->dropped[kept - 1].at)
+            a->dropped[kept - 1].at = a->dropped[i].at;
+    a->dropped_count = kept;
+    return 0;
+}
+
+static int adopt(struct adoption *a, struct bh_error *err)
+{
+    struct bh_files *f = a->files;
+    int rc = read_dropped(f, err);
+    bh_names_rows(f->names, &a->scan.last);
+    while (rc == 0 && !a->scan.end) {
+        rc = bh_sql_run(f->live->sql, BH_SQL_READ, scan_chunk, &a->scan, err);
+        if (rc == 0 && a->scan.all && !a->dropped)
+            rc = list_dropped(a, err);
+        if (rc == 0)
+            rc = name_found(a, err);
+        forget_found(&a->scan);
+    }
+    if (rc == 0 && a->scan.last.mark)
+        bh_names_set_rows(f->names, &a->scan.last);
+    if (a->made)
+        bh_log(BH_LOG_INFO, "%llu rows of table filestore have a name in files/ now",
+               (unsigned long long)a->made);
+    if (a->scan.bad > NAMED_BAD)
+        bh_log(BH_LOG_WARNING, "%llu rows of table filestore get no name in files/",
+               (unsigned long long)a->scan.bad);
+    free(a->scan.found);
+    free(a->dropped);
+    return rc;
+}
+
+void files_adopt(struct bh_files *f, bool quiet)
+{
+    struct adoption a = {.files = f, .quiet = quiet, .scan = {.prefix = f->prefix}};
+    struct bh_error err;
+    if (quiet)
+        bh_names_quiet(f->names, true);
+    int rc = adopt(&a, &err);
+    if (a.quiet)
+        bh_names_quiet(f->names, false);
+    if (rc && rc != ESHUTDOWN)
+        bh_log(BH_LOG_WARNING, "rows of table filestore have no name in files/ yet: %s", err.text);
+}
