@@ -21,6 +21,8 @@ static atomic_uint_fast64_t next_owner = 1;
 static atomic_uint next_name = 1;
 /* The connection being opened by this thread is a brief one (bh_vfs_connect). */
 static _Thread_local bool opening_brief;
+/* Why the last call of this thread failed that did: for sqlite3_system_errno. */
+static _Thread_local int last_errno;
 
 static struct bh_vfs *vfs_of(sqlite3_vfs *v)
 {
@@ -29,6 +31,8 @@ static struct bh_vfs *vfs_of(sqlite3_vfs *v)
 
 int vfs_io_error(int rc, int otherwise)
 {
+    if (rc)
+        last_errno = rc;
     switch (rc) {
     case 0:
         return SQLITE_OK;
@@ -362,9 +366,12 @@ static const char *tree_name(const struct bh_vfs *v, const char *path)
 
 static int open_tree_file(struct bh_vfs *v, const char *name, struct vfs_file *f, int flags)
 {
-    int rc = bh_store_lookup(v->store, name, &f->file);
-    if (rc == ENOENT && (flags & SQLITE_OPEN_CREATE))
-        rc = bh_store_create(v->store, BH_DOOR_INTERNAL, name, 0644, &f->file);
+    int rc;
+    do { /* another connection may make it, or remove it, in between */
+        rc = bh_store_lookup(v->store, name, &f->file);
+        if (rc == ENOENT && (flags & SQLITE_OPEN_CREATE))
+            rc = bh_store_create(v->store, BH_DOOR_INTERNAL, name, 0644, &f->file);
+    } while (rc == EEXIST);
     return rc;
 }
 
@@ -411,6 +418,8 @@ static int x_delete(sqlite3_vfs *base, const char *path, int sync_dir)
         vfs_tell_name(v, name);
     bool is_wal = f->kind == BH_FILE_WAL; /* its frames must not come back over newer content */
     bh_file_unref(f);
+    if (rc == ENOENT) /* another connection was faster */
+        return SQLITE_IOERR_DELETE_NOENT;
     if (rc == 0 && (sync_dir || is_wal))
         rc = bh_store_sync_names(v->store);
     return vfs_io_error(rc, SQLITE_IOERR_DELETE);
@@ -481,7 +490,8 @@ static int x_current_time(sqlite3_vfs *base, double *now)
 
 static int x_last_error(sqlite3_vfs *base, int len, char *text)
 {
-    return vfs_of(base)->os->xGetLastError(vfs_of(base)->os, len, text);
+    return last_errno ? last_errno
+                      : vfs_of(base)->os->xGetLastError(vfs_of(base)->os, len, text);
 }
 
 static int x_current_time64(sqlite3_vfs *base, sqlite3_int64 *now)

@@ -52,7 +52,8 @@ unsigned bh_vfs_connections(struct bh_vfs *v);
 
 /* The errno that a SQLite result code means. */
 int bh_sqlite_errno(int rc);
-/* Fills *err from the connection's last error, with the errno of its code. */
+/* Fills *err from the connection's last error, with the errno of its code; ETIMEDOUT where the
+ * bucket did not answer. */
 int bh_sqlite_fail(sqlite3 *db, struct bh_error *err, const char *what);
 
 #endif

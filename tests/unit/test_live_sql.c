@@ -100,6 +100,49 @@ static void test_counter_with_wal(void **state)
     assert_true(bh_store_is_wal(live->store));
 }
 
+/* --- opening --- */
+
+enum { OPENERS = 4, OPENINGS = 5000 };
+
+/* What a connection does on its way into write-ahead mode, or with a journal, and what one does
+ * that leaves it. */
+static void *open_and_delete(void *arg)
+{
+    sqlite3_vfs *v = sqlite3_vfs_find(arg);
+    char path[150];
+    sqlite3_file *f = calloc(1, (size_t)v->szOsFile);
+    snprintf(path, sizeof path, "%s/state/live.db-wal", scratch);
+    for (int i = 0; i < OPENINGS; i++) {
+        int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_WAL, rc;
+        if ((rc = v->xOpen(v, path, f, flags, &flags)) != SQLITE_OK)
+            counter_failed = rc;
+        else
+            f->pMethods->xClose(f);
+        rc = v->xDelete(v, path, 0);
+        if (rc != SQLITE_OK && rc != SQLITE_IOERR_DELETE_NOENT)
+            counter_failed = rc;
+    }
+    free(f);
+    return NULL;
+}
+
+static void test_many_open_a_side_file_at_once(void **state)
+{
+    pthread_t threads[OPENERS];
+    char *name = NULL;
+    open_live(NULL);
+    sqlite3 *c = connect_live();
+    assert_int_equal(sqlite3_file_control(c, "main", SQLITE_FCNTL_VFSNAME, &name), SQLITE_OK);
+    sqlite3_close(c);
+    counter_failed = 0;
+    for (int i = 0; i < OPENERS; i++)
+        must(pthread_create(&threads[i], NULL, open_and_delete, name));
+    for (int i = 0; i < OPENERS; i++)
+        must(pthread_join(threads[i], NULL));
+    sqlite3_free(name);
+    assert_int_equal(counter_failed, 0);
+}
+
 /* --- connections --- */
 
 static void test_connections_are_counted(void **state)
@@ -376,6 +419,7 @@ int main(void)
         TEST(test_counter_with_memory),
         TEST(test_counter_with_off),
         TEST(test_counter_with_wal),
+        TEST(test_many_open_a_side_file_at_once),
         TEST(test_connections_are_counted),
         TEST(test_the_configured_journal_is_used),
         TEST(test_a_transaction_over_two_databases),
