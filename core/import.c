@@ -28,6 +28,8 @@ static int import_now(struct bh *b, const char *path, struct bh_error *err)
         rc = err->code = EINVAL;
     if (rc == 0)
         rc = bh_live_replace(b->live, "incoming.import", &base, err);
+    if (rc == 0)
+        bh_files_reconcile(b->files);
     if (rc)
         unlink(incoming);
     else

@@ -365,6 +365,24 @@ int bh_statedir_open(struct bh_statedir *sd, const struct bh_config *cfg, struct
     return rc;
 }
 
+int bh_statedir_open_disk(struct bh_statedir *sd, const struct bh_config *cfg, const char *name,
+                          uint64_t salt, struct bh_disk **out, struct bh_error *err)
+{
+    const char *cut = cfg->live.powercut_dir;
+    BH_FREE char *path = format_path("%s/%s", sd->path, name);
+    BH_FREE char *mirror = cut[0] ? format_path("%s/%s", cut, name) : NULL;
+    if (!path || (cut[0] && !mirror))
+        return bh_fail(err, ENOMEM, "out of memory while opening %s/%s", sd->path, name);
+    int rc = 0;
+    if (mkdir(path, 0700) == 0)
+        rc = bh_disk_sync_names(sd->disk);
+    else if (errno != EEXIST)
+        rc = errno;
+    if (rc)
+        return bh_fail(err, rc, "%s cannot be made: %s", path, strerror(rc));
+    return bh_disk_open(out, path, mirror, cfg->live.powercut_seed + salt, err);
+}
+
 void bh_statedir_close(struct bh_statedir *sd)
 {
     if (sd->lock_fd >= 0)

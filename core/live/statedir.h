@@ -52,7 +52,7 @@ struct bh_state {
     char restored[BH_SNAPSHOT_ID_MAX]; /* the base is this older snapshot, put back, and the branch
                                         * does not know yet; "" */
     char plain_snapshot[BH_SNAPSHOT_ID_MAX]; /* id that the plain object had last; "" unknown */
-    char plain_also[BH_SNAPSHOT_ID_MAX]; /* a later snapshot with the same database; "" none */
+    char plain_also[BH_SNAPSHOT_ID_MAX];     /* a later snapshot with the same database; "" none */
     char boot[48];    /* of the running system, while it is in use; "" after an orderly end */
     uint32_t stepped; /* 1: a step (bh_live_step) was begun since the last orderly end */
     /* names.db, beside the live database. */
@@ -77,6 +77,11 @@ void bh_statedir_close(struct bh_statedir *sd);
 /* Tells the next start that this one is about to let go, so that it waits for the last flush rather
  * than refuse. */
 void bh_statedir_closing(struct bh_statedir *sd);
+
+/* A directory of its own in there, made if it is not: closed with bh_disk_close before sd is. salt:
+ * another one for each, for live.powercut_seed. */
+int bh_statedir_open_disk(struct bh_statedir *sd, const struct bh_config *cfg, const char *name,
+                          uint64_t salt, struct bh_disk **out, struct bh_error *err);
 
 /* Makes sd->state durable. One thread at a time. */
 int bh_statedir_save(struct bh_statedir *sd, struct bh_error *err);

@@ -182,23 +182,6 @@ static void gone(void *arg, const struct bh_inode *was)
         files_touch(f, was->content.hash, was->content.hash_size, 0);
 }
 
-static int open_disk(struct bh_files *f, const char *name, struct bh_disk **out,
-                     struct bh_error *err)
-{
-    BH_FREE char *path = NULL, *mirror = NULL;
-    const char *cut = f->cfg->live.powercut_dir;
-    if (asprintf(&path, "%s/%s", f->live->dir.path, name) < 0)
-        path = NULL;
-    if (cut && cut[0] && asprintf(&mirror, "%s/%s", cut, name) < 0)
-        mirror = NULL;
-    if (!path || (cut && cut[0] && !mirror))
-        return bh_fail(err, ENOMEM, "out of memory while opening the file store");
-    int rc = bh_mkdir_p(path, 0700, err);
-    if (rc == 0 && mirror)
-        rc = bh_mkdir_p(mirror, 0700, err);
-    return rc ? rc : bh_disk_open(out, path, mirror, f->cfg->live.powercut_seed, err);
-}
-
 struct take_up {
     struct bh_files *files;
     struct bh_error *err;
@@ -306,9 +289,10 @@ static int open_parts(void *arg, bool unclean, struct bh_error *err)
                                      .checkpoint_ms = CHECKPOINT_MS,
                                      .read_only = f->read_only};
     f->reconcile = unclean;
-    int rc = open_disk(f, "files", &f->disk, err);
+    struct bh_statedir *dir = &f->live->dir;
+    int rc = bh_statedir_open_disk(dir, f->cfg, "files", 2, &f->disk, err);
     if (rc == 0)
-        rc = open_disk(f, "names-log", &f->names_disk, err);
+        rc = bh_statedir_open_disk(dir, f->cfg, "names-log", 3, &f->names_disk, err);
     names.disk = f->names_disk;
     if (rc == 0)
         rc = open_blobs(f, unclean, err);
@@ -414,6 +398,16 @@ struct bh_names *bh_files_names(struct bh_files *f)
 struct bh_blobs *bh_files_blobs(struct bh_files *f)
 {
     return f->blobs;
+}
+
+void bh_files_reconcile(struct bh_files *f)
+{
+    if (!f)
+        return;
+    pthread_mutex_lock(&f->mutex);
+    f->reconcile = true;
+    pthread_mutex_unlock(&f->mutex);
+    atomic_store(&f->changed, true);
 }
 
 const struct bh_files_hooks *bh_files_hooks(struct bh_files *f)

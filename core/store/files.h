@@ -37,6 +37,9 @@ struct bh_names *bh_files_names(struct bh_files *f);
 struct bh_blobs *bh_files_blobs(struct bh_files *f);
 /* The mount is gone: what its clients had open counts as closed. NULL is fine. */
 void bh_files_clients_gone(struct bh_files *f);
+/* The live database was replaced without names.db: the next flush looks for rows of table filestore
+ * that are missing. NULL is fine. */
+void bh_files_reconcile(struct bh_files *f);
 /* For bh_history_set_files. */
 const struct bh_files_hooks *bh_files_hooks(struct bh_files *f);
 /* swapped(arg): names and contents are others from now on; on the thread that swaps them, before

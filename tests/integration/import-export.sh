@@ -137,6 +137,15 @@ done
 must_fail "$BHFS" export "$MNT" "$T/no/such/directory/x.db"
 assert_match "$OUT" 'no/such/directory'
 
+# Of what is in files/ the imported database knows nothing: the rows that upstream reads are there again with the next flush.
+echo content >"$MNT/files/kept"
+flush
+assert_eq "$(sql 'SELECT filename FROM filestore')" kept
+"$BHFS" import "$T/new.db" "$MNT"
+flush
+assert_eq "$(sqlite3 "$(snap_file)" 'SELECT filename FROM filestore')" kept "the row of a file after an import"
+assert_eq "$(cat "$MNT/files/kept")" content
+
 now=$(digest)
 umount_bh
 drop_state
