@@ -56,13 +56,8 @@ static int nothing(sqlite3 *db, void *arg, struct bh_error *err)
 
 void bh_live_recover(struct bh_live *l)
 {
-    struct bh_file *journal;
     struct bh_error err;
-    bool hot = false;
-    if (bh_store_lookup(l->store, BH_JOURNAL_NAME, &journal) == 0) {
-        hot = journal->has_magic;
-        bh_file_unref(journal);
-    }
+    bool hot = bh_store_has_hot_journal(l->store);
     if (!hot && bh_store_absent_bytes(l->store) > 0)
         return; /* a look may have to wait for the bucket, for nothing */
     /* A reader's way in rolls a hot journal back. */
@@ -336,14 +331,10 @@ bool bh_live_owner_died(struct bh_live *l, struct bh_owner owner)
 {
     struct bh_locks *t = bh_store_locks(l->store);
     struct bh_lockset *set = &bh_store_db(l->store)->locks;
-    struct bh_file *journal;
     bool exclusive = bh_locks_owns(t, set, owner, BH_SHARED_FIRST);
     if (!exclusive && !bh_locks_owns(t, set, owner, BH_RESERVED_BYTE))
         return false;
-    bool hot = has_hot_journal(l, &journal);
-    if (hot)
-        bh_file_unref(journal);
-    if (!hot && !(exclusive && bh_store_undo_pending(l->store)))
+    if (!bh_store_has_hot_journal(l->store) && !(exclusive && bh_store_undo_pending(l->store)))
         return false;
     bh_locks_transfer(t, set, owner, undo_owner);
     int rc = bh_sql_post(l->sql, BH_SQL_URGENT, undo_job, l, undo_done);

@@ -10,6 +10,8 @@
 
 struct bh_config;
 
+#define BH_NAMES_NAME "names.db" /* how sentences call it; its file is called like any store's */
+
 struct bh_live {
     struct bh_statedir dir;
     struct bh_store *store;

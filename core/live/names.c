@@ -2,13 +2,7 @@
  * files have the names that every byte store's have). Only the daemon opens it. It is replaced
  * together with the live database: the state names the generations of both. */
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
-#include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #include "config/config.h"
@@ -18,35 +12,17 @@
 #include "util/io.h"
 
 #define DIRECTORY "names"
-#define TITLE     "names.db"
+#define TITLE     BH_NAMES_NAME
 /* How long a connection waits for another one; how long a swap does. */
 #define BUSY_MS 10000
 #define SWAP_MS 2000
 
 /* --- opening --- */
 
-static int open_disk(struct bh_live *l, const struct bh_config *cfg, struct bh_error *err)
-{
-    char path[PATH_MAX], mirror[PATH_MAX];
-    const char *cut = cfg->live.powercut_dir;
-    if (snprintf(path, sizeof path, "%s/" DIRECTORY, l->dir.path) >= (int)sizeof path ||
-        snprintf(mirror, sizeof mirror, "%s/" DIRECTORY, cut) >= (int)sizeof mirror)
-        return bh_fail(err, ENAMETOOLONG, "the name of the state directory is too long");
-    int rc = 0;
-    if (mkdir(path, 0700) == 0)
-        rc = bh_disk_sync_names(l->dir.disk);
-    else if (errno != EEXIST)
-        rc = errno;
-    if (rc)
-        return bh_fail(err, rc, "%s cannot be made: %s", path, strerror(rc));
-    return bh_disk_open(&l->names_disk, path, cut[0] ? mirror : NULL, cfg->live.powercut_seed + 1,
-                        err);
-}
-
 int live_names_open(struct bh_live *l, const struct bh_config *cfg, struct bh_error *err)
 {
     struct bh_state *st = &l->dir.state;
-    int rc = open_disk(l, cfg, err);
+    int rc = bh_statedir_open_disk(&l->dir, cfg, DIRECTORY, 1, &l->names_disk, err);
     if (rc == 0 && st->names_generation == 0) {
         rc = bh_store_make_generation(l->names_disk, 1, err);
         if (rc == 0) {
@@ -97,13 +73,8 @@ int bh_live_names_connect(struct bh_live *l, sqlite3 **db, struct bh_error *err)
  * frozen. */
 static int settle(struct bh_live *l, struct bh_error *err)
 {
-    struct bh_file *journal;
     sqlite3 *db;
-    if (bh_store_lookup(l->names, BH_JOURNAL_NAME, &journal) != 0)
-        return 0;
-    bool hot = journal->has_magic;
-    bh_file_unref(journal);
-    if (!hot)
+    if (!bh_store_has_hot_journal(l->names))
         return 0;
     int rc = bh_live_names_connect(l, &db, err);
     if (rc == 0)
@@ -135,8 +106,7 @@ int bh_live_names_freeze(struct bh_live *l, struct bh_frozen **out, struct bh_er
 
 /* --- other content --- */
 
-#define INCOMING     "incoming.lazy"
-#define INCOMING_MAP "incoming.map"
+#define INCOMING "incoming.lazy"
 
 static const struct bh_owner swap_owner = {.id = UINT64_MAX - 1, .internal = true};
 
@@ -149,31 +119,42 @@ int live_names_prepare(struct bh_live *l, const struct bh_base *base, struct bh_
     if (rc == 0)
         rc = live_make_sparse(l->names_disk, INCOMING, to->origin, to->size, err);
     if (rc == 0)
-        rc = live_make_map(l->names_disk, INCOMING_MAP, to->size, BH_BLOCK_ABSENT, err);
+        rc = live_make_map(l->names_disk, LIVE_INCOMING_MAP, to->size, BH_BLOCK_ABSENT, err);
     return rc;
-}
-
-/* Nobody reads it meanwhile. */
-static int lock(struct bh_live *l, struct bh_error *err)
-{
-    struct bh_lock_request r = {.set = &bh_store_db(l->names)->locks,
-                                .owner = swap_owner,
-                                .brief = true,
-                                .type = BH_LOCK_WRITE,
-                                .start = BH_PENDING_BYTE,
-                                .end = BH_SHARED_FIRST + BH_SHARED_SIZE - 1};
-    int64_t end = bh_mono_ms() + SWAP_MS;
-    int rc;
-    while ((rc = bh_locks_request(bh_store_locks(l->names), &r)) == EAGAIN && bh_mono_ms() < end)
-        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
-    return rc ? bh_fail(err, rc == EAGAIN ? EBUSY : rc, TITLE " cannot be locked: %s",
-                        strerror(rc == EAGAIN ? EBUSY : rc))
-              : 0;
 }
 
 static void unlock(struct bh_live *l)
 {
     bh_locks_drop_owner(bh_store_locks(l->names), &bh_store_db(l->names)->locks, swap_owner);
+}
+
+/* Nobody reads it meanwhile. As SQLite does it: a writer ends first, then nobody new comes in, then
+ * those inside leave; or readers that take turns would never let it happen. */
+static int lock(struct bh_live *l, struct bh_error *err)
+{
+    static const struct {
+        uint64_t first, last;
+    } steps[] = {{BH_RESERVED_BYTE, BH_RESERVED_BYTE},
+                 {BH_PENDING_BYTE, BH_PENDING_BYTE},
+                 {BH_SHARED_FIRST, BH_SHARED_FIRST + BH_SHARED_SIZE - 1}};
+    int64_t end = bh_mono_ms() + SWAP_MS;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < sizeof steps / sizeof *steps; i++) {
+        struct bh_lock_request r = {.set = &bh_store_db(l->names)->locks,
+                                    .owner = swap_owner,
+                                    .brief = true,
+                                    .type = BH_LOCK_WRITE,
+                                    .start = steps[i].first,
+                                    .end = steps[i].last};
+        while ((rc = bh_locks_request(bh_store_locks(l->names), &r)) == EAGAIN &&
+               bh_mono_ms() < end)
+            nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
+    if (rc == 0)
+        return 0;
+    unlock(l);
+    rc = rc == EAGAIN ? EBUSY : rc;
+    return bh_fail(err, rc, TITLE " cannot be locked: %s", strerror(rc));
 }
 
 static uint32_t above(const unsigned char *a, const unsigned char *b)
@@ -184,7 +165,7 @@ static uint32_t above(const unsigned char *a, const unsigned char *b)
 
 /* A connection that knows the old content must see that this is another one: as
  * live_outrun_counters, but nobody remembers more than what is there now. */
-static int outrun(struct bh_live *l, struct bh_dfile *f)
+static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
 {
     enum { COUNTER = 24, COOKIE = 40, VALID_FOR = 92 }; /* SQLite file format: "database header" */
     unsigned char old[LIVE_HEADER] = {0}, new[LIVE_HEADER] = {0};
@@ -199,28 +180,6 @@ static int outrun(struct bh_live *l, struct bh_dfile *f)
     memcpy(new + VALID_FOR, new + COUNTER, 4);
     rc = bh_dfile_write(f, new, sizeof new, 0);
     return rc ? rc : bh_dfile_sync(f);
-}
-
-static int name_generation(struct bh_live *l, uint64_t generation, struct bh_error *err)
-{
-    char db[32], map[32];
-    struct bh_dfile f;
-    snprintf(db, sizeof db, "db.%" PRIu64, generation);
-    snprintf(map, sizeof map, "map.%" PRIu64, generation);
-    int rc = bh_disk_open_file(l->names_disk, INCOMING, O_RDWR, 0, &f);
-    if (rc == 0) {
-        rc = outrun(l, &f);
-        bh_dfile_close(&f);
-    }
-    if (rc == 0)
-        rc = bh_disk_rename(l->names_disk, INCOMING, db);
-    if (rc == 0)
-        rc = bh_disk_rename(l->names_disk, INCOMING_MAP, map);
-    if (rc == 0)
-        rc = bh_disk_sync_names(l->names_disk);
-    return rc ? bh_fail(err, rc, "the new " TITLE " cannot be stored in %s: %s",
-                        bh_disk_path(l->names_disk), strerror(rc))
-              : 0;
 }
 
 /* The rest of a journal must not be taken for one of the new content's. */
@@ -249,7 +208,8 @@ int live_names_ready(struct bh_live *l, const struct bh_base *base, struct live_
     s->locked = true;
     if ((rc = clear_journal(l)) != 0)
         return bh_fail(err, rc, "the old journal of " TITLE " cannot be emptied: %s", strerror(rc));
-    rc = name_generation(l, st->names_generation + 1, err);
+    rc = live_name_generation(l, l->names_disk, INCOMING, st->names_generation + 1, outrun_counters,
+                              err);
     if (rc == 0)
         rc = bh_store_swap_prepare(l->names, st->names_generation + 1, &s->next, err);
     if (rc)

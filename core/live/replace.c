@@ -77,8 +77,6 @@ static int outrun_counters(struct bh_live *l, struct bh_dfile *f)
     return rc || !changed ? rc : bh_dfile_sync(f);
 }
 
-#define INCOMING_MAP "incoming.map"
-
 static enum bh_block_state state_of(const struct replace_job *j)
 {
     return j->origin ? BH_BLOCK_ABSENT : j->base->is_base ? BH_BLOCK_CLEAN : BH_BLOCK_DIRTY;
@@ -120,26 +118,27 @@ static int prepare_generation(struct replace_job *j, struct bh_error *err)
     if (rc)
         return bh_fail(err, rc, "the new content cannot be stored in %s: %s", bh_disk_path(disk),
                        strerror(rc));
-    rc = live_make_map(disk, INCOMING_MAP, (uint64_t)st.st_size, state_of(j), err);
+    rc = live_make_map(disk, LIVE_INCOMING_MAP, (uint64_t)st.st_size, state_of(j), err);
     return rc ? rc : live_names_prepare(j->live, j->base, err);
 }
 
-static int name_generation(struct replace_job *j, uint64_t generation, struct bh_error *err)
+int live_name_generation(struct bh_live *l, struct bh_disk *disk, const char *incoming,
+                         uint64_t generation, int (*outrun)(struct bh_live *l, struct bh_dfile *f),
+                         struct bh_error *err)
 {
-    struct bh_disk *disk = j->live->dir.disk;
     char db[32], map[32];
     struct bh_dfile f;
     snprintf(db, sizeof db, "db.%" PRIu64, generation);
     snprintf(map, sizeof map, "map.%" PRIu64, generation);
-    int rc = bh_disk_open_file(disk, j->incoming, O_RDWR, 0, &f);
+    int rc = bh_disk_open_file(disk, incoming, O_RDWR, 0, &f);
     if (rc == 0) {
-        rc = outrun_counters(j->live, &f);
+        rc = outrun(l, &f);
         bh_dfile_close(&f);
     }
     if (rc == 0)
-        rc = bh_disk_rename(disk, j->incoming, db);
+        rc = bh_disk_rename(disk, incoming, db);
     if (rc == 0)
-        rc = bh_disk_rename(disk, INCOMING_MAP, map);
+        rc = bh_disk_rename(disk, LIVE_INCOMING_MAP, map);
     if (rc == 0)
         rc = bh_disk_sync_names(disk);
     return rc ? bh_fail(err, rc, "the new content cannot be stored in %s: %s", bh_disk_path(disk),
@@ -198,7 +197,8 @@ static int replace_job(sqlite3 *db, void *arg, struct bh_error *err)
         return bh_fail(err, rc, "the old journal cannot be emptied: %s", strerror(rc));
     struct bh_store_next *next = NULL;
     struct live_names_swap names = {0};
-    rc = name_generation(j, before.generation + 1, err);
+    rc = live_name_generation(l, l->dir.disk, j->incoming, before.generation + 1, outrun_counters,
+                              err);
     if (rc == 0)
         rc = bh_store_swap_prepare(l->store, before.generation + 1, &next, err);
     if (rc == 0)
@@ -242,6 +242,8 @@ int live_make_sparse(struct bh_disk *disk, const char *name, struct bh_origin *o
         rc = bh_dfile_truncate(&f, size);
         if (rc == 0 && len > 0)
             rc = bh_dfile_write(&f, first, len, 0);
+        if (rc == 0)
+            rc = bh_dfile_sync(&f);
         bh_dfile_close(&f);
     }
     return rc ? bh_fail(err, rc, "%s/%s cannot be made: %s", bh_disk_path(disk), name, strerror(rc))

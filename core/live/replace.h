@@ -14,8 +14,14 @@ int live_outrun_counters(struct bh_live *l, unsigned char new[LIVE_HEADER], bool
 /* Whether that header is the one that was given the counters last. */
 bool live_has_last_counters(const struct bh_state *st, const unsigned char header[LIVE_HEADER]);
 void live_set_base(struct bh_state *st, const struct bh_base *b);
+#define LIVE_INCOMING_MAP "incoming.map"
+/* The file `incoming` and LIVE_INCOMING_MAP get the names of that generation, durably, after
+ * `outrun` has changed the header of the first. */
+int live_name_generation(struct bh_live *l, struct bh_disk *disk, const char *incoming,
+                         uint64_t generation, int (*outrun)(struct bh_live *l, struct bh_dfile *f),
+                         struct bh_error *err);
 /* A file of that size with nothing in it but page 1, of the origin (NULL: size is 0); a map that
- * says the same, or that all is in that state. The map is durable then. */
+ * says the same, or that all is in that state. Both are durable then. */
 int live_make_sparse(struct bh_disk *disk, const char *name, struct bh_origin *origin,
                      uint64_t size, struct bh_error *err);
 int live_make_map(struct bh_disk *disk, const char *name, uint64_t size, enum bh_block_state state,

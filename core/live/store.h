@@ -83,6 +83,8 @@ int bh_store_create(struct bh_store *s, enum bh_door door, const char *name, uns
                     struct bh_file **out);
 void bh_file_ref(struct bh_file *f);
 void bh_file_unref(struct bh_file *f);
+/* Whether there is a transaction to roll back from. */
+bool bh_store_has_hot_journal(struct bh_store *s);
 /* Whether a client may remove that file now: -wal and -shm only while one of them has the database
  * EXCLUSIVE, as SQLite does it, or while they hold nothing and nobody has locks. */
 bool bh_store_may_unlink(struct bh_store *s, enum bh_file_kind kind);

@@ -188,6 +188,12 @@ int bh_store_shm(struct bh_store *s, struct bh_file **out)
     return 0;
 }
 
+bool bh_store_has_hot_journal(struct bh_store *s)
+{
+    BH_LOCK_SCOPE(&s->mutex);
+    return s->journal && s->journal->has_magic;
+}
+
 bool bh_store_may_unlink(struct bh_store *s, enum bh_file_kind kind)
 {
     if (kind != BH_FILE_WAL && kind != BH_FILE_SHM)

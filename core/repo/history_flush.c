@@ -33,7 +33,7 @@ static void advance_origin(struct bh_history *h, const struct bh_index_entry *e,
 {
     advance(h, &e->db, BH_DB_NAME, img->db.frozen);
     if (img->names.frozen)
-        advance(h, &e->names, "names.db", img->names.frozen);
+        advance(h, &e->names, BH_NAMES_NAME, img->names.frozen);
 }
 
 /* The base of the live content is that snapshot now. Durable before it counts. */

@@ -80,9 +80,9 @@ static int attach_origin(struct bh_history *h, struct bh_error *err)
     if (rc == 0)
         rc = history_names_root(h, &names, err);
     if (rc == 0 && h->trees && st->base_root[0])
-        rc = history_set_origin(h, &base, err);
+        rc = history_set_origin(h, h->live->store, &base, BH_DB_NAME, err);
     if (rc == 0 && h->trees && st->names_root[0])
-        rc = history_set_names_origin(h, &names, err);
+        rc = history_set_origin(h, h->live->names, &names, BH_NAMES_NAME, err);
     if (rc == 0)
         rc = distrust_clean(h, err);
     if (rc == 0)
@@ -182,9 +182,9 @@ static int adopt(struct bh_history *h, struct bh_load_report *report, struct bh_
     struct bh_state *st = &h->live->dir.state;
     const struct bh_index_entry *e = &h->head.newest;
     if (e->id[0] && strcmp(e->id, st->base_snapshot)) { /* the answer to its flush was lost */
-        int rc = history_set_origin(h, &e->db, err);
+        int rc = history_set_origin(h, h->live->store, &e->db, BH_DB_NAME, err);
         if (rc == 0)
-            rc = history_set_names_origin(h, &e->names, err);
+            rc = history_set_origin(h, h->live->names, &e->names, BH_NAMES_NAME, err);
         if (rc)
             return rc;
         history_set_base(st, e);

@@ -5,7 +5,7 @@
 
 #include "repo/history_private.h"
 
-#define TITLE "names.db"
+#define TITLE BH_NAMES_NAME
 
 /* --- the file store's part --- */
 
@@ -75,16 +75,6 @@ void history_set_names(struct bh_state *st, const struct bh_root *root)
     bh_ref_hex(&root->ref, st->names_root);
     st->names_depth = root->depth;
     st->names_size = root->size;
-}
-
-int history_set_names_origin(struct bh_history *h, const struct bh_root *root, struct bh_error *err)
-{
-    struct bh_origin *o = history_origin(h, root, TITLE);
-    if (!o)
-        return bh_fail(err, ENOMEM, "out of memory");
-    bh_store_set_origin(h->live->names, o);
-    bh_origin_unref(o);
-    return 0;
 }
 
 /* --- other content --- */

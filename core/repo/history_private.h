@@ -65,8 +65,9 @@ void history_new_id(struct bh_history *h, int64_t after_ms, char id[BH_SNAPSHOT_
 /* A new reference; NULL: no memory. */
 struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *root,
                                  const char *what);
-/* Absent content comes from there from now on. */
-int history_set_origin(struct bh_history *h, const struct bh_root *root, struct bh_error *err);
+/* Absent content of s comes from there from now on. */
+int history_set_origin(struct bh_history *h, struct bh_store *s, const struct bh_root *root,
+                       const char *what, struct bh_error *err);
 /* The root that the live content is based on; zero root: nothing. */
 int history_base_root(struct bh_history *h, struct bh_root *root, struct bh_error *err);
 /* Visits what there is in one of two trees and not in the other; a block twice that is another one
@@ -213,11 +214,9 @@ int history_store_image(struct bh_history *h, struct history_image *img, const s
 void history_image_free(struct history_image *img, bool flushed);
 
 /* --- history_names.c --- */
-/* As history_base_root, history_set_base, history_set_origin, of names.db. */
+/* As history_base_root, history_set_base, of names.db. */
 int history_names_root(struct bh_history *h, struct bh_root *root, struct bh_error *err);
 void history_set_names(struct bh_state *st, const struct bh_root *root);
-int history_set_names_origin(struct bh_history *h, const struct bh_root *root,
-                             struct bh_error *err);
 /* What names.db becomes with that root; *differs: it is not that already. out->origin is a
  * reference of the caller's, or NULL. */
 int history_names_base(struct bh_history *h, const struct bh_root *root, struct bh_names_base *out,

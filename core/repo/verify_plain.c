@@ -95,7 +95,7 @@ static int check_branch(struct verify *v, struct verify_branch *b, struct bh_err
         return 0;
     int rc = check_database(v, s, "the database", &s->e.db, &whole, err);
     if (!rc)
-        rc = check_database(v, s, "names.db", &s->e.names, &whole, err);
+        rc = check_database(v, s, BH_NAMES_NAME, &s->e.names, &whole, err);
     b->checked = rc == 0 && whole;
     return rc;
 }

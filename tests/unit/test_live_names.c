@@ -153,13 +153,117 @@ static void test_a_hot_journal_goes_before_the_content(void **state)
     sqlite3_close(c);
 }
 
+/* --- content that is in the bucket only --- */
+
+static struct remote_names {
+    struct bh_origin base;
+    unsigned char bytes[64 << 10];
+    size_t size;
+    int failing; /* errno of what is not page 1 */
+} remote;
+
+static int remote_read(struct bh_origin *o, uint64_t offset, void *buf, size_t len,
+                       struct bh_error *err)
+{
+    (void)o;
+    if (offset > 0 && remote.failing)
+        return bh_fail(err, remote.failing, "the bucket is away");
+    memcpy(buf, remote.bytes + offset, len);
+    return 0;
+}
+
+static void remote_free(struct bh_origin *o)
+{
+    (void)o;
+}
+
+/* A names.db with table t, of 20 rows, for a replacement. */
+static struct bh_names_base elsewhere(void)
+{
+    sqlite3 *c = stock("remote.db");
+    must_sql(c,
+             "PRAGMA page_size=4096; CREATE TABLE t(n INTEGER PRIMARY KEY, fill); WITH RECURSIVE "
+             "i(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM i WHERE n<20) INSERT INTO t SELECT n, "
+             "zeroblob(900) FROM i");
+    sqlite3_close(c);
+    FILE *f = fopen(at("remote.db"), "r");
+    assert_non_null(f);
+    memset(&remote, 0, sizeof remote);
+    remote.size = fread(remote.bytes, 1, sizeof remote.bytes, f);
+    fclose(f);
+    unlink(at("remote.db"));
+    assert_in_range(remote.size, 12288, sizeof remote.bytes - 1);
+    remote.base =
+        (struct bh_origin){.refs = 1, .unit = 4096, .read = remote_read, .free = remote_free};
+    return (struct bh_names_base){.origin = &remote.base, .size = remote.size};
+}
+
+/* Whoever asks for a name hears that the bucket is away, not that a disk is broken. */
+static void test_a_bucket_that_does_not_answer_is_told_from_a_broken_disk(void **state)
+{
+    (void)state;
+    open_live(NULL);
+    struct bh_names_base there = elsewhere();
+    must(bh_live_names_replace(live, &there, ERR));
+    sqlite3 *c = connect_names();
+    remote.failing = ETIMEDOUT;
+    assert_int_not_equal(sql(c, "SELECT sum(length(fill)) FROM t"), SQLITE_OK);
+    assert_int_equal(sqlite3_system_errno(c), ETIMEDOUT);
+    assert_int_equal(bh_sqlite_fail(c, ERR, "t"), ETIMEDOUT);
+    remote.failing = EIO;
+    assert_int_not_equal(sql(c, "SELECT sum(length(fill)) FROM t"), SQLITE_OK);
+    assert_int_equal(bh_sqlite_fail(c, ERR, "t"), EIO);
+    remote.failing = 0;
+    assert_int_equal(number(c, "SELECT sum(length(fill)) FROM t"), 18000);
+    sqlite3_close(c);
+}
+
+/* --- readers that take turns --- */
+
+static atomic_int replaced;
+
+static void *replace_names(void *arg)
+{
+    struct bh_error err;
+    replaced = bh_live_names_replace(live, arg, &err) ? -1 : 1;
+    return NULL;
+}
+
+static void test_readers_that_take_turns_do_not_keep_a_replacement_out(void **state)
+{
+    (void)state;
+    pthread_t thread;
+    open_live(NULL);
+    sqlite3 *a = connect_names(), *b = connect_names();
+    must_sql(a, "CREATE TABLE n(i)");
+    sqlite3_busy_timeout(b, 0);
+    assert_int_equal(number(b, "SELECT count(*) FROM n"), 0);
+    must_sql(a, "BEGIN; SELECT * FROM n");
+    must(pthread_create(&thread, NULL, replace_names, (void *)(uintptr_t)&nothing));
+    int tries = 0; /* the next one is kept waiting, soon */
+    while (sql(b, "SELECT * FROM n") != SQLITE_BUSY && ++tries < 1000)
+        usleep(1000);
+    must_sql(a, "COMMIT");
+    must(pthread_join(thread, NULL));
+    assert_in_range(tries, 0, 999);
+    assert_int_equal(replaced, 1);
+    assert_int_equal(number(b, "SELECT count(*) FROM sqlite_master"), 0);
+    sqlite3_close(a);
+    sqlite3_close(b);
+}
+
 /* --- power cuts --- */
+
+static int system_in_scratch(const char *what)
+{
+    char command[160];
+    snprintf(command, sizeof command, "cd %s && %s", scratch, what);
+    return system(command);
+}
 
 static int cut_power(void)
 {
-    char command[160];
-    snprintf(command, sizeof command, "cd %s && rm -rf found && cp -a shadow found", scratch);
-    return system(command);
+    return system_in_scratch("rm -rf found && cp -a shadow found");
 }
 
 static void cut_function(sqlite3_context *context, int count, sqlite3_value **values)
@@ -179,10 +283,8 @@ static void open_mirrored(int seed)
 
 static void open_found(void)
 {
-    char command[160];
     close_live();
-    snprintf(command, sizeof command, "cd %s && rm -rf state && mv found state", scratch);
-    assert_int_equal(system(command), 0);
+    assert_int_equal(system_in_scratch("rm -rf state && mv found state"), 0);
     reconfigure(NULL);
     open_live(NULL);
 }
@@ -234,6 +336,27 @@ static void test_a_power_cut_shows_the_replacement_or_what_was_there(void **stat
     }
 }
 
+/* Of what comes in the first block is here, and the map says so. */
+static void test_a_power_cut_leaves_what_the_replacement_has_here(void **state)
+{
+    (void)state;
+    for (int seed = 0; seed < 8; seed++) {
+        open_mirrored(seed);
+        struct bh_names_base there = elsewhere();
+        must(bh_live_names_replace(live, &there, ERR));
+        assert_int_equal(cut_power(), 0);
+        open_found();
+        bh_store_set_origin(live->names, &remote.base);
+        must(bh_store_forget_clean(live->names)); /* but for the first block */
+        sqlite3 *c = connect_names();
+        must_be_whole(c);
+        assert_int_equal(number(c, "SELECT count(*) FROM t"), 20);
+        sqlite3_close(c);
+        close_live();
+        assert_int_equal(system_in_scratch("rm -rf state"), 0);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, db_setup, db_teardown)
 
 int main(void)
@@ -244,6 +367,9 @@ int main(void)
         TEST(test_an_open_transaction_holds_a_replacement_up),
         TEST(test_nothing_is_left_over),
         TEST(test_a_hot_journal_goes_before_the_content),
+        TEST(test_a_bucket_that_does_not_answer_is_told_from_a_broken_disk),
+        TEST(test_readers_that_take_turns_do_not_keep_a_replacement_out),
+        TEST(test_a_power_cut_leaves_what_the_replacement_has_here),
         TEST(test_a_power_cut_leaves_whole_commits),
         TEST(test_a_power_cut_shows_the_replacement_or_what_was_there),
     };
