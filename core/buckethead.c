@@ -308,8 +308,10 @@ static void *loop_main(void *arg)
 
 /* --- start and stop --- */
 
-static void tear_down(struct bh *b)
+/* orderly: the end of a mount, rather than of a start that failed. */
+static void tear_down(struct bh *b, bool orderly)
 {
+    struct bh_error err;
     bh_follow_stop(b);
     sqlite3_close_v2(b->connection);
     b->connection = NULL;
@@ -320,6 +322,9 @@ static void tear_down(struct bh *b)
     bh_hydrator_stop(b);
     bh_files_free(b->files);
     b->files = NULL;
+    /* Nobody fetches any more: what is synced here is all there is. */
+    if (orderly && b->history && bh_history_rest(b->history, &err) != 0)
+        bh_log(BH_LOG_WARNING, "%s", err.text);
     bh_live_close(b->live);
     b->live = NULL;
     bh_history_free(b->history); /* what the live database reads from */
@@ -461,7 +466,7 @@ int bh_start(struct bh *b, struct bh_error *err)
         return bh_fail(err, EALREADY, "it is started already");
     int rc = start_parts(b, err);
     if (rc) {
-        tear_down(b);
+        tear_down(b, false);
         return rc;
     }
     set_running(b, true);
@@ -515,8 +520,6 @@ static void let_go(struct bh *b, int64_t deadline)
         return;
     if (bh_history_release(b->history, &call, &err) != 0)
         bh_log(BH_LOG_WARNING, "the branch stays taken until the lease ends: %s", err.text);
-    if (bh_history_rest(b->history, &err) != 0)
-        bh_log(BH_LOG_WARNING, "%s", err.text);
 }
 
 int bh_stop(struct bh *b, struct bh_error *err)
@@ -552,7 +555,7 @@ int bh_stop(struct bh *b, struct bh_error *err)
     if (b->loop_runs)
         pthread_join(b->loop, NULL);
     b->loop_runs = false;
-    tear_down(b);
+    tear_down(b, true);
     b->stopped = true;
     return rc;
 }

@@ -66,17 +66,22 @@ static int64_t hydrate(struct bh *b)
     return rc == EDQUOT ? FULL_MS : RETRY_MS;
 }
 
+/* Each database has its time: that one cannot be fetched does not keep the other waiting. */
 static void *hydrate_main(void *arg)
 {
     struct bh *b = arg;
-    int64_t pause = LOOK_MS;
+    int64_t now = bh_mono_ms(), names_due = now + LOOK_MS, live_due = names_due;
     pthread_setname_np(pthread_self(), "bhfs-hydrate");
-    while (rest(b, pause)) {
-        pause = wants_names(b) ? hydrate_names(b) : LOOK_MS;
-        if (wants_live(b)) {
-            int64_t other = hydrate(b);
-            pause = other > pause ? other : pause;
+    while (rest(b, (names_due < live_due ? names_due : live_due) - now)) {
+        if (bh_mono_ms() >= names_due) {
+            int64_t pause = wants_names(b) ? hydrate_names(b) : LOOK_MS;
+            names_due = bh_mono_ms() + pause;
         }
+        if (bh_mono_ms() >= live_due) {
+            int64_t pause = wants_live(b) ? hydrate(b) : LOOK_MS;
+            live_due = bh_mono_ms() + pause;
+        }
+        now = bh_mono_ms();
     }
     return NULL;
 }

@@ -3,12 +3,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "repo/history_private.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
+#include "util/random.h"
 
 /* Bounds of memory: nodes in the cache; packs under way are bucket.connections of this size. */
 #define NODE_CACHE   (4u << 20)
@@ -145,8 +145,7 @@ const char *history_writer(struct bh_history *h)
     struct bh_state *st = &h->live->dir.state;
     if (!st->writer[0]) {
         unsigned char random[16];
-        if (getrandom(random, sizeof random, 0) != sizeof random)
-            memset(random, (int)bh_mono_ns(), sizeof random);
+        bh_random_bytes(random, sizeof random);
         for (size_t i = 0; i < sizeof random; i++)
             snprintf(st->writer + 2 * i, 3, "%02x", random[i]);
     }
@@ -191,12 +190,13 @@ struct bh_origin *history_origin(struct bh_history *h, const struct bh_root *roo
     return &o->base;
 }
 
-int history_set_origin(struct bh_history *h, const struct bh_root *root, struct bh_error *err)
+int history_set_origin(struct bh_history *h, struct bh_store *s, const struct bh_root *root,
+                       const char *what, struct bh_error *err)
 {
-    struct bh_origin *o = history_origin(h, root, BH_DB_NAME);
+    struct bh_origin *o = history_origin(h, root, what);
     if (!o)
         return bh_fail(err, ENOMEM, "out of memory");
-    bh_store_set_origin(h->live->store, o);
+    bh_store_set_origin(s, o);
     bh_origin_unref(o);
     return 0;
 }

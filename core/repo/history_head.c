@@ -183,8 +183,8 @@ int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh
 int bh_history_release(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
 {
     history_leave_pin(h, call);
-    if (h->read_only || h->fenced || !h->have_head || !h->head.lease.writer[0])
-        return 0;
+    if (h->read_only || h->fenced || !h->have_head || !history_is_own_lease(h, &h->head))
+        return 0; /* not taken: somebody else's that has run out is none of ours to end */
     struct bh_head head = h->head;
     char etag[BH_ETAG_MAX];
     memcpy(etag, h->etag, sizeof etag);

@@ -4,12 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
+#include "util/random.h"
 
 #define CHUNK (1u << 20)
 /* Frozen images broken by large truncations before one is taken that makes the truncation wait
@@ -79,9 +79,8 @@ bool plain_is_passing(int rc)
 /* YYYYMMDDTHHMMSS.mmmZ-8HEX: sorts by time. */
 void plain_format_id(int64_t time_ms, char id[BH_SNAPSHOT_ID_MAX])
 {
-    uint32_t random = 0;
-    if (getrandom(&random, sizeof random, 0) != sizeof random)
-        random = (uint32_t)bh_mono_ns();
+    uint32_t random;
+    bh_random_bytes(&random, sizeof random);
     char when[20], text[64];
     snprintf(text, sizeof text, "%s.%03dZ-%08x", bh_format_stamp(time_ms, when, sizeof when),
              (int)(time_ms % 1000), random);
@@ -265,9 +264,7 @@ static int look(struct bh_plain *p, const char *snapshot, uint64_t size,
 
 static void back_off(int attempt, const struct bh_call *call)
 {
-    uint32_t random = 0;
-    (void)!getrandom(&random, sizeof random, 0);
-    int64_t ms = 1 + (int64_t)(random % (100u << attempt));
+    int64_t ms = bh_jitter_ms(INT64_C(100) << attempt);
     for (int64_t end = bh_mono_ms() + ms; bh_mono_ms() < end;) {
         if (bh_call_check(call, "", NULL))
             return;
