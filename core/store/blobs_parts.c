@@ -300,14 +300,16 @@ static bool may_go(const struct blobs_parts *p, uint64_t unit)
            (unit + BLOBS_NEARBY / BLOBS_UNIT < p->lately || unit > p->lately + ahead);
 }
 
-/* Takes the next run of units, up to `most`, out of the map in memory; returns how many, 0: none.
- */
+/* Takes the next run of units, up to `most`, out of the map in memory; returns how many, 0: none,
+ * or the file has become that of the whole blob. */
 static uint64_t take_run(struct bh_blobs *b, struct blobs_content *c, uint64_t most,
                          uint64_t *first)
 {
     struct blobs_parts *p = c->parts;
     uint64_t n = 0;
     BH_LOCK_SCOPE(&b->mutex);
+    if (c->entry->kind != KIND_PARTS)
+        return 0;
     for (uint64_t seen = 0; seen < p->units && !may_go(p, p->hand); seen++)
         p->hand = (p->hand + 1) % p->units;
     *first = p->hand;
@@ -316,8 +318,7 @@ static uint64_t take_run(struct bh_blobs *b, struct blobs_content *c, uint64_t m
     p->hand = (*first + n) % p->units;
     p->here -= n;
     p->lost += n > 0;
-    if (c->entry->kind == KIND_PARTS)
-        bh_blobs_resize(b, c->entry, p->here * BLOBS_UNIT);
+    bh_blobs_resize(b, c->entry, p->here * BLOBS_UNIT);
     return n;
 }
 
@@ -376,35 +377,46 @@ static int keep_parts(struct bh_blobs *b, struct blobs_content *c, struct bh_err
     return bh_blobs_open_local(b, c, err);
 }
 
-int bh_blobs_check_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err)
+/* With naming, and the parts' file_lock: no unit goes between the look at `all` and the end. */
+static int checked_parts(struct bh_blobs *b, struct blobs_content *c, unsigned lost,
+                         const uint8_t hash[BH_SHA256_LEN], int rc, struct bh_error *err)
 {
-    struct blobs_content *c = f->content;
-    struct blobs_get ask = {.b = b, .fetch = f};
-    uint8_t hash[BH_SHA256_LEN];
-    char is[BH_SHA256_HEX], name[BLOBS_NAME];
-    bh_blobs_name(name, KIND_PARTS, c->entry->hash);
-    pthread_mutex_lock(&b->mutex);
-    unsigned lost = c->parts->lost;
-    pthread_mutex_unlock(&b->mutex);
-    int rc = bh_blobs_hash(c->parts->file.fd, c->size, bh_blobs_fetch_again, &ask, name, hash, err);
-    BH_LOCK_SCOPE(&b->naming);
+    char is[BH_SHA256_HEX], key[BH_KEY_MAX + 1];
     pthread_mutex_lock(&b->mutex);
     c->parts->checking = false;
     bool all = c->parts->here == c->parts->units && c->parts->lost == lost;
     if (c->key)
-        strcpy(ask.key, c->key);
+        strcpy(key, c->key);
     else
-        bh_blobs_key(b, c->entry->hash, ask.key);
+        bh_blobs_key(b, c->entry->hash, key);
     pthread_mutex_unlock(&b->mutex);
     if (rc == ECANCELED || rc == ENOMEM || !all)
         return rc;
-    if (!rc && memcmp(hash, c->entry->hash, sizeof hash) == 0)
+    if (!rc && memcmp(hash, c->entry->hash, BH_SHA256_LEN) == 0)
         return keep_parts(b, c, err);
     bh_sha256_format(hash, is);
     if (!rc)
         bh_fail(err, EIO,
                 "%s in the bucket is damaged: the SHA-256 of its content is %s. An older snapshot "
                 "or a copy of the bucket may have the content",
-                ask.key, is);
+                key, is);
     return reject(b, c, err);
+}
+
+int bh_blobs_check_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err)
+{
+    struct blobs_content *c = f->content;
+    struct blobs_get ask = {.b = b, .fetch = f};
+    uint8_t hash[BH_SHA256_LEN] = {0};
+    char name[BLOBS_NAME];
+    bh_blobs_name(name, KIND_PARTS, c->entry->hash);
+    pthread_mutex_lock(&b->mutex);
+    unsigned lost = c->parts->lost;
+    pthread_mutex_unlock(&b->mutex);
+    int rc = bh_blobs_hash(c->parts->file.fd, c->size, bh_blobs_fetch_again, &ask, name, hash, err);
+    BH_LOCK_SCOPE(&b->naming);
+    pthread_rwlock_rdlock(&c->parts->file_lock);
+    rc = checked_parts(b, c, lost, hash, rc, err);
+    pthread_rwlock_unlock(&c->parts->file_lock);
+    return rc;
 }

@@ -1,6 +1,8 @@
 /* Large blobs: ranges, read-ahead, what is remembered of them, and the check at the end. */
 #include "blobs_fixture.h"
 
+#include "store/blobs_private.h"
+
 static uint8_t hash[BH_SHA256_LEN];
 
 static uint64_t random_state = 12345;
@@ -213,6 +215,24 @@ static void test_parts_give_way_to_the_whole(void **state)
     assert_int_equal(requests(BH_OP_PUT), 1); /* put_object's: it was there */
 }
 
+/* Who makes room may have chosen it while it was parts. */
+static void test_what_is_whole_gets_no_holes(void **state)
+{
+    struct stat st;
+    put_object(1, 20 * MIB, hash);
+    open_blobs(false);
+    struct bh_blob *o = open_blob(hash, 20 * MIB);
+    for (uint64_t done = 0; done < 20 * MIB; done += MIB)
+        must_read(o, 1, done, MIB);
+    eventually(is_there(local('c', hash)));
+    assert_int_equal(bh_blobs_parts_shrink(blobs, o->content, 8 * MIB), 0);
+    assert_int_equal(stat(at(local('c', hash)), &st), 0);
+    assert_true((uint64_t)st.st_blocks * 512 >= 20 * MIB);
+    for (uint64_t done = 0; done < 20 * MIB; done += MIB)
+        must_read(o, 1, done, MIB);
+    bh_blob_close(o);
+}
+
 struct jumper {
     pthread_t thread;
     uint64_t seed;
@@ -273,6 +293,7 @@ int main(void)
         TEST(test_an_object_that_is_replaced_meanwhile),
         TEST(test_a_cut_answer_is_not_used),
         TEST(test_parts_give_way_to_the_whole),
+        TEST(test_what_is_whole_gets_no_holes),
         TEST(test_many_readers_jump),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
