@@ -28,18 +28,13 @@ struct bh_blobs;
 struct bh_blobs_options {
     struct bh_disk *disk; /* of that directory, which is ours alone */
     struct bh_bucket *bucket;
-    const char *prefix; /* "files/"; copied */
-    uint64_t cache_max; /* bytes of c- and r- files; 0: no bound */
-    unsigned parallel;  /* uploads at once, and fetches at once; 1 to 64 */
-    uint64_t part_size; /* of multipart uploads */
-    int64_t forget_ms;  /* see bh_blobs_forget; 0: 30000 */
-    int64_t pause_ms;   /* the first one after an upload that failed; 0: 1000 */
+    const char *prefix;      /* "files/"; copied */
+    uint64_t cache_max;      /* bytes of c- and r- files; 0: no bound */
+    unsigned parallel;       /* uploads at once, and fetches at once; 1 to 64 */
+    uint64_t part_size;      /* of multipart uploads */
+    int64_t pause_ms;        /* the first one after an upload that failed; 0: 1000 */
     int64_t read_timeout_ms; /* a read that the bucket does not answer: ETIMEDOUT */
-    bool read_only;     /* no upload is begun */
-    /* The object is in the bucket now: on a thread of the blobs'. It must not wait for uploads, nor
-     * close. bh_blobs_wait returns after it. */
-    void (*stored)(void *arg, const uint8_t hash[BH_SHA256_LEN], uint64_t size);
-    void *arg;
+    bool read_only;          /* no upload is begun */
 };
 
 /* Takes up what an earlier life left: pending blobs are uploaded (after bh_blobs_start). After a
@@ -53,13 +48,18 @@ void bh_blobs_close(struct bh_blobs *b);
 /* Waiting reads and uploads end soon, and new ones fail with ECANCELED, until it is taken back. */
 void bh_blobs_stop(struct bh_blobs *b, bool stop);
 void bh_blobs_set_cache_max(struct bh_blobs *b, uint64_t max);
-/* For who met ENOSPC while writing a data file: cached blobs of so many bytes and some more are
- * evicted. False: there was nothing that could go; else the write may be tried again. */
+bool bh_blobs_is_full(int rc); /* ENOSPC, EDQUOT */
+/* For who met one of them while writing a data file: cached blobs of so many bytes and some more
+ * are evicted. False: there was nothing that could go; else the write may be tried again. */
 bool bh_blobs_make_room(struct bh_blobs *b, uint64_t bytes);
+/* bh_dfile_write, tried again on a full disk if room for `more` bytes can be made. */
+int bh_blobs_write(struct bh_blobs *b, struct bh_dfile *f, const void *buf, size_t len,
+                   uint64_t offset, uint64_t more);
 
 /* --- data files: d-HEX16, written through bh_dfile (live/disk.h) by the caller --- */
 /* A new, empty one; its number is random and not 0. */
-int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out, struct bh_error *err);
+int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out,
+                   struct bh_error *err);
 int bh_data_open(struct bh_blobs *b, uint64_t number, struct bh_dfile *out); /* ENOENT */
 /* The same, but if the file has become a blob as well, *number becomes that of a copy (the old one
  * stays, for the caller to remove). */
@@ -67,10 +67,7 @@ int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile 
                           struct bh_error *err);
 /* Bytes that it takes on the disk: fewer than its size where it has holes. ENOENT. */
 int bh_data_room(struct bh_blobs *b, uint64_t number, uint64_t *bytes);
-/* Before bh_data_open_to_write: if the data file is the blob `hash` as well, and that is larger than a
- * MiB, in the bucket and not open, it stops being that, so that nothing is copied. */
-void bh_data_let_go(struct bh_blobs *b, uint64_t number, const uint8_t hash[BH_SHA256_LEN]);
-void bh_data_remove(struct bh_blobs *b, uint64_t number);                   /* 0 is fine */
+void bh_data_remove(struct bh_blobs *b, uint64_t number); /* 0 is fine */
 /* Calls fn with each one's number, for the caller to remove what nobody refers to. */
 int bh_data_each(struct bh_blobs *b, void (*fn)(void *arg, uint64_t number), void *arg,
                  struct bh_error *err);
@@ -89,8 +86,9 @@ int bh_blobs_publish(struct bh_blobs *b, const struct bh_dfile *f, uint64_t size
                      const struct bh_call *call, struct bh_error *err);
 /* Syncs of what was published since the last call are shared: until this returns 0 what was
  * published may be lost by a power cut. (bh_blobs_publish itself does not sync: many small files
- * cost one sync together.) Called before a hash goes into an inode. Where a sync fails what it was for
- * counts as unsafe (EIO) until it is uploaded: the kernel may say of a second sync that all is well. */
+ * cost one sync together.) Called before a hash goes into an inode. Where a sync fails what it was
+ * for counts as unsafe (EIO) until it is uploaded: the kernel may say of a second sync that all is
+ * well. */
 int bh_blobs_settle(struct bh_blobs *b, struct bh_error *err);
 
 enum bh_blob_state { BH_BLOB_LOCAL, BH_BLOB_UPLOADING, BH_BLOB_STORED };
@@ -103,15 +101,11 @@ int bh_blobs_link(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], const c
                   int64_t seconds, struct bh_strbuf *url, struct bh_error *err);
 /* All that was published before this call is in the bucket when it returns 0. The first failure of
  * an upload that cannot be repeated ends it: EACCES, ENOSPC, ...; ETIMEDOUT. Uploads that fail are
- * tried again, with pauses, for ever, and at once when this is called, which gives up with the error
- * after `tries` of the same blob. EROFS: read_only. ECANCELED: call, or bh_blobs_stop. Before
+ * tried again, with pauses, for ever, and at once when this is called, which gives up with the
+ * error after `tries` of the same blob. EROFS: read_only. ECANCELED: call, or bh_blobs_stop. Before
  * bh_blobs_start nothing is uploaded, and this waits. */
 int bh_blobs_wait(struct bh_blobs *b, unsigned tries, const struct bh_call *call,
                   struct bh_error *err);
-/* Nobody refers to it any more: a pending upload that has not begun may be left out, the local copy
- * may go. It is not left out while somebody might have published the same and not yet said so in an
- * inode: if it was published more than once, within the last 30 s (forget_ms), or is not settled. */
-void bh_blobs_forget(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN]);
 
 /* --- reading --- */
 struct bh_blob; /* an open blob: keeps what is local of it from being evicted; counted */
@@ -119,8 +113,8 @@ struct bh_blob; /* an open blob: keeps what is local of it from being evicted; c
 int bh_blob_open(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t size,
                  struct bh_blob **out);
 /* An open blob under another key: of a row that upstream put with an object_key of its own. */
-int bh_blob_open_key(struct bh_blobs *b, const char *object_key,
-                     const uint8_t hash[BH_SHA256_LEN], uint64_t size, struct bh_blob **out);
+int bh_blob_open_key(struct bh_blobs *b, const char *object_key, const uint8_t hash[BH_SHA256_LEN],
+                     uint64_t size, struct bh_blob **out);
 /* The same once more, to be closed as well. */
 struct bh_blob *bh_blob_ref(struct bh_blob *o);
 void bh_blob_close(struct bh_blob *o);
@@ -141,7 +135,7 @@ int bh_blob_copy(struct bh_blob *o, struct bh_dfile *f, uint64_t len, const stru
 #define BH_BLOB_WHOLE (8u << 20)
 
 struct bh_blobs_stats {
-    uint64_t pending, pending_bytes;   /* blobs not in the bucket yet, uploading ones among them */
+    uint64_t pending, pending_bytes; /* blobs not in the bucket yet, uploading ones among them */
     uint64_t uploading;
     uint64_t uploaded, uploaded_bytes; /* since the start */
     uint64_t cached_bytes, cache_max, evicted_bytes;

@@ -181,7 +181,7 @@ int bh_blobs_parts_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t of
     return 0;
 }
 
-static int parts_ready(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err)
+static int open_parts(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err)
 {
     BH_LOCK_SCOPE(&b->naming);
     if (c->entry->kind != KIND_NONE && c->entry->kind != KIND_PARTS)
@@ -194,6 +194,14 @@ static int parts_ready(struct bh_blobs *b, struct blobs_content *c, struct bh_er
     BH_LOCK_SCOPE(&b->mutex);
     bh_blobs_check_if_all(b, c);
     return 0;
+}
+
+static int parts_ready(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err)
+{
+    int rc = open_parts(b, c, err);
+    if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, BLOBS_STEP))
+        rc = open_parts(b, c, err);
+    return rc;
 }
 
 /* Sees to it that the first missing unit of the range comes, and waits for it. */

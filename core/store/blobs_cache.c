@@ -2,11 +2,10 @@
 #include "store/blobs_private.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 
 #include "util/cleanup.h"
-#include "util/log.h"
+#include "util/thread.h"
 
 #define ROOM ((uint64_t)8 << 20) /* made on a full disk, beside what is needed */
 
@@ -32,21 +31,12 @@ static struct blobs_entry *take_oldest(struct bh_blobs *b, enum blobs_kind *was,
 static uint64_t evict_one(struct bh_blobs *b)
 {
     enum blobs_kind was;
-    char name[BLOBS_NAME];
     uint64_t bytes;
     BH_LOCK_SCOPE(&b->naming);
     struct blobs_entry *e = take_oldest(b, &was, &bytes);
     if (!e)
         return 0;
-    if (was == KIND_PARTS) {
-        bh_blobs_parts_unlink(b, e->hash);
-    } else {
-        bh_blobs_name(name, was, e->hash);
-        int rc = bh_disk_unlink(b->o.disk, name);
-        if (rc && rc != ENOENT)
-            bh_log(BH_LOG_WARNING, "%s in %s cannot be removed: %s", name, bh_disk_path(b->o.disk),
-                   strerror(rc));
-    }
+    bh_blobs_unlink(b, was, e->hash);
     BH_LOCK_SCOPE(&b->mutex);
     e->pins--;
     bh_blobs_entry_drop(b, e);
@@ -87,6 +77,20 @@ bool bh_blobs_make_room(struct bh_blobs *b, uint64_t bytes)
     return went > 0;
 }
 
+bool bh_blobs_is_full(int rc)
+{
+    return rc == ENOSPC || rc == EDQUOT;
+}
+
+int bh_blobs_write(struct bh_blobs *b, struct bh_dfile *f, const void *buf, size_t len,
+                   uint64_t offset, uint64_t more)
+{
+    int rc = bh_dfile_write(f, buf, len, offset);
+    if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, more))
+        rc = bh_dfile_write(f, buf, len, offset);
+    return rc;
+}
+
 static uint64_t excess(const struct bh_blobs *b)
 {
     return b->cache_max && b->cached_bytes > b->cache_max ? b->cached_bytes - b->cache_max : 0;
@@ -114,11 +118,7 @@ static void *keeper_main(void *arg)
 
 int bh_blobs_keeper_start(struct bh_blobs *b, struct bh_error *err)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&b->keeper, NULL, keeper_main, b);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int rc = bh_thread_start(&b->keeper, keeper_main, b);
     b->has_keeper = rc == 0;
     return rc ? bh_fail(err, rc, "no thread can be started for the cache of files: %s",
                         strerror(rc))

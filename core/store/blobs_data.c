@@ -1,25 +1,14 @@
 /* Data files, and copies from file to file. */
 #include "store/blobs_private.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "util/cleanup.h"
-#include "util/log.h"
-
 #define COPY_STEP ((uint64_t)16 << 20) /* cancel is looked at after so many bytes */
-
-static void name_of(uint64_t number, char name[BLOBS_NAME])
-{
-    snprintf(name, BLOBS_NAME, "d-%016" PRIx64, number);
-}
 
 int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out, struct bh_error *err)
 {
@@ -28,7 +17,7 @@ int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out, s
         uint64_t n = 0;
         while (n == 0)
             bh_random_bytes(&n, sizeof n);
-        name_of(n, name);
+        bh_data_name(name, n);
         int rc = bh_disk_open_file(b->o.disk, name, O_RDWR | O_CREAT | O_EXCL, 0600, out);
         if (rc == EEXIST)
             continue;
@@ -45,7 +34,7 @@ int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out, s
 int bh_data_open(struct bh_blobs *b, uint64_t number, struct bh_dfile *out)
 {
     char name[BLOBS_NAME];
-    name_of(number, name);
+    bh_data_name(name, number);
     return bh_disk_open_file(b->o.disk, name, O_RDWR, 0, out);
 }
 
@@ -53,7 +42,7 @@ int bh_data_room(struct bh_blobs *b, uint64_t number, uint64_t *bytes)
 {
     char name[BLOBS_NAME];
     struct stat st;
-    name_of(number, name);
+    bh_data_name(name, number);
     if (fstatat(bh_disk_dirfd(b->o.disk), name, &st, AT_SYMLINK_NOFOLLOW) != 0)
         return errno;
     *bytes = (uint64_t)st.st_blocks * 512;
@@ -94,71 +83,34 @@ int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile 
     return rc;
 }
 
-/* Whether both names are one file's. */
-static bool are_one(struct bh_blobs *b, const char *name, const char *other)
-{
-    int dir = bh_disk_dirfd(b->o.disk);
-    struct stat x, y;
-    return fstatat(dir, name, &x, AT_SYMLINK_NOFOLLOW) == 0 &&
-           fstatat(dir, other, &y, AT_SYMLINK_NOFOLLOW) == 0 && x.st_ino == y.st_ino;
-}
-
-void bh_data_let_go(struct bh_blobs *b, uint64_t number, const uint8_t hash[BH_SHA256_LEN])
-{
-    char data[BLOBS_NAME], blob[BLOBS_NAME];
-    BH_LOCK_SCOPE(&b->naming);
-    name_of(number, data);
-    bh_blobs_name(blob, KIND_CACHED, hash);
-    if (!are_one(b, data, blob))
-        return;
-    pthread_mutex_lock(&b->mutex);
-    struct blobs_entry *e = bh_blobs_find(b, hash);
-    bool may = e && e->kind == KIND_CACHED && e->pins == 0 && e->bytes > BLOBS_STEP;
-    if (may) {
-        bh_blobs_become(b, e, KIND_NONE, 0);
-        bh_blobs_entry_drop(b, e);
-    }
-    pthread_mutex_unlock(&b->mutex);
-    int rc = may ? bh_disk_unlink(b->o.disk, blob) : 0;
-    if (rc)
-        bh_log(BH_LOG_WARNING, "%s in %s cannot be removed: %s", blob, bh_disk_path(b->o.disk),
-               strerror(rc));
-}
-
 void bh_data_remove(struct bh_blobs *b, uint64_t number)
 {
     char name[BLOBS_NAME];
     if (!number)
         return;
-    name_of(number, name);
-    int rc = bh_disk_unlink(b->o.disk, name);
-    if (rc && rc != ENOENT)
-        bh_log(BH_LOG_WARNING, "the data file %s in %s cannot be removed: %s", name,
-               bh_disk_path(b->o.disk), strerror(rc));
+    bh_data_name(name, number);
+    bh_blobs_unlink_name(b, name);
+}
+
+struct each {
+    void (*fn)(void *arg, uint64_t number);
+    void *arg;
+};
+
+static int one_of_each(void *arg, const char *name)
+{
+    const struct each *e = arg;
+    uint64_t number = bh_data_number(name);
+    if (number)
+        e->fn(e->arg, number);
+    return 0;
 }
 
 int bh_data_each(struct bh_blobs *b, void (*fn)(void *arg, uint64_t number), void *arg,
                  struct bh_error *err)
 {
-    int fd = openat(bh_disk_dirfd(b->o.disk), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-    if (!dir) {
-        int rc = errno;
-        if (fd >= 0)
-            close(fd);
-        return bh_fail(err, rc, "%s cannot be listed: %s", bh_disk_path(b->o.disk), strerror(rc));
-    }
-    errno = 0;
-    for (struct dirent *e; (e = readdir(dir)); errno = 0) {
-        char again[BLOBS_NAME];
-        uint64_t number =
-            e->d_name[0] == 'd' && e->d_name[1] == '-' ? strtoull(e->d_name + 2, NULL, 16) : 0;
-        name_of(number, again);
-        if (number && strcmp(again, e->d_name) == 0)
-            fn(arg, number);
-    }
-    int rc = errno;
-    closedir(dir);
+    struct each e = {fn, arg};
+    int rc = bh_disk_each(b->o.disk, one_of_each, &e);
     return rc ? bh_fail(err, rc, "%s cannot be listed: %s", bh_disk_path(b->o.disk), strerror(rc))
               : 0;
 }

@@ -3,12 +3,12 @@
 #include "store/blobs_private.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "util/cleanup.h"
 #include "util/clock.h"
+#include "util/thread.h"
 
 #define POLL_MS 20 /* how soon a cancelled reader returns */
 
@@ -191,12 +191,8 @@ static void *fetch_main(void *arg)
 /* One more; if that fails those that there are do it all, and with none readers time out. */
 static void start_thread(struct bh_blobs *b)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (pthread_create(&b->fetchers[b->fetcher_count], NULL, fetch_main, b) == 0)
+    if (bh_thread_start(&b->fetchers[b->fetcher_count], fetch_main, b) == 0)
         b->fetcher_count++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* Each is told: a stop that is soon taken back might not be seen. */

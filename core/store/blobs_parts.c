@@ -35,18 +35,6 @@ static uint64_t count_bits(const uint8_t *bits, uint64_t units)
 
 /* --- the files --- */
 
-void bh_blobs_parts_unlink(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN])
-{
-    char name[BLOBS_NAME];
-    bh_blobs_map_name(name, hash);
-    int rc = bh_disk_unlink(b->o.disk, name);
-    bh_blobs_name(name, KIND_PARTS, hash);
-    int other = bh_disk_unlink(b->o.disk, name);
-    if ((rc && rc != ENOENT) || (other && other != ENOENT))
-        bh_log(BH_LOG_WARNING, "%s in %s cannot be removed: %s", name, bh_disk_path(b->o.disk),
-               strerror(rc ? rc : other));
-}
-
 /* Header and bits of a map that may be believed; NULL: none. */
 static uint8_t *load_map(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t *size)
 {
@@ -126,7 +114,7 @@ static int open_files(struct bh_blobs *b, struct blobs_parts *p, const struct bl
     char name[BLOBS_NAME];
     int flags = map ? O_RDWR : O_RDWR | O_CREAT | O_EXCL;
     if (!map) /* an old map would speak of the new file */
-        bh_blobs_parts_unlink(b, c->entry->hash);
+        bh_blobs_unlink(b, KIND_PARTS, c->entry->hash);
     bh_blobs_name(name, KIND_PARTS, c->entry->hash);
     int rc = bh_disk_open_file(b->o.disk, name, flags, 0600, &p->file);
     if (!rc && !map)
@@ -186,7 +174,7 @@ int bh_blobs_parts_open(struct bh_blobs *b, struct blobs_content *c, struct bh_e
     int rc = open_files(b, p, c, map);
     if (rc) {
         bh_blobs_parts_close(p);
-        bh_blobs_parts_unlink(b, c->entry->hash);
+        bh_blobs_unlink(b, KIND_PARTS, c->entry->hash);
     }
     BH_LOCK_SCOPE(&b->mutex);
     bh_blobs_become(b, c->entry, rc ? KIND_NONE : KIND_PARTS, rc ? 0 : p->here * BLOBS_UNIT);
@@ -242,9 +230,7 @@ static int take_range(void *arg, uint64_t at, const void *data, size_t len, stru
     int rc = r->etag[0] ? 0 : same_object(r, err);
     if (rc)
         return rc;
-    rc = bh_dfile_write(&r->parts->file, data, len, at);
-    if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, r->get.end - at))
-        rc = bh_dfile_write(&r->parts->file, data, len, at);
+    rc = bh_blobs_write(b, &r->parts->file, data, len, at, r->get.end - at);
     return rc ? bh_fail(err, rc, "%s cannot be kept in %s: %s", r->get.key, bh_disk_path(b->o.disk),
                         strerror(rc))
               : 0;
@@ -351,7 +337,7 @@ uint64_t bh_blobs_parts_shrink(struct bh_blobs *b, struct blobs_content *c, uint
 static int reject(struct bh_blobs *b, struct blobs_content *c, const struct bh_error *why)
 {
     if (c->entry->kind == KIND_PARTS)
-        bh_blobs_parts_unlink(b, c->entry->hash);
+        bh_blobs_unlink(b, KIND_PARTS, c->entry->hash);
     BH_LOCK_SCOPE(&b->mutex);
     bh_blobs_bad(c, why);
     if (c->entry->kind == KIND_PARTS)
@@ -373,7 +359,7 @@ static int keep_parts(struct bh_blobs *b, struct blobs_content *c, struct bh_err
     pthread_mutex_lock(&b->mutex);
     bh_blobs_become(b, c->entry, KIND_CACHED, c->size);
     pthread_mutex_unlock(&b->mutex);
-    bh_blobs_parts_unlink(b, c->entry->hash); /* the map alone is left */
+    bh_blobs_unlink(b, KIND_PARTS, c->entry->hash); /* the map alone is left */
     return bh_blobs_open_local(b, c, err);
 }
 

@@ -48,11 +48,8 @@ struct blobs_job {                    /* an upload to be done */
     uint64_t number; /* ascending in the order of publishing */
     uint64_t size;
     int64_t due_ms;
-    int64_t published_ms;
-    unsigned attempts;  /* that failed */
-    unsigned published; /* so often; as found at the start: once */
+    unsigned attempts; /* that failed */
     bool uploading;
-    bool stored;   /* only `stored` is still to be told */
     bool expected; /* the object is likely to be there: looked for before it is sent */
     bool checked;  /* its content was hashed by this process */
     bool doubtful; /* the disk failed to sync it: only the bucket makes it safe */
@@ -194,8 +191,7 @@ void bh_blobs_become(struct bh_blobs *b, struct blobs_entry *e, enum blobs_kind 
                      uint64_t bytes);
 void bh_blobs_resize(struct bh_blobs *b, struct blobs_entry *e, uint64_t bytes); /* the same kind */
 void bh_blobs_used(struct bh_blobs *b, struct blobs_entry *e);
-void bh_blobs_unwanted(struct bh_blobs *b, struct blobs_entry *e); /* the next to be evicted */
-void bh_blobs_seen(struct blobs_entry *e);                         /* in the bucket, now */
+void bh_blobs_seen(struct blobs_entry *e); /* in the bucket, now */
 bool bh_blobs_seen_lately(const struct blobs_entry *e);
 void bh_blobs_table_free(struct bh_blobs *b);
 
@@ -203,6 +199,13 @@ void bh_blobs_table_free(struct bh_blobs *b);
 void bh_blobs_name(char name[BLOBS_NAME], enum blobs_kind kind, const uint8_t hash[BH_SHA256_LEN]);
 void bh_blobs_map_name(char name[BLOBS_NAME], const uint8_t hash[BH_SHA256_LEN]);
 void bh_blobs_temp_name(char name[BLOBS_NAME]);
+void bh_data_name(char name[BLOBS_NAME], uint64_t number);
+/* 0: it is no data file's. */
+uint64_t bh_data_number(const char *name);
+/* Removes what is here of that kind, of parts the map first; with naming. KIND_NONE is fine. What
+ * cannot be removed is logged. */
+void bh_blobs_unlink(struct bh_blobs *b, enum blobs_kind kind, const uint8_t hash[BH_SHA256_LEN]);
+void bh_blobs_unlink_name(struct bh_blobs *b, const char *name);
 void bh_blobs_key(const struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN],
                   char key[BH_KEY_MAX + 1]);
 
@@ -214,7 +217,6 @@ int bh_blobs_scan(struct bh_blobs *b, bool recheck, struct bh_error *err);
  * is shorter. */
 int bh_blobs_hash(int fd, uint64_t size, int (*again)(void *arg, struct bh_error *err), void *arg,
                   const char *what, uint8_t hash[BH_SHA256_LEN], struct bh_error *err);
-bool bh_blobs_is_full(int rc); /* ENOSPC, EDQUOT */
 /* [0, len) of fd to f; holes stay holes. ENODATA: fd is shorter. */
 int bh_blobs_copy(int fd, struct bh_dfile *f, uint64_t len, const struct bh_call *call,
                   struct bh_error *err);
@@ -274,8 +276,6 @@ int bh_blobs_parts_open(struct bh_blobs *b, struct blobs_content *c, struct bh_e
 void bh_blobs_parts_close(struct blobs_parts *p);
 int bh_blobs_fetch_range(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
 int bh_blobs_check_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
-/* Removes r-HASH and its map; with naming. */
-void bh_blobs_parts_unlink(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN]);
 /* Reads the header of a map: 0 if it is of this machine's life and of a blob of *size bytes. */
 int bh_blobs_parts_look(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t *bytes);
 /* Lets go of some `want` bytes of parts that are open, not of what is being read. The caller has no

@@ -4,8 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,11 +13,6 @@
 #include "util/io.h"
 
 #define SYNC_ONE_BY_ONE 16 /* more files at once are synced with the whole file system */
-
-bool bh_blobs_is_full(int rc)
-{
-    return rc == ENOSPC || rc == EDQUOT;
-}
 
 struct publishing {
     struct bh_blobs *b;
@@ -141,29 +134,23 @@ static int name_file(struct publishing *p, const char *name)
             p->temp[0] = '\0';
         return rc;
     }
-    snprintf(data, sizeof data, "d-%016" PRIx64, p->take);
+    bh_data_name(data, p->take);
     return bh_disk_link(p->b->o.disk, data, name);
 }
 
-/* What is here of it, of kind `was`, gives way to p-HASH. With naming. */
+/* What was hashed becomes p-HASH; what is here of it, of kind `was`, goes. It may be damaged, which
+ * nobody would notice before it was uploaded. With naming. */
 static int make_pending(struct publishing *p, enum blobs_kind was, struct bh_error *err)
 {
-    struct bh_disk *disk = p->b->o.disk;
-    char name[BLOBS_NAME], old[BLOBS_NAME];
+    char name[BLOBS_NAME];
     bh_blobs_name(name, KIND_PENDING, p->hash);
-    bh_blobs_name(old, was, p->hash);
-    int rc = was == KIND_CACHED ? bh_disk_rename(disk, old, name) : ENOENT;
-    if (rc == ENOENT)
-        rc = name_file(p, name);
+    int rc = name_file(p, name);
     if (rc == EOPNOTSUPP)
         return rc; /* no links here: it is to be copied */
     if (rc)
-        return bh_fail(err, rc, "%s cannot be named in %s: %s", name, bh_disk_path(disk),
+        return bh_fail(err, rc, "%s cannot be named in %s: %s", name, bh_disk_path(p->b->o.disk),
                        strerror(rc));
-    if (was == KIND_UNSURE)
-        bh_disk_unlink(disk, old);
-    if (was == KIND_PARTS)
-        bh_blobs_parts_unlink(p->b, p->hash);
+    bh_blobs_unlink(p->b, was, p->hash);
     return 0;
 }
 
@@ -172,10 +159,8 @@ static int make_pending(struct publishing *p, enum blobs_kind was, struct bh_err
 static bool is_known(struct publishing *p, struct blobs_entry *e)
 {
     struct bh_blobs *b = p->b;
-    if (e->kind == KIND_PENDING) {
-        e->job->published++;
+    if (e->kind == KIND_PENDING)
         return true;
-    }
     if (e->kind != KIND_CACHED || !bh_blobs_seen_lately(e))
         return false;
     bh_blobs_used(b, e);
@@ -209,7 +194,6 @@ static int enter(struct publishing *p, struct bh_error *err)
     } else {
         job->size = p->size;
         job->checked = true;
-        job->published = 1;
         job->expected = was != KIND_NONE;
         bh_blobs_become(b, e, KIND_PENDING, p->size);
         bh_blobs_queue(b, e, bh_take_ptr(job));
@@ -315,7 +299,7 @@ static void doubt(struct bh_blobs *b, uint64_t upto)
 {
     BH_LOCK_SCOPE(&b->mutex);
     for (struct blobs_job *j = b->last_job; j && j->number > b->settled; j = j->before)
-        if (j->number <= upto && !j->stored && !j->doubtful) {
+        if (j->number <= upto && !j->doubtful) {
             j->doubtful = true;
             b->doubtful++;
         }

@@ -159,6 +159,26 @@ int bh_blobs_open_local(struct bh_blobs *b, struct blobs_content *c, struct bh_e
     return 0;
 }
 
+/* The same of who has no lock. What is here only as parts needs no name, and naming may be held for
+ * long. wait false: EAGAIN if it is. */
+static int open_local(struct bh_blobs *b, struct blobs_content *c, bool wait, struct bh_error *err)
+{
+    if (atomic_load(&c->fd) >= 0)
+        return 0;
+    pthread_mutex_lock(&b->mutex);
+    enum blobs_kind kind = c->entry->kind;
+    pthread_mutex_unlock(&b->mutex);
+    if (kind != KIND_PENDING && kind != KIND_CACHED)
+        return EAGAIN;
+    if (wait)
+        pthread_mutex_lock(&b->naming);
+    else if (pthread_mutex_trylock(&b->naming) != 0)
+        return EAGAIN;
+    int rc = bh_blobs_open_local(b, c, err);
+    pthread_mutex_unlock(&b->naming);
+    return rc;
+}
+
 int bh_blob_read_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offset, size_t *out)
 {
     struct bh_blobs *b = o->blobs;
@@ -170,19 +190,11 @@ int bh_blob_read_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offs
         len = (size_t)(o->size - offset);
     if (o->size != c->size)
         return EAGAIN; /* to be told with a sentence */
-    if (atomic_load(&c->fd) < 0) {
-        if (pthread_mutex_trylock(&b->naming) != 0)
-            return EAGAIN;
-        int rc = bh_blobs_open_local(b, c, NULL);
-        pthread_mutex_unlock(&b->naming);
-        if (rc)
-            rc = bh_blobs_parts_at_once(o, buf, len, offset);
-        if (rc || atomic_load(&c->fd) < 0) {
-            *out = rc ? 0 : len;
-            return rc;
-        }
-    }
-    int rc = bh_pread_at_once(c->fd, buf, len, offset, bh_disk_is_memory(b->o.disk));
+    int rc = open_local(b, c, false, NULL);
+    if (rc == 0)
+        rc = bh_pread_at_once(c->fd, buf, len, offset, bh_disk_is_memory(b->o.disk));
+    else
+        rc = bh_blobs_parts_at_once(o, buf, len, offset);
     if (rc == 0)
         *out = len;
     return rc;
@@ -209,9 +221,7 @@ static int take_whole(void *arg, uint64_t at, const void *data, size_t len, stru
 {
     struct whole *w = arg;
     struct bh_blobs *b = w->get.b;
-    int rc = bh_dfile_write(&w->file, data, len, at);
-    if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, w->get.end))
-        rc = bh_dfile_write(&w->file, data, len, at);
+    int rc = bh_blobs_write(b, &w->file, data, len, at, w->get.end);
     if (rc)
         return bh_fail(err, rc, "%s cannot be kept in %s: %s", w->get.key, bh_disk_path(b->o.disk),
                        strerror(rc));
@@ -410,12 +420,7 @@ int bh_blob_read(struct bh_blob *o, void *buf, size_t len, uint64_t offset, size
                        (unsigned long long)o->size, (unsigned long long)c->size);
     for (int tries = 0; tries < LOCAL_TRIES; tries++) {
         bool missing = false, done = false;
-        rc = 0;
-        if (atomic_load(&c->fd) < 0) {
-            pthread_mutex_lock(&b->naming);
-            rc = bh_blobs_open_local(b, c, err);
-            pthread_mutex_unlock(&b->naming);
-        }
+        rc = open_local(b, c, true, err);
         if (rc && rc != EAGAIN)
             return rc;
         if (atomic_load(&c->fd) >= 0) {
@@ -457,9 +462,7 @@ int bh_blob_copy(struct bh_blob *o, struct bh_dfile *f, uint64_t len, const stru
         rc = bh_blob_read(o, buf, n, at, &got, call, err);
         if (rc || atomic_load(&o->content->fd) >= 0)
             continue; /* all is here now */
-        rc = bh_dfile_write(f, buf, n, at);
-        if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, len - at))
-            rc = bh_dfile_write(f, buf, n, at);
+        rc = bh_blobs_write(b, f, buf, n, at, len - at);
         if (rc)
             return bh_fail(err, rc, "content cannot be copied: %s", strerror(rc));
         at += n;

@@ -1,7 +1,6 @@
 /* What an earlier life left in the directory. */
 #include "store/blobs_private.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -10,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "util/array.h"
 #include "util/cleanup.h"
 #include "util/log.h"
 
@@ -29,46 +29,27 @@ struct scan {
     char example[NAME_MAX + 1];
 };
 
-static int digit(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* p-, c-, u-, r-HASH and r-HASH.map. */
 static bool parse(const char *name, enum blobs_kind *kind, uint8_t hash[BH_SHA256_LEN], bool *map)
 {
     static const char letters[] = "pcur";
+    char hex[BH_SHA256_HEX] = "";
     const char *letter = name[0] ? strchr(letters, name[0]) : NULL;
     size_t len = strlen(name);
     *map = len == 2 + 64 + 4 && name[0] == 'r' && strcmp(name + 2 + 64, ".map") == 0;
     if (!letter || name[1] != '-' || (len != 2 + 64 && !*map))
         return false;
-    for (size_t i = 0; i < BH_SHA256_LEN; i++) {
-        int high = digit(name[2 + 2 * i]), low = digit(name[3 + 2 * i]);
-        if (high < 0 || low < 0)
-            return false;
-        hash[i] = (uint8_t)(high << 4 | low);
-    }
+    memcpy(hex, name + 2, 64);
+    if (!bh_sha256_parse(hex, hash))
+        return false;
     *kind = (enum blobs_kind)(KIND_PENDING + (letter - letters));
     return true;
 }
 
-static bool is_data(const char *name)
-{
-    return strncmp(name, "d-", 2) == 0 && strlen(name) == 18 &&
-           strspn(name + 2, "0123456789abcdef") == 16;
-}
-
 static int add(struct scan *s, const struct found *f)
 {
-    if (s->count == s->cap) {
-        size_t cap = s->cap ? 2 * s->cap : 1024;
-        void *more = realloc(s->all, cap * sizeof *s->all);
-        if (!more)
-            return ENOMEM;
-        s->all = more;
-        s->cap = cap;
-    }
+    if (!bh_grow(s->all, s->cap, s->count))
+        return ENOMEM;
     s->all[s->count++] = *f;
     return 0;
 }
@@ -78,15 +59,16 @@ static int64_t ns_of(struct timespec t)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static int look_at(struct scan *s, const char *name)
+static int look_at(void *arg, const char *name)
 {
+    struct scan *s = arg;
     struct bh_disk *disk = s->b->o.disk;
     struct found f = {0};
     struct stat st;
     bool map;
     if (strncmp(name, "t-", 2) == 0)
         return bh_disk_unlink(disk, name);
-    if (is_data(name))
+    if (bh_data_number(name))
         return 0;
     if (fstatat(bh_disk_dirfd(disk), name, &st, AT_SYMLINK_NOFOLLOW) != 0)
         return errno == ENOENT ? 0 : errno;
@@ -104,27 +86,6 @@ static int look_at(struct scan *s, const char *name)
         return rc == ENOENT ? 0 : rc;
     }
     return map ? 0 : add(s, &f);
-}
-
-static int list(struct scan *s)
-{
-    int fd = openat(bh_disk_dirfd(s->b->o.disk), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-    if (!dir) {
-        int rc = errno;
-        if (fd >= 0)
-            close(fd);
-        return rc;
-    }
-    int rc = 0;
-    errno = 0;
-    for (struct dirent *e; !rc && (e = readdir(dir)); errno = 0)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
-            rc = look_at(s, e->d_name);
-    if (!rc)
-        rc = errno;
-    closedir(dir);
-    return rc;
 }
 
 static int by_use(const void *a, const void *b)
@@ -197,7 +158,7 @@ static int take_up(struct scan *s, struct found *f)
     bh_blobs_become(b, e, f->kind, f->size);
     if (job) {
         job->size = f->size;
-        job->published = 1;
+        job->checked = s->recheck;
         bh_blobs_queue(b, e, job);
     }
     return 0;
@@ -206,7 +167,7 @@ static int take_up(struct scan *s, struct found *f)
 int bh_blobs_scan(struct bh_blobs *b, bool recheck, struct bh_error *err)
 {
     struct scan s = {.b = b, .recheck = recheck};
-    int rc = list(&s);
+    int rc = bh_disk_each(b->o.disk, look_at, &s);
     if (!rc && s.count > 0)
         qsort(s.all, s.count, sizeof *s.all, by_use);
     BH_LOCK_SCOPE(&b->naming);

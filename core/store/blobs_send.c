@@ -14,8 +14,6 @@
 #include "util/io.h"
 #include "util/log.h"
 
-#define PART_MIN ((uint64_t)5 << 20)
-
 struct sending {
     struct bh_blobs *b;
     const struct blobs_job *job;
@@ -99,10 +97,8 @@ static int put(struct sending *s, bool if_none_match, struct bh_error *err)
     struct bh_source source = {.size = s->job->size, .data = s->body, .read = read_body, .arg = s};
     struct bh_cond cond = {.if_none_match = true};
     struct bh_transfer how = {.part_size = s->b->o.part_size, .parallel = s->b->o.parallel};
-    if (s->job->size <= s->b->o.part_size || how.part_size < PART_MIN)
-        return bh_bucket_put(s->b->o.bucket, s->key, &source, NULL, if_none_match ? &cond : NULL,
-                             NULL, &s->call, err);
-    return bh_bucket_upload(s->b->o.bucket, s->key, &source, NULL, NULL, &how, NULL, &s->call, err);
+    return bh_bucket_upload(s->b->o.bucket, s->key, &source, NULL, if_none_match ? &cond : NULL,
+                            &how, NULL, &s->call, err);
 }
 
 static bool is_permanent(int rc)

@@ -2,12 +2,14 @@
 #include "store/blobs_private.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "util/clock.h"
+#include "util/log.h"
 
 #define SLOTS_FIRST 1024
 #define DISK_BLOCK  4096u
@@ -30,6 +32,42 @@ void bh_blobs_temp_name(char name[BLOBS_NAME])
     uint64_t random;
     bh_random_bytes(&random, sizeof random);
     snprintf(name, BLOBS_NAME, "t-%016" PRIx64, random);
+}
+
+void bh_data_name(char name[BLOBS_NAME], uint64_t number)
+{
+    snprintf(name, BLOBS_NAME, "d-%016" PRIx64, number);
+}
+
+uint64_t bh_data_number(const char *name)
+{
+    char again[BLOBS_NAME];
+    if (strncmp(name, "d-", 2) != 0)
+        return 0;
+    uint64_t number = strtoull(name + 2, NULL, 16);
+    bh_data_name(again, number);
+    return strcmp(again, name) == 0 ? number : 0;
+}
+
+void bh_blobs_unlink_name(struct bh_blobs *b, const char *name)
+{
+    int rc = bh_disk_unlink(b->o.disk, name);
+    if (rc && rc != ENOENT)
+        bh_log(BH_LOG_WARNING, "%s in %s cannot be removed: %s", name, bh_disk_path(b->o.disk),
+               strerror(rc));
+}
+
+void bh_blobs_unlink(struct bh_blobs *b, enum blobs_kind kind, const uint8_t hash[BH_SHA256_LEN])
+{
+    char name[BLOBS_NAME];
+    if (kind == KIND_NONE)
+        return;
+    if (kind == KIND_PARTS) { /* the map first: it says that the other one is there */
+        bh_blobs_map_name(name, hash);
+        bh_blobs_unlink_name(b, name);
+    }
+    bh_blobs_name(name, kind, hash);
+    bh_blobs_unlink_name(b, name);
 }
 
 void bh_blobs_key(const struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN],
@@ -178,16 +216,6 @@ void bh_blobs_used(struct bh_blobs *b, struct blobs_entry *e)
         unlist(b, e);
         list_newest(b, e);
     }
-}
-
-void bh_blobs_unwanted(struct bh_blobs *b, struct blobs_entry *e)
-{
-    if (!may_go(e->kind) || b->oldest == e)
-        return;
-    unlist(b, e);
-    e->newer = b->oldest;
-    b->oldest->older = e;
-    b->oldest = e;
 }
 
 static uint32_t now_s(void)

@@ -3,20 +3,20 @@
 #include "store/blobs_private.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
+#include "util/random.h"
+#include "util/thread.h"
 
 #define PAUSE_MS        1000 /* the first, after a failure */
 #define PAUSE_MAX_MS    60000
 #define PAUSE_WAITED_MS 4000 /* the longest while somebody waits in bh_blobs_wait */
 #define POLL_MS         20   /* how soon a cancelled wait ends */
-#define FORGET_MS       30000
-#define TROUBLE         3 /* failures in a row: uploads go one by one */
+#define TROUBLE         3    /* failures in a row: uploads go one by one */
 #define NOTHING_TO_DO   INT64_MAX
 
 /* --- the queue; with the mutex --- */
@@ -25,7 +25,6 @@ void bh_blobs_queue(struct bh_blobs *b, struct blobs_entry *e, struct blobs_job 
 {
     job->entry = e;
     job->number = ++b->last_number;
-    job->published_ms = bh_mono_ms();
     job->before = b->last_job;
     *(b->last_job ? &b->last_job->after : &b->first_job) = job;
     b->last_job = job;
@@ -35,10 +34,9 @@ void bh_blobs_queue(struct bh_blobs *b, struct blobs_entry *e, struct blobs_job 
     pthread_cond_signal(&b->to_upload);
 }
 
-/* It is in the bucket, or need not be. */
-static void no_longer_pending(struct bh_blobs *b, struct blobs_job *job)
+/* It is in the bucket. */
+static void remove_job(struct bh_blobs *b, struct blobs_job *job)
 {
-    job->stored = true;
     b->pending--;
     b->pending_bytes -= job->size;
     if (job->doubtful)
@@ -48,10 +46,6 @@ static void no_longer_pending(struct bh_blobs *b, struct blobs_job *job)
     for (struct blobs_waiter *w = b->waiters; w; w = w->next)
         if (w->failing == job->number)
             w->failing = UINT64_MAX;
-}
-
-static void remove_job(struct bh_blobs *b, struct blobs_job *job)
-{
     *(job->before ? &job->before->after : &b->first_job) = job->after;
     *(job->after ? &job->after->before : &b->last_job) = job->before;
     job->entry->job = NULL;
@@ -76,7 +70,7 @@ static struct blobs_job *pick(struct bh_blobs *b, int64_t *until_ms)
         }
     }
     for (struct blobs_job *j = b->first_job; j; j = j->after) {
-        if (j->uploading || j->stored || (j->size > b->o.part_size && b->large_under_way))
+        if (j->uploading || (j->size > b->o.part_size && b->large_under_way))
             continue;
         if (j->due_ms <= now)
             return j;
@@ -91,15 +85,13 @@ static struct blobs_job *pick(struct bh_blobs *b, int64_t *until_ms)
 static int64_t pause_after(const struct bh_blobs *b, unsigned failures, bool permanent)
 {
     int64_t ms = PAUSE_MS;
-    uint32_t random;
     if (b->o.pause_ms > 0)
         ms = b->o.pause_ms;
     int64_t most = b->waiters && !permanent ? PAUSE_WAITED_MS : PAUSE_MAX_MS;
     for (; failures > 1 && ms < most; failures--)
         ms *= 2;
     ms = permanent || ms > most ? most : ms;
-    bh_random_bytes(&random, sizeof random);
-    return ms / 2 + random % (ms / 2 + 1);
+    return bh_jitter_ms(ms);
 }
 
 /* Tells those in bh_blobs_wait: of the oldest job that fails the attempts count. */
@@ -141,6 +133,7 @@ static void note_failure(struct bh_blobs *b, struct blobs_job *job, bool permane
                "%s",
                why->text);
     tell_waiters(b, job, permanent, rc, why);
+    pthread_cond_broadcast(&b->to_upload); /* those who sleep do not know when it is due */
 }
 
 /* p- becomes c-; with naming. u-: where the disk is not to be trusted. */
@@ -159,6 +152,7 @@ static enum blobs_kind rename_stored(struct bh_blobs *b, const struct blobs_job 
     return KIND_NONE;
 }
 
+/* Without locks; the job is gone then. */
 static void note_success(struct bh_blobs *b, struct blobs_job *job, bool unsure)
 {
     struct blobs_entry *e = job->entry;
@@ -170,9 +164,9 @@ static void note_success(struct bh_blobs *b, struct blobs_job *job, bool unsure)
     pthread_mutex_lock(&b->mutex);
     bh_blobs_become(b, e, kind, kind == KIND_NONE ? 0 : job->size);
     bh_blobs_seen(e);
-    no_longer_pending(b, job);
     b->uploaded++;
     b->uploaded_bytes += job->size;
+    remove_job(b, job);
     if (b->failures >= TROUBLE) {
         bh_log(BH_LOG_INFO, "uploads of files succeed again");
         pthread_cond_broadcast(&b->to_upload);
@@ -181,8 +175,6 @@ static void note_success(struct bh_blobs *b, struct blobs_job *job, bool unsure)
     b->pause_ms = 0;
     pthread_mutex_unlock(&b->mutex);
     pthread_mutex_unlock(&b->naming);
-    if (b->o.stored)
-        b->o.stored(b->o.arg, e->hash, job->size);
 }
 
 /* --- the threads --- */
@@ -203,13 +195,14 @@ static void upload_one(struct bh_blobs *b, struct blobs_job *job) /* with the mu
     pthread_mutex_lock(&b->mutex);
     e->pins--;
     b->uploading--;
-    job->uploading = false;
     if (large)
         b->large_under_way = false;
-    if (rc)
+    if (rc) {
+        job->uploading = false;
         note_failure(b, job, permanent, rc, &why);
-    else
-        remove_job(b, job);
+    } else {
+        bh_blobs_entry_drop(b, e);
+    }
     if (large || b->failures >= TROUBLE)
         pthread_cond_broadcast(&b->to_upload);
     if (b->cache_max && b->cached_bytes > b->cache_max) /* it was pinned until now */
@@ -238,15 +231,11 @@ static void *upload_main(void *arg)
 
 int bh_blobs_upload_start(struct bh_blobs *b, struct bh_error *err)
 {
-    sigset_t all, before;
     int rc = 0;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     while (!rc && b->uploader_count < b->o.parallel) {
-        rc = pthread_create(&b->uploaders[b->uploader_count], NULL, upload_main, b);
+        rc = bh_thread_start(&b->uploaders[b->uploader_count], upload_main, b);
         b->uploader_count += !rc;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (b->uploader_count == 0)
         return bh_fail(err, rc, "no thread can be started for uploads: %s", strerror(rc));
     BH_LOCK_SCOPE(&b->mutex);
@@ -265,13 +254,13 @@ void bh_blobs_upload_end(struct bh_blobs *b)
     b->uploader_count = 0;
 }
 
-/* --- looking, waiting, forgetting --- */
+/* --- looking, waiting --- */
 
 enum bh_blob_state bh_blobs_state(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN])
 {
     BH_LOCK_SCOPE(&b->mutex);
     const struct blobs_entry *e = bh_blobs_find(b, hash);
-    if (!e || !e->job || e->job->stored)
+    if (!e || !e->job)
         return BH_BLOB_STORED;
     return e->job->uploading ? BH_BLOB_UPLOADING : BH_BLOB_LOCAL;
 }
@@ -328,40 +317,4 @@ int bh_blobs_wait(struct bh_blobs *b, unsigned tries, const struct bh_call *call
         p = &(*p)->next;
     *p = w.next;
     return rc;
-}
-
-/* Whether nobody can have published it and not yet written that down. */
-static bool may_leave_out(const struct bh_blobs *b, const struct blobs_job *job)
-{
-    int64_t age = b->o.forget_ms > 0 ? b->o.forget_ms : FORGET_MS;
-    return !job->uploading && !job->stored && job->published == 1 && job->entry->pins == 0 &&
-           job->number <= b->settled && bh_mono_ms() - job->published_ms >= age;
-}
-
-void bh_blobs_forget(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN])
-{
-    char name[BLOBS_NAME];
-    BH_LOCK_SCOPE(&b->naming);
-    pthread_mutex_lock(&b->mutex);
-    struct blobs_entry *e = bh_blobs_find(b, hash);
-    struct blobs_job *job = e ? e->job : NULL;
-    bool left_out = job && may_leave_out(b, job);
-    if (e && !job)
-        bh_blobs_unwanted(b, e);
-    if (left_out) {
-        no_longer_pending(b, job);
-        e->pins++; /* to the end of the unlinking */
-        bh_blobs_become(b, e, KIND_NONE, 0);
-    }
-    pthread_mutex_unlock(&b->mutex);
-    if (!left_out)
-        return;
-    bh_blobs_name(name, KIND_PENDING, hash);
-    int rc = bh_disk_unlink(b->o.disk, name);
-    if (rc && rc != ENOENT)
-        bh_log(BH_LOG_WARNING, "%s in %s cannot be removed: %s", name, bh_disk_path(b->o.disk),
-               strerror(rc));
-    BH_LOCK_SCOPE(&b->mutex);
-    e->pins--;
-    remove_job(b, job);
 }

@@ -141,11 +141,9 @@ static int write_locked(struct bh_open *o, const void *buf, size_t len, uint64_t
     if (!files_is_writable(o) && !wait)
         return EAGAIN;
     int rc = files_is_writable(o) ? 0 : files_make_own(o, UINT64_MAX, err);
-    if (rc == 0)
-        rc = bh_dfile_write(&o->data, buf, len, offset);
-    if (rc == ENOSPC && wait && bh_blobs_make_room(o->files->blobs, len))
-        rc = bh_dfile_write(&o->data, buf, len, offset);
-    else if (rc == ENOSPC && !wait)
+    if (rc == 0 && wait)
+        rc = bh_blobs_write(o->files->blobs, &o->data, buf, len, offset, len);
+    else if (rc == 0 && bh_blobs_is_full(rc = bh_dfile_write(&o->data, buf, len, offset)))
         rc = EAGAIN; /* room may be made, which takes a while */
     if (rc == 0)
         files_wrote(o, offset + len);
@@ -216,7 +214,7 @@ static int fill_with_zeros(struct bh_open *o, uint64_t offset, uint64_t len)
         return rc;
     for (rc = 0; rc == 0 && len > 0;) {
         size_t n = len < sizeof zeros ? (size_t)len : sizeof zeros;
-        rc = bh_dfile_write(&o->data, zeros, n, offset);
+        rc = bh_blobs_write(o->files->blobs, &o->data, zeros, n, offset, len);
         offset += n;
         len -= n;
     }

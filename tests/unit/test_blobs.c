@@ -1,21 +1,9 @@
 /* Blobs: published, settled, uploaded, read again. */
 #include "blobs_fixture.h"
 
-static atomic_uint stored_count;
-
-static void count_stored(void *arg, const uint8_t hash[BH_SHA256_LEN], uint64_t size)
-{
-    (void)arg;
-    (void)hash;
-    (void)size;
-    atomic_fetch_add(&stored_count, 1);
-}
-
 static void test_from_file_to_bucket_and_back(void **state)
 {
     uint8_t hash[BH_SHA256_LEN];
-    atomic_store(&stored_count, 0);
-    options.stored = count_stored;
     no_start = true;
     open_blobs(false);
     publish(1, 10000, hash);
@@ -28,7 +16,6 @@ static void test_from_file_to_bucket_and_back(void **state)
     must(bh_blobs_start(blobs, ERR));
     must_store_all();
     assert_int_equal(bh_blobs_state(blobs, hash), BH_BLOB_STORED);
-    assert_int_equal(atomic_load(&stored_count), 1);
     assert_int_equal(stats().uploaded, 1);
     assert_int_equal(stats().uploaded_bytes, 10000);
     assert_true(is_there(local('c', hash)));
@@ -127,6 +114,41 @@ static void test_cached_content_written_again_is_looked_for(void **state)
     publish(5, 5000, hash);
     must_store_all();
     assert_int_equal(requests(BH_OP_PUT), puts);
+}
+
+static void damage(const char *name)
+{
+    int fd = open(at(name), O_WRONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, "\0\0\0\0\0\0\0\0", 8, 0), 8);
+    close(fd);
+}
+
+/* What was hashed is uploaded, not what the cache had of the same name. */
+static void test_a_damaged_file_of_the_cache_is_not_uploaded(void **state)
+{
+    uint8_t hash[BH_SHA256_LEN];
+    open_blobs(false);
+    publish(5, 3 * MIB, hash);
+    must_store_all();
+    for (int copied = 0; copied < 2; copied++) {
+        struct bh_dfile f;
+        close_blobs();
+        damage(local('c', hash));
+        open_blobs(false);
+        must(bh_bucket_delete(bucket, object(hash), NULL, ERR));
+        uint64_t number = make_data(5, 3 * MIB, &f);
+        must(
+            bh_blobs_publish(blobs, &f, 3 * MIB, copied ? 0 : number, NULL, NULL, hash, NULL, ERR));
+        bh_dfile_close(&f);
+        bh_data_remove(blobs, number);
+        must_store_all();
+        must_have_blob(hash, 5, 3 * MIB);
+        close_blobs();
+        assert_int_equal(unlink(at(local('c', hash))), 0);
+        open_blobs(false);
+        must_have_blob(hash, 5, 3 * MIB);
+    }
 }
 
 static void test_large_content_goes_up_in_parts(void **state)
@@ -236,35 +258,6 @@ static void test_a_published_data_file_is_copied_before_it_is_written(void **sta
     must_have_blob(hash, 2, 5000);
 }
 
-static void test_a_large_data_file_that_is_stored_is_written_in_place(void **state)
-{
-    uint8_t hash[BH_SHA256_LEN];
-    struct bh_dfile f;
-    no_start = true;
-    open_blobs(false);
-    uint64_t number = make_data(2, 3 * MIB, &f), same = number;
-    must(bh_blobs_publish(blobs, &f, 3 * MIB, number, NULL, NULL, hash, NULL, ERR));
-    bh_dfile_close(&f);
-    bh_data_let_go(blobs, number, hash); /* not while it is pending */
-    assert_true(is_there(local('p', hash)));
-    must(bh_blobs_start(blobs, ERR));
-    must_store_all();
-    struct bh_blob *o = open_blob(hash, 3 * MIB);
-    bh_data_let_go(blobs, number, hash); /* not while it is open */
-    assert_true(is_there(local('c', hash)));
-    bh_blob_close(o);
-    bh_data_let_go(blobs, number + 1, hash); /* not of another file */
-    assert_true(is_there(local('c', hash)));
-    bh_data_let_go(blobs, number, hash);
-    assert_false(is_there(local('c', hash)));
-    must(bh_data_open_to_write(blobs, &same, &f, ERR));
-    assert_true(same == number);
-    assert_int_equal(bh_dfile_write(&f, "changed", 7, 0), 0);
-    bh_dfile_close(&f);
-    must_have_blob(hash, 2, 3 * MIB); /* from the bucket */
-    assert_int_equal(requests(BH_OP_GET), 1);
-}
-
 /* --- crashes --- */
 
 static void test_pending_blobs_are_uploaded_after_a_crash(void **state)
@@ -282,14 +275,6 @@ static void test_pending_blobs_are_uploaded_after_a_crash(void **state)
         assert_true(is_there(local('c', hash[i])));
     }
     assert_int_equal(requests(BH_OP_PUT), 30);
-}
-
-static void damage(const char *name)
-{
-    int fd = open(at(name), O_WRONLY | O_CLOEXEC);
-    assert_true(fd >= 0);
-    assert_int_equal(pwrite(fd, "\0\0\0\0\0\0\0\0", 8, 0), 8);
-    close(fd);
 }
 
 static void test_after_a_power_cut_damaged_pending_blobs_go(void **state)
@@ -383,39 +368,6 @@ static void test_settled_is_there_after_a_power_cut(void **state)
     assert_in_range(stats().pending, 40, 60);
 }
 
-/* --- nobody wants it any more --- */
-
-static void test_forgotten_content_is_not_uploaded(void **state)
-{
-    uint8_t once[BH_SHA256_LEN], twice[BH_SHA256_LEN], late[BH_SHA256_LEN];
-    no_start = true;
-    options.forget_ms = 100;
-    open_blobs(false);
-    publish(1, 5000, once);
-    publish(2, 5000, twice);
-    publish(2, 5000, twice);
-    bh_blobs_forget(blobs, once); /* too early: not settled, too young */
-    usleep(110000);
-    bh_blobs_forget(blobs, once);
-    assert_true(is_there(local('p', once)));
-    must(bh_blobs_settle(blobs, ERR));
-    publish(3, 5000, late);
-    must(bh_blobs_settle(blobs, ERR));
-    bh_blobs_forget(blobs, once);
-    bh_blobs_forget(blobs, late);
-    bh_blobs_forget(blobs, twice); /* the other publisher may still want it */
-    assert_false(is_there(local('p', once)));
-    assert_true(is_there(local('p', twice)));
-    assert_true(is_there(local('p', late)));
-    assert_int_equal(stats().pending, 2);
-    must(bh_blobs_start(blobs, ERR));
-    must_store_all();
-    must_lack(bucket, object(once));
-    publish(1, 5000, once);
-    must_store_all();
-    must(bh_bucket_head(bucket, object(once), NULL, NULL, ERR));
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -425,19 +377,18 @@ int main(void)
         TEST(test_what_another_one_uploaded_is_not_sent_again),
         TEST(test_a_damaged_object_is_replaced),
         TEST(test_cached_content_written_again_is_looked_for),
+        TEST(test_a_damaged_file_of_the_cache_is_not_uploaded),
         TEST(test_large_content_goes_up_in_parts),
         TEST(test_content_that_changes_is_not_published),
         TEST(test_a_copy_is_not_changed_by_later_writes),
         TEST(test_holes_stay_holes_in_a_copy),
         TEST(test_a_published_data_file_is_copied_before_it_is_written),
-        TEST(test_a_large_data_file_that_is_stored_is_written_in_place),
         TEST(test_pending_blobs_are_uploaded_after_a_crash),
         TEST(test_after_a_power_cut_damaged_pending_blobs_go),
         TEST(test_after_a_power_cut_the_cache_is_not_believed),
         TEST(test_what_is_damaged_here_is_not_uploaded),
         TEST(test_temporary_files_go_and_foreign_ones_stay),
         TEST(test_settled_is_there_after_a_power_cut),
-        TEST(test_forgotten_content_is_not_uploaded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -93,19 +93,6 @@ static void test_the_order_survives_a_restart(void **state)
     assert_true(is_there(local('c', hash[0])) && is_there(local('c', hash[1])));
 }
 
-static void test_forgotten_content_goes_first(void **state)
-{
-    options.cache_max = 0;
-    fill(3, 8 * KIB);
-    open_blobs(false);
-    for (unsigned i = 0; i < 3; i++)
-        must_have_blob(hash[i], i, 8 * KIB);
-    bh_blobs_forget(blobs, hash[2]);
-    bh_blobs_set_cache_max(blobs, 16 * KIB);
-    eventually(stats().cached_bytes <= 16 * KIB);
-    assert_false(is_there(local('c', hash[2])));
-}
-
 /* A blob that is larger than the cache, read while it is open. */
 static void test_a_large_blob_in_a_small_cache(void **state)
 {
@@ -158,7 +145,6 @@ int main(void)
         TEST(test_what_is_open_stays),
         TEST(test_what_is_pending_stays),
         TEST(test_the_order_survives_a_restart),
-        TEST(test_forgotten_content_goes_first),
         TEST(test_a_large_blob_in_a_small_cache),
         TEST(test_memory_for_a_cached_blob),
     };
