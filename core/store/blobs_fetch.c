@@ -130,6 +130,8 @@ static int work(struct bh_blobs *b, struct blobs_fetch *f)
         return bh_blobs_fetch_whole(b, f, &f->error);
     case FETCH_RANGE:
         return bh_blobs_fetch_range(b, f, &f->error);
+    case FETCH_MEMORY:
+        return bh_blobs_fetch_memory(b, f, &f->error);
     case FETCH_CHECK_UNSURE:
         return bh_blobs_check_unsure(b, f, &f->error);
     case FETCH_CHECK_PARTS:

@@ -367,7 +367,7 @@ static int keep_parts(struct bh_blobs *b, struct blobs_content *c, struct bh_err
 static int checked_parts(struct bh_blobs *b, struct blobs_content *c, unsigned lost,
                          const uint8_t hash[BH_SHA256_LEN], int rc, struct bh_error *err)
 {
-    char is[BH_SHA256_HEX], key[BH_KEY_MAX + 1];
+    char key[BH_KEY_MAX + 1];
     pthread_mutex_lock(&b->mutex);
     c->parts->checking = false;
     bool all = c->parts->here == c->parts->units && c->parts->lost == lost;
@@ -378,15 +378,9 @@ static int checked_parts(struct bh_blobs *b, struct blobs_content *c, unsigned l
     pthread_mutex_unlock(&b->mutex);
     if (rc == ECANCELED || rc == ENOMEM || !all)
         return rc;
-    if (!rc && memcmp(hash, c->entry->hash, BH_SHA256_LEN) == 0)
-        return keep_parts(b, c, err);
-    bh_sha256_format(hash, is);
     if (!rc)
-        bh_fail(err, EIO,
-                "%s in the bucket is damaged: the SHA-256 of its content is %s. An older snapshot "
-                "or a copy of the bucket may have the content",
-                key, is);
-    return reject(b, c, err);
+        rc = bh_blobs_compare(c, key, hash, err);
+    return rc ? reject(b, c, err) : keep_parts(b, c, err);
 }
 
 int bh_blobs_check_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err)

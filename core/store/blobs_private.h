@@ -79,6 +79,7 @@ struct blobs_content { /* a blob that is open, once for all who have opened it *
 enum blobs_fetch_what {
     FETCH_WHOLE,        /* the object, into c- */
     FETCH_RANGE,        /* units of it, into parts */
+    FETCH_MEMORY,       /* units of it, or all of a small one, into memory */
     FETCH_CHECK_UNSURE, /* no request: a u- file becomes c- */
     FETCH_CHECK_PARTS,  /* no request: parts that are all here become c- */
 };
@@ -178,6 +179,10 @@ struct bh_blobs {
     pthread_cond_t to_fetch;
     pthread_t fetchers[BLOBS_PARALLEL_MAX];
     unsigned fetcher_count, fetchers_idle, fetching_ahead;
+    /* while the disk is full */
+    int64_t full_ms; /* when it was found to be; 0: never */
+    struct blobs_piece *pieces;
+    uint64_t pieces_bytes;
 };
 
 /* --- blobs_table.c: entries; with the mutex --- */
@@ -268,6 +273,9 @@ void bh_blobs_content_drop(struct bh_blobs *b, struct blobs_content *c);
 int bh_blobs_open_local(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err);
 /* The object's content is not its name's: kept in the content, and logged. With the mutex. */
 void bh_blobs_bad(struct blobs_content *c, const struct bh_error *why);
+/* Whether what was hashed is what the name says: 0, or EIO with a sentence about the object. */
+int bh_blobs_compare(const struct blobs_content *c, const char *key,
+                     const uint8_t hash[BH_SHA256_LEN], struct bh_error *err);
 int bh_blobs_fetch_whole(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
 int bh_blobs_check_unsure(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
 
@@ -291,6 +299,18 @@ int bh_blobs_parts_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t of
 void bh_blobs_parts_free(struct blobs_parts *p, uint64_t first, uint64_t count);
 /* If all is here it is to be hashed; with the mutex. */
 void bh_blobs_check_if_all(struct bh_blobs *b, struct blobs_content *c);
+
+/* --- blobs_memory.c: reading while the disk is full --- */
+/* Found so a moment ago; with the mutex. */
+bool bh_blobs_disk_is_full(struct bh_blobs *b);
+void bh_blobs_note_full(struct bh_blobs *b);
+/* As bh_blob_read, but nothing is kept on the disk. All of len is within the blob. */
+int bh_blobs_memory_read(struct bh_blob *o, void *buf, size_t len, uint64_t offset,
+                         int64_t since_ms, const struct bh_call *call, bool *missing,
+                         struct bh_error *err);
+int bh_blobs_fetch_memory(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
+/* What there is of a content goes; with the mutex. */
+void bh_blobs_memory_drop(struct bh_blobs *b, const struct blobs_content *c);
 
 /* --- blobs_cache.c --- */
 int bh_blobs_keeper_start(struct bh_blobs *b, struct bh_error *err);

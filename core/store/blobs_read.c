@@ -86,6 +86,7 @@ void bh_blobs_content_drop(struct bh_blobs *b, struct blobs_content *c)
         close(c->fd);
     if (c->parts)
         bh_blobs_parts_close(c->parts);
+    bh_blobs_memory_drop(b, c);
     free(c->key);
     free(c->bad);
     free(c);
@@ -229,19 +230,24 @@ static int take_whole(void *arg, uint64_t at, const void *data, size_t len, stru
     return 0;
 }
 
-static int check_whole(struct whole *w, struct bh_error *err)
+int bh_blobs_compare(const struct blobs_content *c, const char *key,
+                     const uint8_t hash[BH_SHA256_LEN], struct bh_error *err)
 {
-    struct blobs_content *c = w->get.fetch->content;
-    uint8_t hash[BH_SHA256_LEN];
     char is[BH_SHA256_HEX];
-    bh_sha256_raw(w->hash, hash);
-    if (memcmp(hash, c->entry->hash, sizeof hash) == 0)
+    if (memcmp(hash, c->entry->hash, BH_SHA256_LEN) == 0)
         return 0;
     bh_sha256_format(hash, is);
     return bh_fail(err, EIO,
                    "%s in the bucket is damaged: the SHA-256 of its content is %s. An older "
                    "snapshot or a copy of the bucket may have the content",
-                   w->get.key, is);
+                   key, is);
+}
+
+static int check_whole(struct whole *w, struct bh_error *err)
+{
+    uint8_t hash[BH_SHA256_LEN];
+    bh_sha256_raw(w->hash, hash);
+    return bh_blobs_compare(w->get.fetch->content, w->get.key, hash, err);
 }
 
 /* The file of temp becomes c-HASH, unless something is here by now. */
@@ -377,14 +383,26 @@ static int fetch_for(struct bh_blob *o, void *buf, size_t len, uint64_t offset, 
 {
     struct bh_blobs *b = o->blobs;
     struct blobs_content *c = o->content;
-    pthread_mutex_lock(&b->mutex); /* it changes while neither lock is held */
-    enum blobs_kind kind = c->entry->kind;
+    pthread_mutex_lock(&b->mutex);
+    enum blobs_kind kind = c->entry->kind; /* changes while neither lock is held */
+    bool full = bh_blobs_disk_is_full(b);
     pthread_mutex_unlock(&b->mutex);
-    if (c->size <= BH_BLOB_WHOLE || kind == KIND_UNSURE)
-        return wait_for_whole(o, since_ms, call, missing, err);
-    int rc = bh_blobs_parts_read(o, buf, len, offset, since_ms, call, missing, err);
+    if (kind == KIND_PENDING || kind == KIND_CACHED)
+        return 0;
+    int rc = ENOSPC;
+    if (kind == KIND_UNSURE || (!full && c->size <= BH_BLOB_WHOLE)) {
+        rc = wait_for_whole(o, since_ms, call, missing, err);
+    } else if (!full) {
+        rc = bh_blobs_parts_read(o, buf, len, offset, since_ms, call, missing, err);
+        *done = rc == 0;
+    }
+    if (!bh_blobs_is_full(rc))
+        return rc == EAGAIN ? 0 : rc;
+    if (!full)
+        bh_blobs_note_full(b);
+    rc = bh_blobs_memory_read(o, buf, len, offset, since_ms, call, missing, err);
     *done = rc == 0;
-    return rc == EAGAIN ? 0 : rc;
+    return rc;
 }
 
 static int read_local(struct bh_blob *o, void *buf, size_t len, uint64_t offset,

@@ -152,6 +152,20 @@ static enum blobs_kind rename_stored(struct bh_blobs *b, const struct blobs_job 
     return KIND_NONE;
 }
 
+/* No thread works on it any more; with the mutex. */
+static void leave(struct bh_blobs *b, struct blobs_job *job)
+{
+    job->uploading = false;
+    job->entry->pins--;
+    b->uploading--;
+    if (job->size > b->o.part_size) {
+        b->large_under_way = false;
+        pthread_cond_broadcast(&b->to_upload);
+    }
+    if (b->cache_max && b->cached_bytes > b->cache_max) /* it was pinned until now */
+        pthread_cond_signal(&b->crowded);
+}
+
 /* Without locks; the job is gone then. */
 static void note_success(struct bh_blobs *b, struct blobs_job *job, bool unsure)
 {
@@ -166,6 +180,7 @@ static void note_success(struct bh_blobs *b, struct blobs_job *job, bool unsure)
     bh_blobs_seen(e);
     b->uploaded++;
     b->uploaded_bytes += job->size;
+    leave(b, job);
     remove_job(b, job);
     if (b->failures >= TROUBLE) {
         bh_log(BH_LOG_INFO, "uploads of files succeed again");
@@ -182,31 +197,20 @@ static void note_success(struct bh_blobs *b, struct blobs_job *job, bool unsure)
 static void upload_one(struct bh_blobs *b, struct blobs_job *job) /* with the mutex */
 {
     struct bh_error why = {0};
-    bool permanent = false, unsure = false, large = job->size > b->o.part_size;
-    struct blobs_entry *e = job->entry;
+    bool permanent = false, unsure = false;
     job->uploading = true;
+    job->entry->pins++;
     b->uploading++;
-    b->large_under_way |= large;
-    e->pins++;
+    b->large_under_way |= job->size > b->o.part_size;
     pthread_mutex_unlock(&b->mutex);
     int rc = bh_blobs_send(b, job, &permanent, &unsure, &why);
     if (!rc)
         note_success(b, job, unsure);
     pthread_mutex_lock(&b->mutex);
-    e->pins--;
-    b->uploading--;
-    if (large)
-        b->large_under_way = false;
     if (rc) {
-        job->uploading = false;
+        leave(b, job);
         note_failure(b, job, permanent, rc, &why);
-    } else {
-        bh_blobs_entry_drop(b, e);
     }
-    if (large || b->failures >= TROUBLE)
-        pthread_cond_broadcast(&b->to_upload);
-    if (b->cache_max && b->cached_bytes > b->cache_max) /* it was pinned until now */
-        pthread_cond_signal(&b->crowded);
 }
 
 static void *upload_main(void *arg)

@@ -216,12 +216,8 @@ static void test_a_full_disk(void **state)
     for (unsigned i = 0; i < 3; i++)
         publish(10 + i, MIB, cached[i]);
     must_store_all();
-    struct bh_blob *o = open_blob(big, 6 * MIB);
-    char buf[10];
-    size_t got;
-    must_fail_saying(bh_blob_read(o, buf, 10, 0, &got, NULL, ERR), ENOSPC);
-    must_say("cannot be kept in");
-    bh_blob_close(o);
+    must_have_blob(big, 9, 6 * MIB); /* from memory */
+    assert_true(log_has("is full: what is read is not kept there"));
     assert_int_equal(stats().cached_bytes, 0); /* all was tried */
     char command[128];
     snprintf(command, sizeof command, "! ls %s | grep -q ^t-", at("state"));
@@ -236,6 +232,56 @@ static void test_a_full_disk(void **state)
     publish(2, 3 * MIB / 2, hash);
     must_have_blob(hash, 2, 3 * MIB / 2);
     must_store_all();
+    leave_small_disk();
+}
+
+static void fill_disk(struct bh_dfile *f)
+{
+    char *mib = calloc(1, MIB);
+    uint64_t number, end = 0;
+    must(bh_data_create(blobs, &number, f, ERR));
+    for (size_t n = MIB; n > 0;) {
+        if (bh_dfile_write(f, mib, n, end) == 0)
+            end += n;
+        else
+            n /= 2;
+    }
+    free(mib);
+}
+
+/* What cannot be kept is read all the same, whole and in ranges. */
+static void test_reading_on_a_full_disk(void **state)
+{
+    uint8_t small[BH_SHA256_LEN], large[BH_SHA256_LEN], wrong[BH_SHA256_LEN];
+    struct bh_dfile f;
+    char buf[10];
+    size_t got;
+    if (!small_disk())
+        skip();
+    put_object(1, 100, small);
+    put_object(2, 64 * MIB + 5, large);
+    put_object(4, 5000, wrong);
+    put_object(3, 5000, hash);
+    must(bh_bucket_copy(bucket, object(wrong), object(hash), NULL, NULL, NULL, ERR));
+    open_blobs(false);
+    fill_disk(&f);
+    must_have_blob(small, 1, 100);
+    uint64_t gets = requests(BH_OP_GET);
+    must_have_blob(large, 2, 64 * MIB + 5);
+    assert_true(requests(BH_OP_GET) - gets <= 66); /* a piece is asked for once */
+    struct bh_blob *o = open_blob(large, 64 * MIB + 5);
+    must_read(o, 2, 3 * MIB - 100, 200);
+    must_read(o, 2, 64 * MIB - 5, 10);
+    bh_blob_close(o);
+    o = open_blob(hash, 5000);
+    must_fail_saying(bh_blob_read(o, buf, 10, 0, &got, NULL, ERR), EIO);
+    must_say("is damaged: the SHA-256 of its content is");
+    bh_blob_close(o);
+    assert_int_equal(bh_dfile_truncate(&f, 0), 0);
+    bh_dfile_close(&f);
+    usleep(5100000); /* then the disk is tried again */
+    must_have_blob(small, 1, 100);
+    assert_true(is_there(local('c', small)));
     leave_small_disk();
 }
 
@@ -258,7 +304,8 @@ static void test_the_cache_gives_way_to_what_is_written(void **state)
     leave_small_disk();
 }
 
-/* The kernel may say after a failed sync that the next one went well: only an upload makes it so. */
+/* The kernel may say after a failed sync that the next one went well: only an upload makes it so.
+ */
 static void test_a_failed_sync_is_not_made_up_for_by_another(void **state)
 {
     make_mirror_small();
@@ -296,6 +343,7 @@ int main(void)
         TEST(test_read_only_uploads_nothing),
         TEST(test_a_bad_day),
         TEST(test_a_full_disk),
+        TEST(test_reading_on_a_full_disk),
         TEST(test_the_cache_gives_way_to_what_is_written),
         TEST(test_a_failed_sync_is_not_made_up_for_by_another),
     };
