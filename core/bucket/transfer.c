@@ -367,12 +367,19 @@ static int upload_parts(struct upload *u, const struct bh_meta *meta, unsigned p
     return rc;
 }
 
-bool bh_bucket_can_assemble(struct bh_bucket *b, const struct bh_cond *cond)
+static bool can_copy(struct bh_bucket *b, const struct bh_cond *cond, bool if_match)
 {
-    unsigned needed = BH_CAP_PART_COPY | BH_CAP_PART_COPY_IF_MATCH;
+    unsigned needed = BH_CAP_PART_COPY;
+    if (if_match)
+        needed |= BH_CAP_PART_COPY_IF_MATCH;
     if (cond && (cond->if_match || cond->if_none_match))
         needed |= BH_CAP_MP_COND;
     return (bh_bucket_caps(b) & needed) == needed;
+}
+
+bool bh_bucket_can_assemble(struct bh_bucket *b, const struct bh_cond *cond)
+{
+    return can_copy(b, cond, true);
 }
 
 int bh_bucket_upload(struct bh_bucket *b, const char *key, const struct bh_source *src,
@@ -405,7 +412,7 @@ int bh_bucket_upload(struct bh_bucket *b, const char *key, const struct bh_sourc
         return bh_fail(err, ENOMEM, "out of memory while uploading %s", key ? key : "");
     u->src = src;
     u->cond = cond;
-    u->reuse = how->reuse && bh_bucket_can_assemble(b, cond) ? how->reuse : NULL;
+    u->reuse = how->reuse && can_copy(b, cond, how->reuse->etag) ? how->reuse : NULL;
     team_init(&u->team, b, key, call);
     pthread_mutex_init(&u->source, NULL);
     rc = upload_plan(&u->team, src->size, how->part_size, err);

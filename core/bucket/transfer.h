@@ -8,7 +8,8 @@
 /* An object in the bucket that has some of a body's bytes at the same places: parts that lie wholly
  * in those are copied there by the store instead of sent. Each copy is on condition that the object
  * still has that ETag. Ignored where the store lacks BH_CAP_PART_COPY_IF_MATCH, and where the body
- * goes up as one put. */
+ * goes up as one put. etag NULL: the object never changes, so there is no condition and it takes
+ * BH_CAP_PART_COPY alone. */
 struct bh_reuse {
     const char *key, *etag;
     bool (*has)(const void *arg, uint64_t offset, uint64_t length); /* any thread */

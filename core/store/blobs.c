@@ -41,6 +41,7 @@ static void read_boot(struct bh_blobs *b)
 static void destroy(struct bh_blobs *b)
 {
     bh_blobs_table_free(b);
+    bh_blobs_edits_free(b);
     pthread_cond_destroy(&b->crowded);
     pthread_cond_destroy(&b->to_upload);
     pthread_cond_destroy(&b->uploaded_one);

@@ -68,21 +68,29 @@ int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile 
 /* Bytes that it takes on the disk: fewer than its size where it has holes. ENOENT. */
 int bh_data_room(struct bh_blobs *b, uint64_t number, uint64_t *bytes);
 void bh_data_remove(struct bh_blobs *b, uint64_t number); /* 0 is fine */
+/* Edits of large files. What the data file has now is the first `common` bytes of that blob,
+ * checked; once it is published, only what changed since is sent. Not remembered beyond this
+ * process. */
+void bh_data_is_copy(struct bh_blobs *b, uint64_t number, const uint8_t hash[BH_SHA256_LEN],
+                     uint64_t size, uint64_t common);
+/* Before [offset, end) of any data file is written, and before one is cut. Quick. */
+void bh_data_changes(struct bh_blobs *b, uint64_t number, uint64_t offset, uint64_t end);
+void bh_data_shrinks(struct bh_blobs *b, uint64_t number, uint64_t size);
 /* Calls fn with each one's number, for the caller to remove what nobody refers to. */
 int bh_data_each(struct bh_blobs *b, void (*fn)(void *arg, uint64_t number), void *arg,
                  struct bh_error *err);
 
 /* --- publishing --- */
-/* The first `size` bytes of f become a blob: hashed, p-HASH unless it is known to be here
- * or in the bucket already; queued for upload. take: f is the data file of that number, and nobody
- * writes to it until this returns: it gets p-HASH as a second name, d-HEX16 stays (until
- * bh_data_remove), so that a crash in between loses nothing; whoever opens a data file to write it,
- * and finds that it has two names, copies it first (bh_data_open_to_write). take 0: a copy is made.
- * still (may be NULL) is asked every MiB and at the end, before the blob gets its name: false ends
- * it with ESTALE, and nothing has happened. The empty content is a blob, too, but never stored nor
- * uploaded. Sleeps as long as it takes. ENOSPC, ECANCELED (call). */
-int bh_blobs_publish(struct bh_blobs *b, const struct bh_dfile *f, uint64_t size, uint64_t take,
-                     bool (*still)(void *arg), void *arg, uint8_t hash[BH_SHA256_LEN],
+/* The first `size` bytes of f, the data file of that number, become a blob: hashed, p-HASH unless
+ * it is known to be here or in the bucket already; queued for upload. Nobody writes to it until
+ * this returns. take: it gets p-HASH as a second name, d-HEX16 stays (until bh_data_remove), so
+ * that a crash in between loses nothing; whoever opens a data file to write it, and finds that it
+ * has two names, copies it first (bh_data_open_to_write). Else a copy is made. still (may be NULL)
+ * is asked every MiB and at the end, before the blob gets its name: false ends it with ESTALE, and
+ * nothing has happened. The empty content is a blob, too, but never stored nor uploaded. Sleeps as
+ * long as it takes. ENOSPC, ECANCELED (call). */
+int bh_blobs_publish(struct bh_blobs *b, const struct bh_dfile *f, uint64_t size, uint64_t number,
+                     bool take, bool (*still)(void *arg), void *arg, uint8_t hash[BH_SHA256_LEN],
                      const struct bh_call *call, struct bh_error *err);
 /* Syncs of what was published since the last call are shared: until this returns 0 what was
  * published may be lost by a power cut. (bh_blobs_publish itself does not sync: many small files
@@ -131,15 +139,16 @@ int bh_blob_read_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offs
  * object is gone (the sentence says which); ETIMEDOUT; ECANCELED (call). */
 int bh_blob_read(struct bh_blob *o, void *buf, size_t len, uint64_t offset, size_t *got,
                  const struct bh_call *call, struct bh_error *err);
-/* Copies [0, len) to f (by reference where the file system can, and all is here). */
-int bh_blob_copy(struct bh_blob *o, struct bh_dfile *f, uint64_t len, const struct bh_call *call,
-                 struct bh_error *err);
+/* Copies [0, len) to f (by reference where the file system can, and all is here). *checked: what
+ * was copied is known to be what the hash says; all of a blob is, or it fails with EIO. */
+int bh_blob_copy(struct bh_blob *o, struct bh_dfile *f, uint64_t len, bool *checked,
+                 const struct bh_call *call, struct bh_error *err);
 #define BH_BLOB_WHOLE (8u << 20)
 
 struct bh_blobs_stats {
     uint64_t pending, pending_bytes; /* blobs not in the bucket yet, uploading ones among them */
     uint64_t uploading;
-    uint64_t uploaded, uploaded_bytes; /* since the start */
+    uint64_t uploaded, uploaded_bytes; /* since the start; of edited ones what was sent */
     uint64_t cached_bytes, cache_max, evicted_bytes;
     uint64_t fetched_bytes;
     char error[BH_ERROR_TEXT_MAX]; /* of the last upload that failed and was not made up for; "" */

@@ -78,8 +78,10 @@ int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile 
         }
     }
     bh_dfile_close(&old);
-    if (!rc)
+    if (!rc) {
+        bh_data_moved(b, *number, copy);
         *number = copy;
+    }
     return rc;
 }
 
@@ -88,6 +90,7 @@ void bh_data_remove(struct bh_blobs *b, uint64_t number)
     char name[BLOBS_NAME];
     if (!number)
         return;
+    bh_data_forget(b, number);
     bh_data_name(name, number);
     bh_blobs_unlink_name(b, name);
 }

@@ -253,13 +253,7 @@ int bh_blobs_get(struct blobs_get *g, struct bh_error *err)
     struct blobs_content *c = g->fetch->content;
     struct bh_call call = {.cancel = &g->fetch->cancel, .stop = &g->b->stopped};
     uint64_t begin = g->at;
-    pthread_mutex_lock(&g->b->mutex);
-    bool by_hash = !c->key;
-    if (by_hash)
-        bh_blobs_key(g->b, c->entry->hash, g->key);
-    else
-        strcpy(g->key, c->key);
-    pthread_mutex_unlock(&g->b->mutex);
+    bool by_hash = bh_blobs_content_key(g->b, c, g->key);
     int rc =
         bh_bucket_get(g->b->o.bucket, g->key, begin, g->end - begin, got, g, &g->info, &call, err);
     if (rc == ENOENT) {

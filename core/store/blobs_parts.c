@@ -371,11 +371,8 @@ static int checked_parts(struct bh_blobs *b, struct blobs_content *c, unsigned l
     pthread_mutex_lock(&b->mutex);
     c->parts->checking = false;
     bool all = c->parts->here == c->parts->units && c->parts->lost == lost;
-    if (c->key)
-        strcpy(key, c->key);
-    else
-        bh_blobs_key(b, c->entry->hash, key);
     pthread_mutex_unlock(&b->mutex);
+    bh_blobs_content_key(b, c, key);
     if (rc == ECANCELED || rc == ENOMEM || !all)
         return rc;
     if (!rc)

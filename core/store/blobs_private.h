@@ -50,9 +50,33 @@ struct blobs_job {                    /* an upload to be done */
     int64_t due_ms;
     unsigned attempts; /* that failed */
     bool uploading;
-    bool expected; /* the object is likely to be there: looked for before it is sent */
-    bool checked;  /* its content was hashed by this process */
-    bool doubtful; /* the disk failed to sync it: only the bucket makes it safe */
+    bool expected;           /* the object is likely to be there: looked for before it is sent */
+    bool checked;            /* its content was hashed by this process */
+    bool large;              /* more than a part: one at a time */
+    struct blobs_edit *edit; /* NULL, or what it has of an older blob */
+    uint64_t copied;         /* bytes of it that were not sent, but copied in the bucket */
+    bool doubtful;           /* the disk failed to sync it: only the bucket makes it safe */
+};
+
+#define BLOBS_EDIT_MIN ((uint64_t)5 << 20) /* what stores copy is no smaller */
+#define BLOBS_RESUMES  32u
+
+/* What a data file, or a blob made from one, has of an older blob at the same places. */
+struct blobs_edit {
+    struct blobs_edit *next;
+    uint64_t number; /* of the data file */
+    uint8_t base[BH_SHA256_LEN];
+    uint64_t base_size;
+    uint64_t common;   /* bytes from the beginning, but for what changed; nothing beyond */
+    bool differs;      /* something changed there */
+    uint8_t changed[]; /* a bit a MiB */
+};
+
+/* A hash as it was at the end of a blob. */
+struct blobs_resume {
+    uint8_t hash[BH_SHA256_LEN];
+    uint64_t size;
+    struct bh_sha256 *state;
 };
 
 struct blobs_waiter { /* in bh_blobs_wait */
@@ -179,6 +203,11 @@ struct bh_blobs {
     pthread_cond_t to_fetch;
     pthread_t fetchers[BLOBS_PARALLEL_MAX];
     unsigned fetcher_count, fetchers_idle, fetching_ahead;
+    /* edits */
+    struct blobs_edit *edits; /* the newest first */
+    atomic_uint edit_count;
+    struct blobs_resume resumes[BLOBS_RESUMES];
+    size_t next_resume;
     /* while the disk is full */
     int64_t full_ms; /* when it was found to be; 0: never */
     struct blobs_piece *pieces;
@@ -225,6 +254,22 @@ int bh_blobs_hash(int fd, uint64_t size, int (*again)(void *arg, struct bh_error
 /* [0, len) of fd to f; holes stay holes. ENODATA: fd is shorter. */
 int bh_blobs_copy(int fd, struct bh_dfile *f, uint64_t len, const struct bh_call *call,
                   struct bh_error *err);
+
+/* --- blobs_edit.c; without the mutex --- */
+/* What is known of that data file whose first `size` bytes are published: freed by the caller.
+ * NULL: nothing. */
+struct blobs_edit *bh_blobs_edit_of(struct bh_blobs *b, uint64_t number, uint64_t size);
+/* Whether all of the range is in the older blob. */
+bool bh_blobs_edit_has(const void *edit, uint64_t offset, uint64_t length);
+/* The hash of the older blob, to be gone on with at its end; NULL: it is not known, or there are
+ * other changes than what was appended. e may be NULL. */
+struct bh_sha256 *bh_blobs_resume(struct bh_blobs *b, const struct blobs_edit *e);
+/* Takes state over. */
+void bh_blobs_keep_state(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t size,
+                         struct bh_sha256 *state);
+void bh_data_moved(struct bh_blobs *b, uint64_t number, uint64_t to);
+void bh_data_forget(struct bh_blobs *b, uint64_t number);
+void bh_blobs_edits_free(struct bh_blobs *b);
 
 /* --- blobs_upload.c --- */
 /* The job of an entry that has become pending; with the mutex. `job` is the caller's allocation. */
@@ -273,6 +318,9 @@ void bh_blobs_content_drop(struct bh_blobs *b, struct blobs_content *c);
 int bh_blobs_open_local(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err);
 /* The object's content is not its name's: kept in the content, and logged. With the mutex. */
 void bh_blobs_bad(struct blobs_content *c, const struct bh_error *why);
+/* Its object's key; true: which is by its hash. */
+bool bh_blobs_content_key(struct bh_blobs *b, const struct blobs_content *c,
+                          char key[BH_KEY_MAX + 1]);
 /* Whether what was hashed is what the name says: 0, or EIO with a sentence about the object. */
 int bh_blobs_compare(const struct blobs_content *c, const char *key,
                      const uint8_t hash[BH_SHA256_LEN], struct bh_error *err);

@@ -17,12 +17,14 @@
 struct publishing {
     struct bh_blobs *b;
     const struct bh_dfile *f;
-    uint64_t size, take;
+    uint64_t size, number;
     bool (*still)(void *arg);
     void *arg;
     const struct bh_call *call;
     uint8_t hash[BH_SHA256_LEN];
-    char temp[BLOBS_NAME]; /* the copy; "": none */
+    char temp[BLOBS_NAME];    /* the copy; "": none */
+    struct blobs_edit *edit;  /* NULL, or what it has of an older blob */
+    struct bh_sha256 *resume; /* NULL, or the hash of its first edit->base_size bytes */
 };
 
 static int again(void *arg, struct bh_error *err)
@@ -51,39 +53,75 @@ static bool is_zero(const char *buf, size_t len)
     return len > 0 && buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
 }
 
-/* Hashes; copy (may be NULL) gets the same bytes, without blocks of zeros. */
-static int hash_and_copy(int fd, uint64_t size, struct bh_dfile *copy,
-                         int (*ask)(void *arg, struct bh_error *err), void *arg, const char *what,
-                         uint8_t hash[BH_SHA256_LEN], struct bh_error *err)
+struct hashing {
+    int fd;
+    uint64_t size;
+    struct bh_sha256 *hash;
+    uint64_t from;         /* hash has what is before */
+    struct bh_dfile *copy; /* NULL, or gets the same bytes, without blocks of zeros */
+    int (*ask)(void *arg, struct bh_error *err); /* may be NULL */
+    void *arg;
+    const char *what;
+};
+
+static int hash_step(struct hashing *h, char *buf, size_t len, uint64_t at, struct bh_error *err)
 {
-    struct bh_sha256 *h = bh_sha256_new();
-    size_t step = size < BLOBS_STEP ? (size_t)size : BLOBS_STEP;
-    BH_FREE char *buf = malloc(step ? step : 1);
-    int rc = h && buf ? 0 : bh_fail(err, ENOMEM, "out of memory while hashing %s", what);
-    for (uint64_t at = 0; !rc && at < size; at += step) {
-        size_t len = size - at < step ? (size_t)(size - at) : step;
-        if (ask)
-            rc = ask(arg, err);
-        if (!rc)
-            rc = read_step(fd, buf, len, at, what, err);
-        if (rc)
-            break;
-        bh_sha256_update(h, buf, len);
-        if (copy && !is_zero(buf, len) && (rc = bh_dfile_write(copy, buf, len, at)) != 0)
-            rc = bh_fail(err, rc, "%s cannot be copied: %s", what, strerror(rc));
-    }
+    int rc = h->ask ? h->ask(h->arg, err) : 0;
     if (!rc)
-        bh_sha256_raw(h, hash);
-    bh_sha256_free(h);
-    if (!rc && copy && (rc = bh_dfile_truncate(copy, size)) != 0)
-        rc = bh_fail(err, rc, "%s cannot be copied: %s", what, strerror(rc));
+        rc = read_step(h->fd, buf, len, at, h->what, err);
+    if (rc)
+        return rc;
+    size_t known = at >= h->from ? 0 : h->from - at < len ? (size_t)(h->from - at) : len;
+    bh_sha256_update(h->hash, buf + known, len - known);
+    if (h->copy && !is_zero(buf, len) && (rc = bh_dfile_write(h->copy, buf, len, at)) != 0)
+        rc = bh_fail(err, rc, "%s cannot be copied: %s", h->what, strerror(rc));
+    return rc;
+}
+
+static int hash_and_copy(struct hashing *h, struct bh_error *err)
+{
+    size_t step = h->size < BLOBS_STEP ? (size_t)h->size : BLOBS_STEP;
+    BH_FREE char *buf = malloc(step ? step : 1);
+    int rc = h->hash && buf ? 0 : bh_fail(err, ENOMEM, "out of memory while hashing %s", h->what);
+    for (uint64_t at = h->copy ? 0 : h->from; !rc && at < h->size; at += step)
+        rc = hash_step(h, buf, h->size - at < step ? (size_t)(h->size - at) : step, at, err);
+    if (!rc && h->copy && (rc = bh_dfile_truncate(h->copy, h->size)) != 0)
+        rc = bh_fail(err, rc, "%s cannot be copied: %s", h->what, strerror(rc));
     return rc;
 }
 
 int bh_blobs_hash(int fd, uint64_t size, int (*ask)(void *arg, struct bh_error *err), void *arg,
                   const char *what, uint8_t hash[BH_SHA256_LEN], struct bh_error *err)
 {
-    return hash_and_copy(fd, size, NULL, ask, arg, what, hash, err);
+    struct hashing h = {
+        .fd = fd, .size = size, .hash = bh_sha256_new(), .ask = ask, .arg = arg, .what = what};
+    int rc = hash_and_copy(&h, err);
+    if (!rc)
+        bh_sha256_raw(h.hash, hash);
+    bh_sha256_free(h.hash);
+    return rc;
+}
+
+/* The hash of what is published, from fd, which is what becomes the blob, or is copied. The hash of
+ * a large one is kept as it is at the end, for what may be appended. */
+static int hash_content(struct publishing *p, int fd, struct bh_dfile *to, struct bh_error *err)
+{
+    struct hashing h = {.fd = fd,
+                        .size = p->size,
+                        .hash = p->resume ? bh_sha256_copy(p->resume) : bh_sha256_new(),
+                        .from = p->resume ? p->edit->base_size : 0,
+                        .copy = to,
+                        .ask = again,
+                        .arg = p,
+                        .what = "a file"};
+    int rc = hash_and_copy(&h, err);
+    struct bh_sha256 *end = rc || p->size < BLOBS_EDIT_MIN ? NULL : bh_sha256_copy(h.hash);
+    if (!rc)
+        bh_sha256_raw(h.hash, p->hash);
+    bh_sha256_free(h.hash);
+    if (end)
+        bh_blobs_keep_state(p->b, p->hash, p->size, end);
+    return rc;
 }
 
 static void drop_copy(struct publishing *p)
@@ -106,9 +144,9 @@ static int copy_once(struct publishing *p, struct bh_error *err)
     if (bh_dfile_clone(&t, p->f->fd) == 0) { /* what is hashed is what stays */
         rc = bh_dfile_truncate(&t, p->size);
         rc = rc ? bh_fail(err, rc, "a copy cannot be cut: %s", strerror(rc))
-                : bh_blobs_hash(t.fd, p->size, again, p, "a file", p->hash, err);
+                : hash_content(p, t.fd, NULL, err);
     } else {
-        rc = hash_and_copy(p->f->fd, p->size, &t, again, p, "a file", p->hash, err);
+        rc = hash_content(p, p->f->fd, &t, err);
     }
     bh_dfile_close(&t);
     if (rc)
@@ -134,7 +172,7 @@ static int name_file(struct publishing *p, const char *name)
             p->temp[0] = '\0';
         return rc;
     }
-    bh_data_name(data, p->take);
+    bh_data_name(data, p->number);
     return bh_disk_link(p->b->o.disk, data, name);
 }
 
@@ -195,6 +233,7 @@ static int enter(struct publishing *p, struct bh_error *err)
         job->size = p->size;
         job->checked = true;
         job->expected = was != KIND_NONE;
+        job->edit = bh_take_ptr(p->edit);
         bh_blobs_become(b, e, KIND_PENDING, p->size);
         bh_blobs_queue(b, e, bh_take_ptr(job));
     }
@@ -208,34 +247,45 @@ static bool is_all_of(const struct bh_dfile *f, uint64_t size)
     return fstat(f->fd, &st) == 0 && (uint64_t)st.st_size == size;
 }
 
-int bh_blobs_publish(struct bh_blobs *b, const struct bh_dfile *f, uint64_t size, uint64_t take,
-                     bool (*still)(void *arg), void *arg, uint8_t hash[BH_SHA256_LEN],
+static int publish(struct publishing *p, bool take, struct bh_error *err)
+{
+    bool link = take && is_all_of(p->f, p->size);
+    int rc = 0;
+    if (link) {
+        rc = hash_content(p, p->f->fd, NULL, err);
+        if (!rc)
+            rc = again(p, err);
+        if (!rc)
+            rc = enter(p, err);
+        if (bh_blobs_is_full(rc) && bh_blobs_make_room(p->b, BLOBS_STEP))
+            rc = enter(p, err);
+    }
+    if (!link || rc == EOPNOTSUPP) { /* without links, too */
+        rc = copy(p, err);
+        if (!rc)
+            rc = again(p, err);
+        if (!rc)
+            rc = enter(p, err);
+    }
+    return rc;
+}
+
+int bh_blobs_publish(struct bh_blobs *b, const struct bh_dfile *f, uint64_t size, uint64_t number,
+                     bool take, bool (*still)(void *arg), void *arg, uint8_t hash[BH_SHA256_LEN],
                      const struct bh_call *call, struct bh_error *err)
 {
-    struct publishing p = {b, f, size, take, still, arg, call, {0}, ""};
-    bool link = take && is_all_of(f, size);
-    int rc = 0;
+    struct publishing p = {
+        .b = b, .f = f, .size = size, .number = number, .still = still, .arg = arg, .call = call};
     if (size == 0)
         return bh_sha256_of("", 0, hash) == 0
                    ? 0
                    : bh_fail(err, ENOMEM, "out of memory while content was published");
-    if (link) {
-        rc = bh_blobs_hash(f->fd, size, again, &p, "a file", p.hash, err);
-        if (!rc)
-            rc = again(&p, err);
-        if (!rc)
-            rc = enter(&p, err);
-        if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, BLOBS_STEP))
-            rc = enter(&p, err);
-    }
-    if (!link || rc == EOPNOTSUPP) { /* without links, too */
-        rc = copy(&p, err);
-        if (!rc)
-            rc = again(&p, err);
-        if (!rc)
-            rc = enter(&p, err);
-    }
+    p.edit = bh_blobs_edit_of(b, number, size);
+    p.resume = bh_blobs_resume(b, p.edit);
+    int rc = publish(&p, take, err);
     drop_copy(&p);
+    bh_sha256_free(p.resume);
+    free(p.edit);
     if (!rc)
         memcpy(hash, p.hash, BH_SHA256_LEN);
     return rc;

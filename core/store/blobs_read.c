@@ -230,6 +230,17 @@ static int take_whole(void *arg, uint64_t at, const void *data, size_t len, stru
     return 0;
 }
 
+bool bh_blobs_content_key(struct bh_blobs *b, const struct blobs_content *c,
+                          char key[BH_KEY_MAX + 1])
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    if (c->key)
+        strcpy(key, c->key);
+    else
+        bh_blobs_key(b, c->entry->hash, key);
+    return !c->key;
+}
+
 int bh_blobs_compare(const struct blobs_content *c, const char *key,
                      const uint8_t hash[BH_SHA256_LEN], struct bh_error *err)
 {
@@ -458,32 +469,64 @@ int bh_blob_read(struct bh_blob *o, void *buf, size_t len, uint64_t offset, size
                    bh_disk_path(b->o.disk));
 }
 
-int bh_blob_copy(struct bh_blob *o, struct bh_dfile *f, uint64_t len, const struct bh_call *call,
-                 struct bh_error *err)
+static bool is_open(const struct bh_blob *o)
 {
-    struct bh_blobs *b = o->blobs;
-    BH_FREE char *buf = NULL;
+    return o->size == o->content->size && atomic_load(&o->content->fd) >= 0;
+}
+
+static int copy_local(struct bh_blob *o, struct bh_dfile *f, uint64_t len,
+                      const struct bh_call *call, struct bh_error *err)
+{
+    int rc = bh_blobs_copy(o->content->fd, f, len, call, err);
+    if (bh_blobs_is_full(rc) && bh_blobs_make_room(o->blobs, len))
+        rc = bh_blobs_copy(o->content->fd, f, len, call, err);
+    return rc;
+}
+
+/* As it is read, and hashed. *local: all is here by now, and a copy of that is better. */
+static int copy_read(struct bh_blob *o, struct bh_dfile *f, uint64_t len, struct bh_sha256 *h,
+                     bool *local, const struct bh_call *call, struct bh_error *err)
+{
+    size_t step = len < BLOBS_STEP ? (size_t)len : BLOBS_STEP, got;
+    BH_FREE char *buf = malloc(step ? step : 1);
+    if (!buf || !h)
+        return bh_fail(err, ENOMEM, "out of memory while copying content");
+    for (uint64_t at = 0; at < len; at += step) {
+        step = len - at < step ? (size_t)(len - at) : step;
+        int rc = is_open(o) ? 0 : bh_blob_read(o, buf, step, at, &got, call, err);
+        *local = !rc && is_open(o);
+        if (rc || *local)
+            return rc;
+        bh_sha256_update(h, buf, step);
+        rc = bh_blobs_write(o->blobs, f, buf, step, at, len - at);
+        if (rc)
+            return bh_fail(err, rc, "content cannot be copied: %s", strerror(rc));
+    }
+    return 0;
+}
+
+int bh_blob_copy(struct bh_blob *o, struct bh_dfile *f, uint64_t len, bool *checked,
+                 const struct bh_call *call, struct bh_error *err)
+{
+    uint8_t hash[BH_SHA256_LEN];
+    char key[BH_KEY_MAX + 1];
+    *checked = false;
     if (len > o->size)
         return bh_fail(err, EINVAL, "a copy of %llu bytes is longer than its source",
                        (unsigned long long)len);
-    int rc = 0;
-    for (uint64_t at = 0; !rc && at < len;) {
-        size_t n = len - at < BLOBS_STEP ? (size_t)(len - at) : BLOBS_STEP, got;
-        if (o->size == o->content->size && atomic_load(&o->content->fd) >= 0) {
-            rc = bh_blobs_copy(o->content->fd, f, len, call, err);
-            if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, len))
-                rc = bh_blobs_copy(o->content->fd, f, len, call, err);
-            return rc;
-        }
-        if (!buf && !(buf = malloc(n)))
-            return bh_fail(err, ENOMEM, "out of memory while copying content");
-        rc = bh_blob_read(o, buf, n, at, &got, call, err);
-        if (rc || atomic_load(&o->content->fd) >= 0)
-            continue; /* all is here now */
-        rc = bh_blobs_write(b, f, buf, n, at, len - at);
-        if (rc)
-            return bh_fail(err, rc, "content cannot be copied: %s", strerror(rc));
-        at += n;
+    bool local = false;
+    struct bh_sha256 *h = bh_sha256_new();
+    int rc = copy_read(o, f, len, h, &local, call, err);
+    if (!rc && !local && len == o->size) {
+        bh_sha256_raw(h, hash);
+        bh_blobs_content_key(o->blobs, o->content, key);
+        rc = bh_blobs_compare(o->content, key, hash, err);
+        *checked = rc == 0;
+    }
+    bh_sha256_free(h);
+    if (!rc && local) {
+        rc = copy_local(o, f, len, call, err);
+        *checked = rc == 0;
     }
     return rc;
 }

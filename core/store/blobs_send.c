@@ -14,6 +14,10 @@
 #include "util/io.h"
 #include "util/log.h"
 
+#define MIB            ((uint64_t)1 << 20)
+#define PARTS          1000
+#define ASSEMBLE_TRIES 2
+
 struct sending {
     struct bh_blobs *b;
     const struct blobs_job *job;
@@ -21,7 +25,8 @@ struct sending {
     struct bh_call call;
     char name[BLOBS_NAME], key[BH_KEY_MAX + 1];
     int fd;
-    char *body; /* small ones; NULL: read from fd */
+    char *body;      /* small ones; NULL: read from fd */
+    uint64_t copied; /* bytes that were not sent */
 };
 
 static int again(void *arg, struct bh_error *err)
@@ -92,13 +97,83 @@ static int open_body(struct sending *s, struct bh_error *err)
     return 0;
 }
 
+/* --- of an edited file: what did not change is copied in the bucket --- */
+
+/* Parts are equal but for the last one, as some stores want them; no more than so many are small,
+ * as each costs a request. */
+static struct bh_transfer plan(const struct sending *s)
+{
+    uint64_t limit = s->b->o.part_size, part = (s->job->size / PARTS + MIB - 1) / MIB * MIB;
+    part = part > limit ? limit : part;
+    part = part < BLOBS_EDIT_MIN ? BLOBS_EDIT_MIN : part;
+    return (struct bh_transfer){.part_size = part, .parallel = s->b->o.parallel};
+}
+
+static bool is_worth_it(const struct sending *s, uint64_t part)
+{
+    for (uint64_t at = 0; at < s->job->size; at += part) {
+        uint64_t len = s->job->size - at < part ? s->job->size - at : part;
+        if (len == part && bh_blobs_edit_has(s->job->edit, at, len))
+            return true;
+    }
+    return false;
+}
+
+/* Whether what a copy failed with is about copying here, and not about a store that is away. */
+static bool is_refusal(int rc, const struct bh_call *call)
+{
+    return rc != EAGAIN && rc != ETIMEDOUT && rc != ECANCELED && rc != ENOMEM && rc != ENOSPC &&
+           bh_call_check(call, "", NULL) == 0;
+}
+
+/* ENOTSUP: it is to be sent as a whole. The older blob needs no condition: its name is its hash. */
+static int assemble(struct sending *s, const struct bh_source *source, struct bh_error *err)
+{
+    struct bh_bucket *bucket = s->b->o.bucket;
+    const struct blobs_edit *e = s->job->edit;
+    char from[BH_KEY_MAX + 1];
+    struct bh_object_info info;
+    struct bh_transfer how = plan(s);
+    if (!e || s->job->attempts >= ASSEMBLE_TRIES || !is_worth_it(s, how.part_size))
+        return ENOTSUP;
+    (void)bh_bucket_learn(bucket, &s->call, NULL); /* without, there are no copies, or they fail */
+    unsigned caps = bh_bucket_caps(bucket);
+    if (!(caps & BH_CAP_PART_COPY))
+        return ENOTSUP;
+    bh_blobs_key(s->b, e->base, from);
+    int rc = bh_bucket_head(bucket, from, &info, &s->call, err);
+    if (rc == ENOENT || (!rc && info.size != e->base_size))
+        return ENOTSUP;
+    if (rc)
+        return rc;
+    struct bh_reuse reuse = {.key = from,
+                             .etag = caps & BH_CAP_PART_COPY_IF_MATCH ? info.etag : NULL,
+                             .has = bh_blobs_edit_has,
+                             .arg = e};
+    how.reuse = &reuse;
+    rc = bh_bucket_upload(bucket, s->key, source, NULL, NULL, &how, NULL, &s->call, err);
+    if (rc && reuse.refused && is_refusal(rc, &s->call)) {
+        bh_log(BH_LOG_INFO, "%s is sent as a whole, as parts of %s cannot be copied: %s", s->key,
+               from, err->text);
+        return ENOTSUP;
+    }
+    if (!rc && (rc = look(s, err)) == ENOENT)
+        return ENOTSUP; /* a store that copies something else than was asked for */
+    if (!rc)
+        s->copied = reuse.copied;
+    return rc;
+}
+
 static int put(struct sending *s, bool if_none_match, struct bh_error *err)
 {
     struct bh_source source = {.size = s->job->size, .data = s->body, .read = read_body, .arg = s};
     struct bh_cond cond = {.if_none_match = true};
     struct bh_transfer how = {.part_size = s->b->o.part_size, .parallel = s->b->o.parallel};
-    return bh_bucket_upload(s->b->o.bucket, s->key, &source, NULL, if_none_match ? &cond : NULL,
-                            &how, NULL, &s->call, err);
+    int rc = if_none_match ? ENOTSUP : assemble(s, &source, err);
+    return rc != ENOTSUP
+               ? rc
+               : bh_bucket_upload(s->b->o.bucket, s->key, &source, NULL,
+                                  if_none_match ? &cond : NULL, &how, NULL, &s->call, err);
 }
 
 static bool is_permanent(int rc)
@@ -125,7 +200,7 @@ static bool is_permanent(int rc)
 static int send_unless_there(struct sending *s, bool *unsure, struct bh_error *err)
 {
     struct bh_error why = {0};
-    bool ask = !s->job->expected && s->job->size <= s->b->o.part_size &&
+    bool ask = !s->job->expected && !s->job->edit && s->job->size <= s->b->o.part_size &&
                (bh_bucket_caps(s->b->o.bucket) & BH_CAP_IF_NONE_MATCH);
     int rc = ask ? open_body(s, err) : 0;
     if (ask && !rc)
@@ -153,6 +228,7 @@ int bh_blobs_send(struct bh_blobs *b, struct blobs_job *job, bool *permanent, bo
     if (s.fd >= 0)
         close(s.fd);
     free(s.body);
+    job->copied = s.copied;
     *permanent = is_permanent(rc);
     if (rc == EBADMSG)
         rc = err->code = EIO;

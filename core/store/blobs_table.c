@@ -149,6 +149,8 @@ void bh_blobs_table_free(struct bh_blobs *b)
         for (struct blobs_entry *e = b->slots[i], *next; e; e = next) {
             next = e->next;
             assert(!e->content);
+            if (e->job)
+                free(e->job->edit);
             free(e->job);
             free(e);
         }

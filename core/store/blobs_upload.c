@@ -25,6 +25,7 @@ void bh_blobs_queue(struct bh_blobs *b, struct blobs_entry *e, struct blobs_job 
 {
     job->entry = e;
     job->number = ++b->last_number;
+    job->large = job->size > b->o.part_size || job->edit;
     job->before = b->last_job;
     *(b->last_job ? &b->last_job->after : &b->first_job) = job;
     b->last_job = job;
@@ -50,6 +51,7 @@ static void remove_job(struct bh_blobs *b, struct blobs_job *job)
     *(job->after ? &job->after->before : &b->last_job) = job->before;
     job->entry->job = NULL;
     bh_blobs_entry_drop(b, job->entry);
+    free(job->edit);
     free(job);
     pthread_cond_broadcast(&b->uploaded_one);
 }
@@ -70,7 +72,7 @@ static struct blobs_job *pick(struct bh_blobs *b, int64_t *until_ms)
         }
     }
     for (struct blobs_job *j = b->first_job; j; j = j->after) {
-        if (j->uploading || (j->size > b->o.part_size && b->large_under_way))
+        if (j->uploading || (j->large && b->large_under_way))
             continue;
         if (j->due_ms <= now)
             return j;
@@ -158,7 +160,7 @@ static void leave(struct bh_blobs *b, struct blobs_job *job)
     job->uploading = false;
     job->entry->pins--;
     b->uploading--;
-    if (job->size > b->o.part_size) {
+    if (job->large) {
         b->large_under_way = false;
         pthread_cond_broadcast(&b->to_upload);
     }
@@ -179,7 +181,7 @@ static void note_success(struct bh_blobs *b, struct blobs_job *job, bool unsure)
     bh_blobs_become(b, e, kind, kind == KIND_NONE ? 0 : job->size);
     bh_blobs_seen(e);
     b->uploaded++;
-    b->uploaded_bytes += job->size;
+    b->uploaded_bytes += job->size - job->copied;
     leave(b, job);
     remove_job(b, job);
     if (b->failures >= TROUBLE) {
@@ -201,7 +203,7 @@ static void upload_one(struct bh_blobs *b, struct blobs_job *job) /* with the mu
     job->uploading = true;
     job->entry->pins++;
     b->uploading++;
-    b->large_under_way |= job->size > b->o.part_size;
+    b->large_under_way |= job->large;
     pthread_mutex_unlock(&b->mutex);
     int rc = bh_blobs_send(b, job, &permanent, &unsure, &why);
     if (!rc)

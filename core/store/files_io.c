@@ -141,6 +141,8 @@ static int write_locked(struct bh_open *o, const void *buf, size_t len, uint64_t
     if (!files_is_writable(o) && !wait)
         return EAGAIN;
     int rc = files_is_writable(o) ? 0 : files_make_own(o, UINT64_MAX, err);
+    if (rc == 0)
+        bh_data_changes(o->files->blobs, o->content.data, offset, offset + len);
     if (rc == 0 && wait)
         rc = bh_blobs_write(o->files->blobs, &o->data, buf, len, offset, len);
     else if (rc == 0 && bh_blobs_is_full(rc = bh_dfile_write(&o->data, buf, len, offset)))
@@ -182,8 +184,10 @@ static int truncate_locked(struct bh_open *o, uint64_t size, struct bh_error *er
     }
     if (!files_is_writable(o))
         rc = files_make_own(o, size, err);
-    if (rc == 0)
+    if (rc == 0) {
+        bh_data_shrinks(o->files->blobs, o->content.data, size);
         rc = bh_dfile_truncate(&o->data, size);
+    }
     if (rc == 0) {
         __atomic_store_n(&o->content.size, size, __ATOMIC_RELAXED);
         files_wrote(o, 0);
@@ -209,6 +213,7 @@ int files_set_size(struct bh_open *o, uint64_t size, struct bh_error *err)
 static int fill_with_zeros(struct bh_open *o, uint64_t offset, uint64_t len)
 {
     static const char zeros[65536];
+    bh_data_changes(o->files->blobs, o->content.data, offset, offset + len);
     int rc = bh_dfile_punch(&o->data, offset, len);
     if (rc != EOPNOTSUPP)
         return rc;

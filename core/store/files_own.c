@@ -10,25 +10,31 @@ bool files_is_writable(const struct bh_open *o)
 }
 
 /* What was written beyond the end just before a crash must not come back when the file grows. */
-static int cut(struct bh_dfile *data, uint64_t size)
+static int cut(struct bh_blobs *b, uint64_t number, struct bh_dfile *data, uint64_t size)
 {
     struct stat st;
     if (fstat(data->fd, &st) != 0)
         return errno;
+    bh_data_shrinks(b, number, size);
     return (uint64_t)st.st_size > size ? bh_dfile_truncate(data, size) : 0;
 }
 
-/* A new data file with the first `len` bytes of a blob. As long as the bucket takes. */
-static int copy_blob(struct bh_blobs *b, struct bh_blob *blob, uint64_t len, uint64_t *number,
-                     struct bh_dfile *data, const struct bh_call *call, struct bh_error *err)
+/* A new data file with the first `len` bytes of the blob that `of` names. As long as the bucket
+ * takes. */
+static int copy_blob(struct bh_blobs *b, struct bh_blob *blob, const struct bh_content *of,
+                     uint64_t len, uint64_t *number, struct bh_dfile *data,
+                     const struct bh_call *call, struct bh_error *err)
 {
+    bool checked = false;
     int rc = bh_data_create(b, number, data, err);
     if (rc)
         return rc;
-    rc = len ? bh_blob_copy(blob, data, len, call, err) : 0;
+    rc = len ? bh_blob_copy(blob, data, len, &checked, call, err) : 0;
     if (rc) {
         bh_dfile_close(data);
         bh_data_remove(b, *number);
+    } else if (checked) {
+        bh_data_is_copy(b, *number, of->hash, of->hash_size, len);
     }
     return rc;
 }
@@ -83,7 +89,7 @@ int files_make_own(struct bh_open *o, uint64_t keep, struct bh_error *err)
     int rc = 0;
     if (number && keep) {
         rc = bh_data_open_to_write(b, &number, &data, err);
-        if (rc == 0 && (rc = cut(&data, keep)) != 0) {
+        if (rc == 0 && (rc = cut(b, number, &data, keep)) != 0) {
             bh_dfile_close(&data);
             if (number != o->content.data)
                 bh_data_remove(b, number);
@@ -92,15 +98,16 @@ int files_make_own(struct bh_open *o, uint64_t keep, struct bh_error *err)
         if (keep && !o->blob)
             rc = bh_blob_open(b, o->content.hash, o->content.hash_size, &o->blob);
         if (rc == 0)
-            rc = copy_blob(b, o->blob, keep, &number, &data, &call, err);
+            rc = copy_blob(b, o->blob, &o->content, keep, &number, &data, &call, err);
     }
     return rc ? rc : install(o, number, keep, data, err);
 }
 
 /* What a copy is made of while nobody holds a lock. */
 struct origin {
-    uint64_t version, data, size; /* of the file */
-    struct bh_blob *blob;         /* NULL: of the data file */
+    uint64_t version; /* of the file */
+    struct bh_content content;
+    struct bh_blob *blob; /* NULL: of the data file */
 };
 
 /* With the lock. EALREADY: it can be written as it is, or will be empty. */
@@ -108,9 +115,8 @@ static int take_origin(struct bh_open *o, uint64_t keep, struct origin *from)
 {
     if (o->content.size == 0 || keep == 0 || atomic_load(&o->stale) || files_is_writable(o))
         return EALREADY;
-    *from = (struct origin){
-        .version = o->version, .data = o->content.data, .size = o->content.size};
-    if (from->data)
+    *from = (struct origin){.version = o->version, .content = o->content};
+    if (from->content.data)
         return 0;
     if (!o->blob)
         return bh_blob_open(o->files->blobs, o->content.hash, o->content.hash_size, &from->blob);
@@ -126,11 +132,11 @@ static int install_copy(struct bh_open *o, const struct origin *from, uint64_t n
     (void)bh_files_enter(o->files, true);
     (void)files_lock_to_write(o, true);
     bool same = !atomic_load(&o->stale) && o->version == from->version &&
-                o->content.data == from->data && o->content.size == from->size &&
+                o->content.data == from->content.data && o->content.size == from->content.size &&
                 !files_is_writable(o);
     if (same) {
         rc = install(o, number, size, data, err);
-        if (rc == 0 && size < from->size)
+        if (rc == 0 && size < from->content.size)
             files_wrote(o, 0);
     }
     pthread_rwlock_unlock(&o->lock);
@@ -148,14 +154,14 @@ static int copy_origin(struct bh_blobs *b, const struct origin *from, uint64_t s
                        struct bh_error *err)
 {
     if (from->blob)
-        return copy_blob(b, from->blob, size, number, data, call, err);
-    *number = from->data;
+        return copy_blob(b, from->blob, &from->content, size, number, data, call, err);
+    *number = from->content.data;
     int rc = bh_data_open_to_write(b, number, data, err);
     if (rc)
         return rc == ENOENT ? EALREADY : rc;
-    if (*number == from->data)
+    if (*number == from->content.data)
         rc = EALREADY;
-    else if ((rc = cut(data, size)) != 0)
+    else if ((rc = cut(b, *number, data, size)) != 0)
         bh_data_remove(b, *number);
     if (rc)
         bh_dfile_close(data);
@@ -176,7 +182,7 @@ int files_own(struct bh_open *o, uint64_t keep, const struct bh_call *call, stru
     pthread_rwlock_unlock(&o->lock);
     if (rc)
         return rc == EALREADY ? 0 : rc;
-    uint64_t size = keep < from.size ? keep : from.size;
+    uint64_t size = keep < from.content.size ? keep : from.content.size;
     rc = copy_origin(o->files->blobs, &from, size, &number, &data, call, err);
     bh_blob_close(from.blob);
     if (rc)

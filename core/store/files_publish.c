@@ -106,7 +106,7 @@ static int make_blob(struct bh_files *f, struct item *it, bool patient, const st
     it->taken = !written && it->size > 0;
     rc = it->size && !o->has_data
              ? EAGAIN
-             : bh_blobs_publish(f->blobs, &o->data, it->size, it->taken ? it->data : 0,
+             : bh_blobs_publish(f->blobs, &o->data, it->size, it->data, it->taken,
                                 nobody_wants, &w, it->hash, call, err);
     if (rc == 0 && it->taken) /* whoever writes once the lock is free makes a copy first */
         atomic_store(&o->is_shared, true);
@@ -140,6 +140,8 @@ static int name_blob(struct bh_files *f, struct item *it, struct bh_error *err)
             o->content = to.content;
             o->published = o->version;
         }
+        if (rc == 0 && to.content.data) /* what is written from now on is an edit of that */
+            bh_data_is_copy(f->blobs, to.content.data, it->hash, it->size, it->size);
     }
     bool named = same && rc == 0, free_data = named && !o->content.data;
     pthread_rwlock_unlock(&o->lock);

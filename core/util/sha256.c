@@ -23,6 +23,16 @@ struct bh_sha256 *bh_sha256_new(void)
     return h;
 }
 
+struct bh_sha256 *bh_sha256_copy(const struct bh_sha256 *h)
+{
+    struct bh_sha256 *copy = bh_sha256_new();
+    if (copy && EVP_MD_CTX_copy_ex(copy->ctx, h->ctx) != 1) {
+        bh_sha256_free(copy);
+        return NULL;
+    }
+    return copy;
+}
+
 void bh_sha256_update(struct bh_sha256 *h, const void *data, size_t len)
 {
     int ok = EVP_DigestUpdate(h->ctx, data, len);

@@ -12,6 +12,8 @@
 struct bh_sha256; /* a hash under way; one thread at a time */
 
 struct bh_sha256 *bh_sha256_new(void); /* NULL: out of memory */
+/* Another one that has come as far. NULL: out of memory. */
+struct bh_sha256 *bh_sha256_copy(const struct bh_sha256 *h);
 void bh_sha256_update(struct bh_sha256 *h, const void *data, size_t len);
 /* Each ends the hash. */
 void bh_sha256_hex(struct bh_sha256 *h, char hex[BH_SHA256_HEX]);

@@ -173,7 +173,7 @@ void publish(uint64_t seed, uint64_t size, uint8_t hash[BH_SHA256_LEN])
 {
     struct bh_dfile f;
     uint64_t number = make_data(seed, size, &f);
-    must(bh_blobs_publish(blobs, &f, size, number, NULL, NULL, hash, NULL, ERR));
+    must(bh_blobs_publish(blobs, &f, size, number, true, NULL, NULL, hash, NULL, ERR));
     bh_dfile_close(&f);
     bh_data_remove(blobs, number);
 }

@@ -138,8 +138,7 @@ static void test_a_damaged_file_of_the_cache_is_not_uploaded(void **state)
         open_blobs(false);
         must(bh_bucket_delete(bucket, object(hash), NULL, ERR));
         uint64_t number = make_data(5, 3 * MIB, &f);
-        must(
-            bh_blobs_publish(blobs, &f, 3 * MIB, copied ? 0 : number, NULL, NULL, hash, NULL, ERR));
+        must(bh_blobs_publish(blobs, &f, 3 * MIB, number, !copied, NULL, NULL, hash, NULL, ERR));
         bh_dfile_close(&f);
         bh_data_remove(blobs, number);
         must_store_all();
@@ -178,13 +177,13 @@ static void test_content_that_changes_is_not_published(void **state)
     uint64_t number = make_data(1, 3 * MIB, &f);
     for (int times = 1; times <= 4; times++) {
         int left = times;
-        must_fail(bh_blobs_publish(blobs, &f, 3 * MIB, times % 2 ? number : 0, not_still, &left,
-                                   hash, NULL, ERR),
+        must_fail(bh_blobs_publish(blobs, &f, 3 * MIB, number, times % 2, not_still, &left, hash,
+                                   NULL, ERR),
                   ESTALE);
     }
     assert_int_equal(stats().pending, 0);
     int left = 5;
-    must(bh_blobs_publish(blobs, &f, 3 * MIB, number, not_still, &left, hash, NULL, ERR));
+    must(bh_blobs_publish(blobs, &f, 3 * MIB, number, true, not_still, &left, hash, NULL, ERR));
     bh_dfile_close(&f);
     must_have_blob(hash, 1, 3 * MIB);
 }
@@ -196,7 +195,7 @@ static void test_a_copy_is_not_changed_by_later_writes(void **state)
     no_start = true;
     open_blobs(false);
     make_data(1, 2 * MIB + 5, &f);
-    must(bh_blobs_publish(blobs, &f, 2 * MIB, 0, NULL, NULL, hash, NULL, ERR));
+    must(bh_blobs_publish(blobs, &f, 2 * MIB, 0, false, NULL, NULL, hash, NULL, ERR));
     assert_int_equal(bh_dfile_write(&f, "changed", 7, 100), 0);
     bh_dfile_close(&f);
     must_have_blob(hash, 1, 2 * MIB);
@@ -214,7 +213,7 @@ static void test_holes_stay_holes_in_a_copy(void **state)
     open_blobs(false);
     must(bh_data_create(blobs, &number, &f, ERR));
     assert_int_equal(bh_dfile_write(&f, "x", 1, 20 * MIB), 0);
-    must(bh_blobs_publish(blobs, &f, 20 * MIB + 1, 0, NULL, NULL, hash, NULL, ERR));
+    must(bh_blobs_publish(blobs, &f, 20 * MIB + 1, 0, false, NULL, NULL, hash, NULL, ERR));
     assert_int_equal(stat(at(local('p', hash)), &st), 0);
     assert_int_equal(st.st_size, 20 * MIB + 1);
     assert_true(st.st_blocks < 4096);
@@ -237,7 +236,7 @@ static void test_a_published_data_file_is_copied_before_it_is_written(void **sta
     no_start = true;
     open_blobs(false);
     uint64_t number = make_data(2, 5000, &f), other = number;
-    must(bh_blobs_publish(blobs, &f, 5000, number, NULL, NULL, hash, NULL, ERR));
+    must(bh_blobs_publish(blobs, &f, 5000, number, true, NULL, NULL, hash, NULL, ERR));
     bh_dfile_close(&f);
     must(bh_data_open_to_write(blobs, &other, &f, ERR));
     assert_true(other != number);

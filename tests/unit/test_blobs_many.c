@@ -69,8 +69,8 @@ static void *write_many(void *arg)
             break;
         w->rc = bh_dfile_write(&f, buf, sizeof buf, 0);
         if (!w->rc)
-            w->rc = bh_blobs_publish(blobs, &f, sizeof buf, i % 2 ? number : 0, NULL, NULL, hash,
-                                     NULL, NULL);
+            w->rc = bh_blobs_publish(blobs, &f, sizeof buf, number, i % 2, NULL, NULL, hash, NULL,
+                                     NULL);
         bh_dfile_close(&f);
         bh_data_remove(blobs, number);
         if (!w->rc && i % 20 == 0)

@@ -259,10 +259,12 @@ static void test_copies(void **state)
     uint64_t number;
     put_object(1, 5000, hash);
     open_blobs(false);
+    bool checked;
     struct bh_blob *o = open_blob(hash, 5000);
     for (int i = 0; i < 2; i++) { /* fetched, then from the cache */
         must(bh_data_create(blobs, &number, &f, ERR));
-        must(bh_blob_copy(o, &f, 4000, NULL, ERR));
+        must(bh_blob_copy(o, &f, 4000, &checked, NULL, ERR));
+        assert_true(checked);
         assert_int_equal(pread(f.fd, buf, 5000, 0), 4000);
         content(1, 0, want, 5000);
         assert_memory_equal(buf, want, 4000);
@@ -270,11 +272,11 @@ static void test_copies(void **state)
     }
     must(bh_data_open(blobs, number, &f)); /* into a file that has something */
     assert_int_equal(bh_dfile_write(&f, "0123456789", 10, 4990), 0);
-    must(bh_blob_copy(o, &f, 100, NULL, ERR));
+    must(bh_blob_copy(o, &f, 100, &checked, NULL, ERR));
     assert_int_equal(pread(f.fd, buf, 5000, 0), 5000);
     assert_memory_equal(buf, want, 4000);
     assert_memory_equal(buf + 4990, "0123456789", 10);
-    must_fail(bh_blob_copy(o, &f, 5001, NULL, ERR), EINVAL);
+    must_fail(bh_blob_copy(o, &f, 5001, &checked, NULL, ERR), EINVAL);
     bh_dfile_close(&f);
     bh_blob_close(o);
 }

@@ -223,8 +223,9 @@ static void test_a_full_disk(void **state)
     snprintf(command, sizeof command, "! ls %s | grep -q ^t-", at("state"));
     assert_int_equal(system(command), 0);
     uint64_t number = make_data(1, 3 * MIB, &f); /* there is room again */
-    must_fail_saying(bh_blobs_publish(blobs, &f, 3 * MIB, 0, NULL, NULL, hash, NULL, ERR), ENOSPC);
-    must(bh_blobs_publish(blobs, &f, 3 * MIB, number, NULL, NULL, hash, NULL, ERR));
+    must_fail_saying(bh_blobs_publish(blobs, &f, 3 * MIB, 0, false, NULL, NULL, hash, NULL, ERR),
+                     ENOSPC);
+    must(bh_blobs_publish(blobs, &f, 3 * MIB, number, true, NULL, NULL, hash, NULL, ERR));
     bh_dfile_close(&f);
     bh_data_remove(blobs, number);
     must_store_all();
@@ -295,7 +296,7 @@ static void test_the_cache_gives_way_to_what_is_written(void **state)
     publish(10, 2 * MIB, cached);
     must_store_all();
     uint64_t number = make_data(1, 3 * MIB / 2, &f);
-    must(bh_blobs_publish(blobs, &f, 3 * MIB / 2, 0, NULL, NULL, hash, NULL, ERR));
+    must(bh_blobs_publish(blobs, &f, 3 * MIB / 2, 0, false, NULL, NULL, hash, NULL, ERR));
     assert_true(stats().evicted_bytes >= 2 * MIB);
     bh_dfile_close(&f);
     bh_data_remove(blobs, number);

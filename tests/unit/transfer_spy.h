@@ -18,6 +18,8 @@ static struct spy {
     atomic_uint parts, copies;
     unsigned copy_fails; /* the one that does, from 1, with EIO; 0: none */
     const char *on_copy; /* the source becomes this before the first copy */
+    bool lose_source;    /* or is deleted */
+    uint64_t longer;     /* copies have so many bytes more than they should, where the source has */
     atomic_uint_fast64_t bytes;
     const char *on_head; /* the object becomes this before the first head */
 } spy;
@@ -101,6 +103,12 @@ static inline int spy_part_copy(struct bh_bucket *s, const char *key, const char
         return bh_fail(err, EIO, "the store cannot copy this");
     if (spy.on_copy && n == 1)
         must_put(spy.inner, from, spy.on_copy);
+    if (spy.lose_source && n == 1)
+        must(bh_bucket_delete(spy.inner, from, NULL, ERR));
+    struct bh_object_info source;
+    if (spy.longer && bh_bucket_head(spy.inner, from, &source, NULL, NULL) == 0 &&
+        offset + length + spy.longer <= source.size)
+        length += spy.longer;
     return bh_bucket_mp_part_copy(spy.inner, key, upload_id, number, from, offset, length,
                                   from_if_match, out, call, err);
 }
