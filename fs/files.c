@@ -95,17 +95,27 @@ void files_attach(struct daemon *d)
 
 /* --- requests --- */
 
-bool request_init(struct request *r, fuse_req_t req, fuse_ino_t ino, request_fn *run)
+static void fill(struct request *r, fuse_req_t req, request_fn *run)
 {
-    struct daemon *d = daemon_of(req);
     memset(r, 0, sizeof *r);
     r->req = req;
-    r->daemon = d;
-    r->files = d->files;
+    r->daemon = daemon_of(req);
+    r->files = r->daemon->files;
     r->run = run;
-    r->ino = ino >> 9;
     r->name = r->new_name = "";
-    r->epoch = atomic_load(&d->files_epoch);
+}
+
+void request_on(struct request *r, fuse_req_t req, const struct fuse_file_info *fi, request_fn *run)
+{
+    fill(r, req, run);
+    r->fi = *fi;
+}
+
+bool request_init(struct request *r, fuse_req_t req, fuse_ino_t ino, request_fn *run)
+{
+    fill(r, req, run);
+    r->ino = ino >> 9;
+    r->epoch = atomic_load(&r->daemon->files_epoch);
     if ((ino >> 1) % EPOCHS == r->epoch % EPOCHS)
         return true;
     fuse_reply_err(req, ESTALE);

@@ -47,6 +47,9 @@ struct request {
 
 /* Zeroed but for what every request has. False: it was answered (ESTALE, ENOENT). */
 bool request_init(struct request *r, fuse_req_t req, fuse_ino_t ino, request_fn *run);
+/* The same of an open file or directory, which is there whatever was swapped. */
+void request_on(struct request *r, fuse_req_t req, const struct fuse_file_info *fi,
+                request_fn *run);
 void request_start(struct request *r);
 /* Before the answer of one that fetches: the client cannot interrupt it any more. */
 void request_settle(struct request *r);

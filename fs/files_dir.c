@@ -81,13 +81,8 @@ static int run_releasedir(struct request *r, bool wait, struct bh_error *err)
 
 void files_releasedir(fuse_req_t req, struct fuse_file_info *fi)
 {
-    struct request r = {.req = req,
-                        .daemon = daemon_of(req),
-                        .run = run_releasedir,
-                        .name = "",
-                        .new_name = "",
-                        .fi = *fi};
-    r.files = r.daemon->files;
+    struct request r;
+    request_on(&r, req, fi, run_releasedir);
     request_start(&r);
 }
 

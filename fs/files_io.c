@@ -141,13 +141,8 @@ static int run_release(struct request *r, bool wait, struct bh_error *err)
 
 void files_release(fuse_req_t req, struct fuse_file_info *fi)
 {
-    struct request r = {.req = req,
-                        .daemon = daemon_of(req),
-                        .run = run_release,
-                        .name = "",
-                        .new_name = "",
-                        .fi = *fi};
-    r.files = r.daemon->files;
+    struct request r;
+    request_on(&r, req, fi, run_release);
     files_locks_drop(r.daemon, bh_open_ino(handle_of(fi)->open), fi->fh);
     request_start(&r);
 }
@@ -174,15 +169,10 @@ static int run_read(struct request *r, bool wait, struct bh_error *err)
 
 void files_read(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi)
 {
-    struct request r = {.req = req,
-                        .daemon = daemon_of(req),
-                        .run = run_read,
-                        .name = "",
-                        .new_name = "",
-                        .fi = *fi,
-                        .offset = (uint64_t)off,
-                        .size = size < READ_MAX ? size : READ_MAX};
-    r.files = r.daemon->files;
+    struct request r;
+    request_on(&r, req, fi, run_read);
+    r.offset = (uint64_t)off;
+    r.size = size < READ_MAX ? size : READ_MAX;
     request_start(&r);
 }
 
@@ -230,13 +220,8 @@ static int run_flush(struct request *r, bool wait, struct bh_error *err)
 
 void files_flush(fuse_req_t req, struct fuse_file_info *fi)
 {
-    struct request r = {.req = req,
-                        .daemon = daemon_of(req),
-                        .run = run_flush,
-                        .name = "",
-                        .new_name = "",
-                        .fi = *fi};
-    r.files = r.daemon->files;
+    struct request r;
+    request_on(&r, req, fi, run_flush);
     files_locks_flush(r.daemon, bh_open_ino(handle_of(fi)->open), fi->lock_owner);
     request_start(&r);
 }
@@ -254,14 +239,9 @@ static int run_fsync(struct request *r, bool wait, struct bh_error *err)
 
 void files_fsync(fuse_req_t req, struct fuse_file_info *fi, bool is_dir)
 {
-    struct request r = {.req = req,
-                        .daemon = daemon_of(req),
-                        .run = run_fsync,
-                        .name = "",
-                        .new_name = "",
-                        .fi = *fi,
-                        .flags = is_dir};
-    r.files = r.daemon->files;
+    struct request r;
+    request_on(&r, req, fi, run_fsync);
+    r.flags = is_dir;
     request_start(&r);
 }
 
@@ -282,25 +262,36 @@ static int run_fallocate(struct request *r, bool wait, struct bh_error *err)
 
 void files_fallocate(fuse_req_t req, int mode, off_t off, off_t len, struct fuse_file_info *fi)
 {
-    struct request r = {.req = req,
-                        .daemon = daemon_of(req),
-                        .run = run_fallocate,
-                        .name = "",
-                        .new_name = "",
-                        .fi = *fi,
-                        .flags = (unsigned)mode,
-                        .offset = (uint64_t)off,
-                        .size = (size_t)len};
-    r.files = r.daemon->files;
+    struct request r;
+    request_on(&r, req, fi, run_fallocate);
+    r.flags = (unsigned)mode;
+    r.offset = (uint64_t)off;
+    r.size = (size_t)len;
     request_start(&r);
+}
+
+static int run_lseek(struct request *r, bool wait, struct bh_error *err)
+{
+    uint64_t at = 0;
+    int rc = bh_open_seek(handle_of(&r->fi)->open, r->offset, (int)r->flags, &at, wait, err);
+    if (rc)
+        return rc;
+    if (wait)
+        fuse_req_interrupt_func(r->req, NULL, NULL);
+    fuse_reply_lseek(r->req, (off_t)at);
+    return 0;
 }
 
 void files_lseek(fuse_req_t req, off_t off, int whence, struct fuse_file_info *fi)
 {
-    uint64_t at = 0;
-    int rc = off < 0 ? ENXIO : bh_open_seek(handle_of(fi)->open, (uint64_t)off, whence, &at);
-    if (rc)
-        fuse_reply_err(req, rc);
-    else
-        fuse_reply_lseek(req, (off_t)at);
+    struct request r;
+    if (off < 0) {
+        fuse_reply_err(req, ENXIO);
+        return;
+    }
+    request_on(&r, req, fi, run_lseek);
+    r.fetches = true; /* waits for who fetches */
+    r.offset = (uint64_t)off;
+    r.flags = (unsigned)whence;
+    request_start(&r);
 }

@@ -94,8 +94,9 @@ int bh_open_allocate(struct bh_open *o, int mode, uint64_t offset, uint64_t len,
  * truncate it with bh_files_set, before he enters the gate. Sleeps. */
 int bh_files_own(struct bh_files *f, uint64_t ino, uint64_t keep, const struct bh_call *call,
                  struct bh_error *err);
-/* lseek(2) with SEEK_DATA or SEEK_HOLE: ENXIO. */
-int bh_open_seek(struct bh_open *o, uint64_t offset, int whence, uint64_t *at);
+/* lseek(2) with SEEK_DATA or SEEK_HOLE: ENXIO. Waits for who fetches the content to write to it. */
+int bh_open_seek(struct bh_open *o, uint64_t offset, int whence, uint64_t *at, bool wait,
+                 struct bh_error *err);
 /* Bytes that were written count in names: what a close (FLUSH) does. A kill -9 loses nothing of it.
  * Without wait EAGAIN. */
 int bh_open_flush(struct bh_open *o, bool wait, struct bh_error *err);

@@ -262,24 +262,33 @@ int bh_open_allocate(struct bh_open *o, int mode, uint64_t offset, uint64_t len,
     return rc;
 }
 
-int bh_open_seek(struct bh_open *o, uint64_t offset, int whence, uint64_t *at)
+static int seek_locked(struct bh_open *o, uint64_t offset, int whence, uint64_t *at)
 {
-    int rc = 0;
-    pthread_rwlock_rdlock(&o->lock);
     uint64_t size = o->content.size;
-    if (offset >= size) {
-        rc = ENXIO;
-    } else if (!o->has_data) { /* a blob is all data */
+    if (offset >= size)
+        return ENXIO;
+    if (!o->has_data) { /* a blob is all data */
         *at = whence == SEEK_DATA ? offset : size;
-    } else {
-        off_t found = lseek(o->data.fd, (off_t)offset, whence);
-        if (found < 0 && errno == ENXIO && whence == SEEK_HOLE)
-            *at = size;
-        else if (found < 0 || (uint64_t)found > size)
-            rc = found < 0 ? errno : whence == SEEK_DATA ? ENXIO : (*at = size, 0);
-        else
-            *at = (uint64_t)found;
+        return 0;
     }
+    off_t found = lseek(o->data.fd, (off_t)offset, whence);
+    if (found < 0 && errno == ENXIO && whence == SEEK_HOLE)
+        *at = size;
+    else if (found < 0 || (uint64_t)found > size)
+        return found < 0 ? errno : whence == SEEK_DATA ? ENXIO : (*at = size, 0);
+    else
+        *at = (uint64_t)found;
+    return 0;
+}
+
+int bh_open_seek(struct bh_open *o, uint64_t offset, int whence, uint64_t *at, bool wait,
+                 struct bh_error *err)
+{
+    int rc = lock_to_read(o, wait, err);
+    if (rc)
+        return rc;
+    bool sleeps = o->has_data && !bh_disk_is_memory(o->files->disk); /* the disk's own map */
+    rc = sleeps && !wait ? EAGAIN : seek_locked(o, offset, whence, at);
     pthread_rwlock_unlock(&o->lock);
     return rc;
 }
