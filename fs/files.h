@@ -90,9 +90,6 @@ int files_xattr_value(const char *name, const struct files_content *c, struct bh
 /* All names that who asked may see: of `list`, of len bytes, and ours. */
 void files_xattr_list(fuse_req_t req, const char *list, size_t len, struct bh_strbuf *out);
 
-/* files_io.c: makes a handle in r->fi. */
-int files_make_handle(struct request *r, uint64_t ino, bool wait, struct bh_error *err);
-
 /* files_locks.c: of one inode, while handles to it are open. */
 void files_locks_hold(uint64_t ino);
 void files_locks_drop(struct daemon *d, uint64_t ino, uint64_t handle);

@@ -17,7 +17,7 @@
 
 /* --- opening --- */
 
-int files_make_handle(struct request *r, uint64_t ino, bool wait, struct bh_error *err)
+static int make_handle(struct request *r, uint64_t ino, bool wait, struct bh_error *err)
 {
     bool writing = (r->fi.flags & O_ACCMODE) != O_RDONLY;
     struct handle *h = malloc(sizeof *h);
@@ -49,11 +49,13 @@ static int empty_it(struct request *r, uint64_t ino, struct bh_inode *out, struc
 {
     struct bh_inode to = {0};
     int rc = bh_files_set(r->files, ino, BH_SET_CONTENT, &to, out, true, err);
+    if (rc)
+        return rc;
     to.mode = out->mode & ~(unsigned)S_ISUID;
     if (out->mode & S_IXGRP)
         to.mode &= ~(unsigned)S_ISGID;
-    if (rc || to.mode == out->mode || fuse_req_ctx(r->req)->uid == 0)
-        return rc;
+    if (to.mode == out->mode || fuse_req_ctx(r->req)->uid == 0)
+        return 0;
     return bh_files_set(r->files, ino, BH_SET_MODE, &to, out, true, err);
 }
 
@@ -63,7 +65,7 @@ static int run_open(struct request *r, bool wait, struct bh_error *err)
     bool truncates = r->fi.flags & O_TRUNC;
     if (truncates && !wait)
         return EAGAIN;
-    int rc = files_make_handle(r, r->ino, wait, err);
+    int rc = make_handle(r, r->ino, wait, err);
     if (rc == 0 && truncates) {
         rc = empty_it(r, r->ino, &now, err);
         if (rc)
@@ -93,12 +95,17 @@ static int run_create(struct request *r, bool wait, struct bh_error *err)
     int rc = bh_names_make(bh_files_names(r->files), r->ino, r->name, &r->what, NULL, false, &i,
                            wait, err);
     bool there = rc == EEXIST && !(r->fi.flags & O_EXCL) && S_ISREG(i.mode);
-    if (there)
-        rc = 0;
-    if (rc == 0) /* what was made is in memory: no need to wait; else a second try would meet it */
-        rc = files_make_handle(r, i.ino, true, err);
-    if (rc == 0 && there && r->fi.flags & O_TRUNC)
+    bool truncates = there && r->fi.flags & O_TRUNC;
+    if (truncates && !wait)
+        return EAGAIN;
+    /* What was made is in memory: no need to wait; and a second try would meet it. */
+    if (rc == 0 || there)
+        rc = make_handle(r, i.ino, wait || !there, err);
+    if (rc == 0 && truncates) {
         rc = empty_it(r, i.ino, &i, err);
+        if (rc)
+            drop_handle(r->daemon, handle_of(&r->fi));
+    }
     if (rc)
         return rc;
     struct fuse_entry_param e = {.ino = files_number(r->epoch, i.ino),
