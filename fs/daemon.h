@@ -169,7 +169,7 @@ void dbfile_fsync(fuse_req_t req, struct node *n);
 void dbfile_fsyncdir(fuse_req_t req);
 void dbfile_flush(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
 void dbfile_release(fuse_req_t req, struct node *n, struct fuse_file_info *fi);
-/* dblocks.c */
+/* --- dblocks.c --- */
 void dbfile_getlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, struct flock *lock);
 void dbfile_setlk(fuse_req_t req, struct node *n, struct fuse_file_info *fi, struct flock *lock,
                   bool wait);
@@ -179,6 +179,16 @@ void dbfile_shm_left(struct daemon *d, struct bh_file *f);
 void explain(struct daemon *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* What last_status shows from now on. False: it showed that before. */
 bool note_status(struct daemon *d, const char *text);
+
+/* --- parked.c: fcntl locks, whatever they are on --- */
+void lock_fill(struct bh_lock_request *q, struct bh_lockset *set, fuse_req_t req,
+               const struct fuse_file_info *fi, const struct flock *lock);
+/* F_GETLK. Answers. */
+void lock_test(fuse_req_t req, const struct bh_lock_request *q, struct flock *lock);
+/* F_SETLK, or (wait) F_SETLKW: answers, now or later. *q is copied; put(kept) is called when its
+ * set is not needed any more. */
+void lock_take(fuse_req_t req, const struct bh_lock_request *q, bool wait, void (*put)(void *kept),
+               void *kept);
 
 /* --- readahead.c --- */
 /* Whether a READ is answered EAGAIN: the kernel's guess, of what is not here (absent). Told of

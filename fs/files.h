@@ -57,6 +57,7 @@ void request_settle(struct request *r);
 /* An open file. */
 struct handle {
     struct bh_open *open;
+    struct inode_locks *locks; /* NULL: there was no memory, so it cannot be locked */
     bool writing;
 };
 static inline struct handle *handle_of(const struct fuse_file_info *fi)
@@ -90,9 +91,9 @@ int files_xattr_value(const char *name, const struct files_content *c, struct bh
 /* All names that who asked may see: of `list`, of len bytes, and ours. */
 void files_xattr_list(fuse_req_t req, const char *list, size_t len, struct bh_strbuf *out);
 
-/* files_locks.c: of one inode, while handles to it are open. */
-void files_locks_hold(uint64_t ino);
-void files_locks_drop(struct daemon *d, uint64_t ino, uint64_t handle);
-void files_locks_flush(struct daemon *d, uint64_t ino, uint64_t owner);
+/* files_locks.c: of one inode, while handles to it are open. NULL: no memory. */
+struct inode_locks *files_locks_hold(uint64_t ino);
+void files_locks_drop(struct daemon *d, struct handle *h);
+void files_locks_flush(struct daemon *d, const struct handle *h, uint64_t owner);
 
 #endif

@@ -29,7 +29,7 @@ static int make_handle(struct request *r, uint64_t ino, bool wait, struct bh_err
         free(h);
         return rc;
     }
-    files_locks_hold(ino);
+    h->locks = files_locks_hold(ino);
     r->fi.fh = (uintptr_t)h;
     r->fi.keep_cache = 1;
     return 0;
@@ -38,7 +38,7 @@ static int make_handle(struct request *r, uint64_t ino, bool wait, struct bh_err
 /* One that no client ever had. */
 static void drop_handle(struct daemon *d, struct handle *h)
 {
-    files_locks_drop(d, bh_open_ino(h->open), (uintptr_t)h);
+    files_locks_drop(d, h);
     bh_open_drop(h->open, h->writing);
     free(h);
 }
@@ -150,7 +150,7 @@ void files_release(fuse_req_t req, struct fuse_file_info *fi)
 {
     struct request r;
     request_on(&r, req, fi, run_release);
-    files_locks_drop(r.daemon, bh_open_ino(handle_of(fi)->open), fi->fh);
+    files_locks_drop(r.daemon, handle_of(fi));
     request_start(&r);
 }
 
@@ -229,7 +229,7 @@ void files_flush(fuse_req_t req, struct fuse_file_info *fi)
 {
     struct request r;
     request_on(&r, req, fi, run_flush);
-    files_locks_flush(r.daemon, bh_open_ino(handle_of(fi)->open), fi->lock_owner);
+    files_locks_flush(r.daemon, handle_of(fi), fi->lock_owner);
     request_start(&r);
 }
 

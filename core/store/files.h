@@ -72,7 +72,6 @@ int bh_files_use(struct bh_files *f, uint64_t ino, bool for_writing, struct bh_o
 int bh_open_put(struct bh_open *o, bool for_writing, bool wait);
 /* The same where nothing was written by that user; with the gate entered or not. */
 void bh_open_drop(struct bh_open *o, bool for_writing);
-uint64_t bh_open_ino(const struct bh_open *o);
 
 /* *got: less than len at the end. Without wait also EAGAIN where a disk might be waited for. EIO,
  * ETIMEDOUT, ECANCELED. */

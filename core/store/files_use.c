@@ -108,11 +108,6 @@ int bh_files_use(struct bh_files *f, uint64_t ino, bool for_writing, struct bh_o
     return o ? 0 : ENOMEM;
 }
 
-uint64_t bh_open_ino(const struct bh_open *o)
-{
-    return o->ino;
-}
-
 void bh_files_refresh(struct bh_files *f, struct bh_inode *i)
 {
     if (!S_ISREG(i->mode))
