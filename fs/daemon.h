@@ -135,6 +135,8 @@ extern const struct fuse_lowlevel_ops tree_ops;
 /* Answers a lookup. n: with the kernel's reference; NULL: no memory. e: all but the number. */
 void reply_entry(fuse_req_t req, struct node *n, struct fuse_entry_param e);
 void reply_absent(fuse_req_t req, double timeout);
+/* To who asked for size bytes of extended attributes, or (0) how many there are. */
+void reply_xattr(fuse_req_t req, size_t size, const void *value, size_t len);
 /* Read, changed and made at that moment. */
 void stat_set_time(struct stat *st, int64_t ms);
 /* Entries of a directory, of those from `from` on as many as there is room for. */
@@ -143,9 +145,12 @@ struct listing {
     char *buf;
     size_t size, used;
     off_t from, slot; /* slot: of the next one that is added */
-    bool plus;        /* for a READDIRPLUS, which gets no attributes all the same */
+    bool plus;        /* for a READDIRPLUS */
 };
 int listing_add(struct listing *l, const char *name, ino_t ino, mode_t mode); /* ENOBUFS */
+/* One with attributes, if it is for a READDIRPLUS; next: where the listing goes on after it. False:
+ * there is no room. */
+bool listing_put(struct listing *l, const char *name, const struct fuse_entry_param *e, off_t next);
 /* n: of the root, .ctl, a control file or a file of the database. How long the kernel may keep it.
  */
 double root_fill_stat(struct daemon *d, const struct node *n, struct stat *st);

@@ -279,13 +279,19 @@ static int reply_attr(struct request *r, struct bh_inode *i)
     return 0;
 }
 
-int files_reply_entry(struct request *r, struct bh_inode *i)
+struct fuse_entry_param files_entry(const struct request *r, struct bh_inode *i)
 {
     struct fuse_entry_param e = {.ino = files_number(r->epoch, i->ino),
                                  .attr_timeout = CACHE_SECONDS,
                                  .entry_timeout = CACHE_SECONDS};
     bh_files_refresh(r->files, i);
     files_stat(i, &e.attr);
+    return e;
+}
+
+static int reply_file(const struct request *r, struct bh_inode *i)
+{
+    struct fuse_entry_param e = files_entry(r, i);
     fuse_reply_entry(r->req, &e);
     return 0;
 }
@@ -430,7 +436,7 @@ static int run_lookup(struct request *r, bool wait, struct bh_error *err)
         reply_absent(r->req, CACHE_SECONDS);
         return 0;
     }
-    return rc ? rc : files_reply_entry(r, &i);
+    return rc ? rc : reply_file(r, &i);
 }
 
 void files_lookup(fuse_req_t req, fuse_ino_t dir, const char *name)
@@ -465,7 +471,7 @@ static int run_make(struct request *r, bool wait, struct bh_error *err)
     struct bh_inode i;
     int rc = bh_names_make(bh_files_names(r->files), r->ino, r->name, &r->what,
                            S_ISLNK(r->what.mode) ? r->new_name : NULL, false, &i, wait, err);
-    return rc ? rc : files_reply_entry(r, &i);
+    return rc ? rc : reply_file(r, &i);
 }
 
 void files_make(fuse_req_t req, fuse_ino_t dir, const char *name, mode_t mode, dev_t rdev,
@@ -488,7 +494,7 @@ static int run_link(struct request *r, bool wait, struct bh_error *err)
 {
     struct bh_inode i;
     int rc = bh_names_link(bh_files_names(r->files), r->ino, r->other, r->name, &i, wait, err);
-    return rc ? rc : files_reply_entry(r, &i);
+    return rc ? rc : reply_file(r, &i);
 }
 
 void files_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t dir, const char *name)

@@ -66,8 +66,8 @@ static inline struct handle *handle_of(const struct fuse_file_info *fi)
 }
 
 void files_stat(const struct bh_inode *i, struct stat *st);
-/* Answers with an entry, as the file is now. */
-int files_reply_entry(struct request *r, struct bh_inode *i);
+/* As the file is now. */
+struct fuse_entry_param files_entry(const struct request *r, struct bh_inode *i);
 fuse_ino_t files_number(unsigned epoch, uint64_t ino);
 
 /* Takes back a reference that was taken in that epoch. With the gate entered. */
@@ -84,6 +84,8 @@ struct files_content {
     const char *mime;
     const char *object_key; /* NULL or "": the usual one */
 };
+/* Whether the value may depend on the content's row in table filestore. */
+bool files_xattr_needs_row(const char *name);
 /* The value of one of ours. Sleeps (a link may need credentials that must be looked up). ENODATA,
  * ENOMEM, and for user.bh.url what bh_bucket_presign returns. */
 int files_xattr_value(const char *name, const struct files_content *c, struct bh_strbuf *out,

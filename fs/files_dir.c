@@ -86,47 +86,27 @@ void files_releasedir(fuse_req_t req, struct fuse_file_info *fi)
     request_start(&r);
 }
 
-struct filling {
-    struct request *request;
-    char *buf;
-    size_t size, used;
-    bool plus;
-};
-
-/* False: it is full. i: NULL where its attributes are not wanted, or not at hand. */
-static bool add(struct filling *f, const char *name, uint64_t ino, mode_t mode, off_t next,
-                struct bh_inode *i)
+static struct fuse_entry_param bare_entry(uint64_t ino, mode_t mode)
 {
-    struct fuse_entry_param e = {.attr = {.st_ino = FILES_INO + ino, .st_mode = mode}};
-    size_t left = f->size - f->used, n;
-    if (f->plus && i) {
-        bh_files_refresh(f->request->files, i);
-        files_stat(i, &e.attr);
-        e.ino = files_number(f->request->epoch, ino);
-        e.attr_timeout = e.entry_timeout = CACHE_SECONDS;
-    }
-    n = f->plus ? fuse_add_direntry_plus(f->request->req, f->buf + f->used, left, name, &e, next)
-                : fuse_add_direntry(f->request->req, f->buf + f->used, left, name, &e.attr, next);
-    if (n > left)
-        return false;
-    f->used += n;
-    return true;
+    return (struct fuse_entry_param){.attr = {.st_ino = FILES_INO + ino, .st_mode = mode & S_IFMT}};
 }
 
-/* Entry number n: the two that every directory has come first. */
-static bool add_number(struct filling *f, const struct bh_names_listing *l, size_t n,
-                       const struct bh_inode *self, bool wait)
+/* Entry number n: the two that every directory has come first. False: there is no room. */
+static bool add(struct listing *l, const struct request *r, const struct dir *dir, size_t n,
+                const struct bh_inode *self, bool wait)
 {
+    struct fuse_entry_param e;
     struct bh_inode i;
     if (n < 2) {
         uint64_t ino = n == 0 || self->ino == BH_NAMES_ROOT ? self->ino : self->parent;
-        return add(f, n == 0 ? "." : "..", ino, S_IFDIR, (off_t)n + 1, NULL);
+        e = bare_entry(ino, S_IFDIR);
+        return listing_put(l, n == 0 ? "." : "..", &e, (off_t)n + 1);
     }
-    const char *name = l->entries[n - 2].name;
-    uint64_t ino = l->entries[n - 2].ino;
-    bool known =
-        f->plus && bh_names_get(bh_files_names(f->request->files), ino, &i, wait, NULL) == 0;
-    return add(f, name, ino, l->entries[n - 2].mode & S_IFMT, (off_t)n + 1, known ? &i : NULL);
+    const char *name = dir->list->entries[n - 2].name;
+    uint64_t ino = dir->list->entries[n - 2].ino;
+    bool known = l->plus && bh_names_get(bh_files_names(r->files), ino, &i, wait, NULL) == 0;
+    e = known ? files_entry(r, &i) : bare_entry(ino, dir->list->entries[n - 2].mode);
+    return listing_put(l, name, &e, (off_t)n + 1);
 }
 
 static int run_readdir(struct request *r, bool wait, struct bh_error *err)
@@ -150,13 +130,13 @@ static int run_readdir(struct request *r, bool wait, struct bh_error *err)
     BH_FREE char *buf = rc == 0 ? malloc(r->size) : NULL;
     if (rc == 0 && !buf)
         rc = ENOMEM;
-    struct filling f = {.request = r, .buf = buf, .size = r->size, .plus = r->flags};
+    struct listing l = {.req = r->req, .buf = buf, .size = r->size, .plus = r->flags};
     size_t end = rc == 0 ? dir->list->count + 2 : 0;
-    for (size_t n = (size_t)r->offset; n < end && add_number(&f, dir->list, n, &self, wait);)
+    for (size_t n = (size_t)r->offset; n < end && add(&l, r, dir, n, &self, wait);)
         n++;
     pthread_mutex_unlock(&dir->mutex);
     if (rc == 0) /* with the answer the client may close it: it is gone then */
-        fuse_reply_buf(r->req, buf, f.used);
+        fuse_reply_buf(r->req, buf, l.used);
     return rc;
 }
 

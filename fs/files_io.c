@@ -108,11 +108,7 @@ static int run_create(struct request *r, bool wait, struct bh_error *err)
     }
     if (rc)
         return rc;
-    struct fuse_entry_param e = {.ino = files_number(r->epoch, i.ino),
-                                 .attr_timeout = CACHE_SECONDS,
-                                 .entry_timeout = CACHE_SECONDS};
-    bh_files_refresh(r->files, &i);
-    files_stat(&i, &e.attr);
+    struct fuse_entry_param e = files_entry(r, &i);
     struct handle *h = handle_of(&r->fi);
     if (fuse_reply_create(r->req, &e, &r->fi) == -ENOENT)
         drop_handle(r->daemon, h);

@@ -31,6 +31,11 @@ int files_xattr_check(const char *name)
 
 /* --- what we tell --- */
 
+bool files_xattr_needs_row(const char *name)
+{
+    return !strcmp(name, OURS "mime") || !strcmp(name, OURS "url");
+}
+
 static bool has_key(const struct bh_inode *i)
 {
     return S_ISREG(i->mode) && !i->content.data && !bh_sha256_is_none(i->content.hash);
@@ -88,17 +93,6 @@ void files_xattr_list(fuse_req_t req, const char *list, size_t len, struct bh_st
 
 /* --- requests --- */
 
-static int reply_value(struct request *r, const void *value, size_t len)
-{
-    if (r->size == 0)
-        fuse_reply_xattr(r->req, len);
-    else if (len > r->size)
-        return ERANGE;
-    else
-        fuse_reply_buf(r->req, value, len);
-    return 0;
-}
-
 static int run_get(struct request *r, bool wait, struct bh_error *err)
 {
     struct bh_names *n = bh_files_names(r->files);
@@ -113,12 +107,16 @@ static int run_get(struct request *r, bool wait, struct bh_error *err)
         rc = bh_names_get(n, r->ino, &i, wait, err);
         if (rc == 0)
             rc = our_value(r, &i, &text, err);
-        return rc ? rc : reply_value(r, text.data ? text.data : "", text.len);
+        if (rc == 0)
+            reply_xattr(r->req, r->size, text.data ? text.data : "", text.len);
+        return rc;
     }
     BH_FREE void *value = NULL;
     size_t len;
     rc = bh_names_getxattr(n, r->ino, r->name, &value, &len, wait, err);
-    return rc ? rc : reply_value(r, value, len);
+    if (rc == 0)
+        reply_xattr(r->req, r->size, value, len);
+    return rc;
 }
 
 void files_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
@@ -140,7 +138,10 @@ static int run_list(struct request *r, bool wait, struct bh_error *err)
     if (rc)
         return rc;
     files_xattr_list(r->req, list, len, &all);
-    return all.failed ? ENOMEM : reply_value(r, all.data ? all.data : "", all.len);
+    if (all.failed)
+        return ENOMEM;
+    reply_xattr(r->req, r->size, all.data ? all.data : "", all.len);
+    return 0;
 }
 
 void files_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)

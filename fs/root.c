@@ -80,6 +80,16 @@ void reply_entry(fuse_req_t req, struct node *n, struct fuse_entry_param e)
         node_forget(e.ino, 1);
 }
 
+void reply_xattr(fuse_req_t req, size_t size, const void *value, size_t len)
+{
+    if (size == 0)
+        fuse_reply_xattr(req, len);
+    else if (len > size)
+        fuse_reply_err(req, ERANGE);
+    else
+        fuse_reply_buf(req, value, len);
+}
+
 /* n: as for reply_entry. */
 static void reply_node(fuse_req_t req, struct node *n, double entry_timeout)
 {
@@ -132,20 +142,25 @@ void root_lookup_ctl(fuse_req_t req, const char *name)
 
 /* --- listings --- */
 
-int listing_add(struct listing *l, const char *name, ino_t ino, mode_t mode)
+bool listing_put(struct listing *l, const char *name, const struct fuse_entry_param *e, off_t next)
 {
-    struct stat st = {.st_ino = ino, .st_mode = mode};
-    if (l->slot++ < l->from)
-        return 0;
-    struct fuse_entry_param e = {.attr = st};
     char *at = l->buf + l->used;
     size_t left = l->size - l->used;
-    size_t n = l->plus ? fuse_add_direntry_plus(l->req, at, left, name, &e, l->slot)
-                       : fuse_add_direntry(l->req, at, left, name, &st, l->slot);
-    if (n > l->size - l->used)
-        return ENOBUFS;
+    size_t n = l->plus ? fuse_add_direntry_plus(l->req, at, left, name, e, next)
+                       : fuse_add_direntry(l->req, at, left, name, &e->attr, next);
+    if (n > left)
+        return false;
     l->used += n;
-    return 0;
+    return true;
+}
+
+/* Without attributes: they are asked for by a lookup. */
+int listing_add(struct listing *l, const char *name, ino_t ino, mode_t mode)
+{
+    const struct fuse_entry_param e = {.attr = {.st_ino = ino, .st_mode = mode}};
+    if (l->slot++ < l->from)
+        return 0;
+    return listing_put(l, name, &e, l->slot) ? 0 : ENOBUFS;
 }
 
 static int add_file(void *arg, struct bh_file *f)

@@ -368,10 +368,8 @@ static void tree_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
         files_listxattr(req, ino, size);
     else if (node_of(ino)->kind == NODE_VIEW)
         views_listxattr(req, node_of(ino), size);
-    else if (size == 0)
-        fuse_reply_xattr(req, 0);
     else
-        fuse_reply_buf(req, NULL, 0);
+        reply_xattr(req, size, NULL, 0);
 }
 
 static void tree_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,

@@ -203,14 +203,8 @@ void views_readlink(fuse_req_t req, struct node *n)
 
 static void reply_value(struct view_task *t, const void *value, size_t len)
 {
-    if (!view_task_done(t))
-        return;
-    if (t->size == 0)
-        fuse_reply_xattr(t->req, len);
-    else if (len > t->size)
-        fuse_reply_err(t->req, ERANGE);
-    else
-        fuse_reply_buf(t->req, value, len);
+    if (view_task_done(t))
+        reply_xattr(t->req, t->size, value, len);
 }
 
 static int our_value(struct view_task *t, struct bh_strbuf *out, struct bh_error *err)
@@ -224,7 +218,8 @@ static int our_value(struct view_task *t, struct bh_strbuf *out, struct bh_error
                               .inode = v->inode,
                               .state = state,
                               .mime = bh_files_mime(v->kind == VIEW_FILE ? v->name : "")};
-    if (v->kind != VIEW_FILE) {
+    /* The row is in live.db, of which others may be in the way. */
+    if (v->kind != VIEW_FILE && files_xattr_needs_row(t->name)) {
         int rc = bh_files_find_row(t->daemon->files, v->inode->content.hash, &row, err);
         if (rc && rc != ENOENT)
             return rc;
@@ -297,10 +292,8 @@ void views_listxattr(fuse_req_t req, struct node *n, size_t size)
 {
     if (n->view->inode)
         start(req, n->view, run_listxattr, NULL, size);
-    else if (size == 0)
-        fuse_reply_xattr(req, 0);
     else
-        fuse_reply_buf(req, NULL, 0);
+        reply_xattr(req, size, NULL, 0);
 }
 
 /* --- contents --- */

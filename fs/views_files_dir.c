@@ -72,11 +72,8 @@ static int take_listing(struct daemon *d, const struct view *v, struct open_dir 
 /* --- answering --- */
 
 struct filling {
-    fuse_req_t req;
+    struct listing listing;
     const struct view *dir;
-    char *buf;
-    size_t size, used;
-    bool plus;
     fuse_ino_t *nodes; /* that the answer gives the kernel a reference to */
     size_t node_count;
 };
@@ -86,25 +83,21 @@ static bool add(struct filling *f, const char *name, ino_t ino, mode_t mode, off
                 struct view *child)
 {
     struct fuse_entry_param e = {.attr = {.st_ino = ino, .st_mode = mode}};
-    size_t left = f->size - f->used;
     if (child) {
         struct node *n;
-        (void)view_stat(daemon_of(f->req), child, &e.attr, NULL, NULL);
+        (void)view_stat(daemon_of(f->listing.req), child, &e.attr, NULL, NULL);
         e.attr_timeout = view_attr_seconds(child);
         e.entry_timeout = view_entry_seconds(f->dir);
         n = node_for_view(child);
         e.ino = n ? node_ino(n) : 0;
     }
-    size_t n = f->plus ? fuse_add_direntry_plus(f->req, f->buf + f->used, left, name, &e, next)
-                       : fuse_add_direntry(f->req, f->buf + f->used, left, name, &e.attr, next);
-    if (n > left) {
+    if (!listing_put(&f->listing, name, &e, next)) {
         if (e.ino)
             node_forget(e.ino, 1);
         return false;
     }
     if (e.ino)
         f->nodes[f->node_count++] = e.ino;
-    f->used += n;
     return true;
 }
 
@@ -113,18 +106,19 @@ static bool add_file(struct filling *f, const struct open_dir *o, size_t n)
     const struct bh_inode *i = &o->files->entries[n].inode;
     const char *name = o->files->entries[n].name;
     /* One without a type is damaged: looking it up tells. */
-    struct view *child = f->plus && i->mode ? view_child(f->dir, VIEW_FILE, name, i, "") : NULL;
+    struct view *child =
+        f->listing.plus && i->mode ? view_child(f->dir, VIEW_FILE, name, i, "") : NULL;
     return add(f, name, view_child_ino(f->dir, i), i->mode & S_IFMT, (off_t)n + 3, child);
 }
 
 static bool add_blob(struct filling *f, const struct open_dir *o, size_t n)
 {
     char name[BH_SHA256_HEX];
-    struct bh_inode i = view_blob_inode(daemon_of(f->req), f->dir, o->blobs->blobs[n].hash,
+    struct bh_inode i = view_blob_inode(daemon_of(f->listing.req), f->dir, o->blobs->blobs[n].hash,
                                         o->blobs->blobs[n].size);
     bh_sha256_format(o->blobs->blobs[n].hash, name);
     struct view *child =
-        f->plus && f->dir->fixed ? view_child(f->dir, VIEW_BLOB, name, &i, "") : NULL;
+        f->listing.plus && f->dir->fixed ? view_child(f->dir, VIEW_BLOB, name, &i, "") : NULL;
     return add(f, name, view_child_ino(f->dir, &i), S_IFREG, (off_t)n + 3, child);
 }
 
@@ -142,8 +136,9 @@ static void reply_listing(fuse_req_t req, const struct view *v, const struct ope
 {
     BH_FREE char *buf = malloc(size);
     BH_FREE fuse_ino_t *nodes = calloc(size / ENTRY_MIN + 1, sizeof *nodes);
-    struct filling f = {
-        .req = req, .dir = v, .buf = buf, .size = size, .plus = o->plus, .nodes = nodes};
+    struct filling f = {.listing = {.req = req, .buf = buf, .size = size, .plus = o->plus},
+                        .dir = v,
+                        .nodes = nodes};
     size_t count_ = o->files ? o->files->count : o->blobs->count;
     if (!buf || !nodes) {
         fuse_reply_err(req, ENOMEM);
@@ -156,7 +151,7 @@ static void reply_listing(fuse_req_t req, const struct view *v, const struct ope
         more = add(&f, "..", ino_above(v), S_IFDIR, 2, NULL);
     for (size_t n = from > 2 ? (size_t)from - 2 : 0; more && n < count_; n++)
         more = o->files ? add_file(&f, o, n) : add_blob(&f, o, n);
-    if (fuse_reply_buf(req, buf, f.used) == -ENOENT)
+    if (fuse_reply_buf(req, buf, f.listing.used) == -ENOENT)
         for (size_t n = 0; n < f.node_count; n++)
             node_forget(nodes[n], 1);
 }
