@@ -1,6 +1,5 @@
 #include "hooks.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
@@ -11,7 +10,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "util/cleanup.h"
 #include "util/log.h"
 
 extern char **environ;

@@ -1,7 +1,6 @@
 /* The kernel knows a node by the address of its struct: no table, and a number is never used for
  * two things while anybody knows it. One mutex for all: the work under it is a few instructions. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "daemon.h"
 #include "util/cleanup.h"

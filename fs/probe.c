@@ -1,7 +1,6 @@
 /* bhfs status --probe: what the bucket says, without a mount. */
 #include "repo/probe.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>

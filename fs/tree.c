@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
-#include <unistd.h>
 
 #include "daemon.h"
 #include "util/cleanup.h"
@@ -34,22 +33,18 @@ static void tree_init(void *userdata, struct fuse_conn_info *conn)
 
 static void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    if (is_files(ino)) {
-        count(daemon_of(req), OP_GETATTR);
-        files_getattr(req, ino);
-        return;
-    }
-    struct daemon *d = daemon_of(req);
     struct node *n = node_of(ino);
     struct stat st;
     (void)fi;
-    count(d, OP_GETATTR);
-    if (n->kind == NODE_VIEW) {
+    count(daemon_of(req), OP_GETATTR);
+    if (is_files(ino)) {
+        files_getattr(req, ino);
+    } else if (n->kind == NODE_VIEW) {
         views_getattr(req, n);
-        return;
+    } else {
+        double timeout = root_fill_stat(daemon_of(req), n, &st);
+        fuse_reply_attr(req, &st, timeout);
     }
-    double timeout = root_fill_stat(d, n, &st);
-    fuse_reply_attr(req, &st, timeout);
 }
 
 static void tree_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
@@ -93,13 +88,9 @@ static void tree_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void tree_forget(fuse_req_t req, fuse_ino_t ino, uint64_t lookups)
 {
-    if (is_files(ino)) { /* its number needs no memory here */
-        count(daemon_of(req), OP_FORGET);
-        fuse_reply_none(req);
-        return;
-    }
     count(daemon_of(req), OP_FORGET);
-    node_forget(ino, lookups);
+    if (!is_files(ino)) /* its number needs no memory here */
+        node_forget(ino, lookups);
     fuse_reply_none(req);
 }
 
@@ -150,18 +141,11 @@ static void tree_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
         refuse_in(req, node_of(parent), name);
 }
 
-static void refuse(fuse_req_t req)
-{
-    count(daemon_of(req), OP_OTHER);
-    fuse_reply_err(req, EPERM);
-}
-
 /* What is in files/ and blobs/ of snapshots, and in the live blobs/, stays as it was. */
 static bool refused_in_view(fuse_req_t req, fuse_ino_t dir, const char *name)
 {
     if (is_files(dir) || !views_is_fixed(node_of(dir)))
         return false;
-    count(daemon_of(req), OP_OTHER);
     refuse_in(req, node_of(dir), name);
     return true;
 }
@@ -169,85 +153,67 @@ static bool refused_in_view(fuse_req_t req, fuse_ino_t dir, const char *name)
 /* Between files/ and the rest it is as between two file systems: mv and ln then copy. */
 static void refuse_across(fuse_req_t req, fuse_ino_t from, fuse_ino_t to)
 {
-    count(daemon_of(req), OP_OTHER);
     fuse_reply_err(req, is_files(from) || is_files(to) ? EXDEV : EPERM);
 }
 
 static void tree_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
-    if (is_files(parent)) {
-        count(daemon_of(req), OP_OTHER);
+    count(daemon_of(req), OP_OTHER);
+    if (is_files(parent))
         files_make(req, parent, name, mode, rdev, NULL);
-        return;
-    }
-    if (!refused_in_view(req, parent, name))
-        refuse(req);
+    else if (!refused_in_view(req, parent, name))
+        fuse_reply_err(req, EPERM);
 }
 
 static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
-    if (is_files(parent)) {
-        count(daemon_of(req), OP_OTHER);
-        files_make(req, parent, name, S_IFDIR | (mode & 07777), 0, NULL);
-        return;
-    }
-    if (refused_in_view(req, parent, name))
-        return;
-    struct node *n = node_of(parent);
-    if (n->kind != NODE_VIEW) {
-        refuse(req);
-        return;
-    }
     count(daemon_of(req), OP_OTHER);
-    views_mkdir(req, n, name);
+    if (is_files(parent))
+        files_make(req, parent, name, S_IFDIR | (mode & 07777), 0, NULL);
+    else if (refused_in_view(req, parent, name))
+        return;
+    else if (node_of(parent)->kind == NODE_VIEW)
+        views_mkdir(req, node_of(parent), name);
+    else
+        fuse_reply_err(req, EPERM);
 }
 
 static void tree_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    if (is_files(parent)) {
-        count(daemon_of(req), OP_OTHER);
-        files_remove(req, parent, name, true);
-        return;
-    }
-    if (refused_in_view(req, parent, name))
-        return;
-    struct node *n = node_of(parent);
-    if (n->kind != NODE_VIEW) {
-        refuse(req);
-        return;
-    }
     count(daemon_of(req), OP_OTHER);
-    views_rmdir(req, n, name);
+    if (is_files(parent))
+        files_remove(req, parent, name, true);
+    else if (refused_in_view(req, parent, name))
+        return;
+    else if (node_of(parent)->kind == NODE_VIEW)
+        views_rmdir(req, node_of(parent), name);
+    else
+        fuse_reply_err(req, EPERM);
 }
 
 static void tree_symlink(fuse_req_t req, const char *link, fuse_ino_t parent, const char *name)
 {
-    if (is_files(parent)) {
-        count(daemon_of(req), OP_OTHER);
+    count(daemon_of(req), OP_OTHER);
+    if (is_files(parent))
         files_make(req, parent, name, S_IFLNK | 0777, 0, link);
-        return;
-    }
-    if (!refused_in_view(req, parent, name))
-        refuse(req);
+    else if (!refused_in_view(req, parent, name))
+        fuse_reply_err(req, EPERM);
 }
 
 static void tree_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
 {
-    if (is_files(ino) && is_files(parent)) {
-        count(daemon_of(req), OP_OTHER);
+    count(daemon_of(req), OP_OTHER);
+    if (is_files(ino) && is_files(parent))
         files_link(req, ino, parent, name);
-        return;
-    }
-    if (refused_in_view(req, parent, name))
-        return;
-    refuse_across(req, ino, parent);
+    else if (!refused_in_view(req, parent, name))
+        refuse_across(req, ino, parent);
 }
 
 static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
                         const char *new_name, unsigned flags)
 {
+    count(daemon_of(req), OP_OTHER);
     if (is_files(parent) && is_files(new_parent)) {
-        count(daemon_of(req), OP_OTHER);
         files_rename(req, parent, name, new_parent, new_name, flags);
         return;
     }
@@ -259,14 +225,13 @@ static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fus
     }
     struct node *from = node_of(parent), *to = node_of(new_parent);
     if (from->kind == NODE_VIEW || to->kind == NODE_VIEW) {
-        count(daemon_of(req), OP_OTHER);
         views_rename(req, from, name, to, new_name, flags);
         return;
     }
     if (!strcmp(name, BH_DB_NAME) || !strcmp(new_name, BH_DB_NAME))
         explain(daemon_of(req), BH_DB_NAME
                 " cannot be renamed or replaced: SQLite's locks are on it; use bhfs import");
-    refuse(req);
+    fuse_reply_err(req, EPERM);
 }
 
 /* --- directories: in the root and .ctl offsets are stateless slots, and the kernel keeps the

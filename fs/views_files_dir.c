@@ -2,7 +2,6 @@
  * when it is begun; that of a snapshot is right for ever. */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "files.h"
 #include "util/cleanup.h"

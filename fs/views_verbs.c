@@ -1,8 +1,6 @@
 /* mkdir, rmdir and mv in snapshots/ and branches/. */
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "util/cleanup.h"
 #include "util/clock.h"

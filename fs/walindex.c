@@ -21,7 +21,6 @@
 #include <unistd.h>
 
 #include "daemon.h"
-#include "util/cleanup.h"
 #include "util/log.h"
 
 #define PATCH_MAX 4096
