@@ -1,4 +1,4 @@
-/* The mount's life: start, serve, last flush. */
+/* The mount: its start and its end. */
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
@@ -8,18 +8,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "daemon.h"
 #include "hooks.h"
 #include "options.h"
+#include "serve.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
@@ -270,23 +269,6 @@ static int mount_session(struct daemon *d, const struct options *o, struct bh_er
     return 0;
 }
 
-struct server {
-    pthread_t loop;
-    int ended; /* eventfd */
-    struct daemon *daemon;
-};
-
-static void *server_main(void *arg)
-{
-    struct server *s = arg;
-    pthread_setname_np(pthread_self(), "bhfs-loop");
-    loop_run(s->daemon);
-    uint64_t one = 1;
-    ssize_t n = write(s->ended, &one, sizeof one);
-    (void)n;
-    return NULL;
-}
-
 /* A look through the mount: only then is it said to work. */
 static int check_mounted(struct daemon *d, struct bh_error *err)
 {
@@ -301,94 +283,6 @@ static int check_mounted(struct daemon *d, struct bh_error *err)
                                           d->mountpoint, strerror(errno));
 }
 
-/* --- signals --- */
-
-static void reload(struct daemon *d, const struct options *o)
-{
-    struct bh_config *fresh;
-    struct bh_error err;
-    BH_STRBUF changes = {0};
-    struct bh_config_request req = {.file = bh_config_of(d->bh)->file,
-                                    .url = o->url,
-                                    .overrides = (const char *const *)o->settings,
-                                    .override_count = o->setting_count,
-                                    .use_environment = true};
-    int rc = bh_log_reopen(&err);
-    if (rc)
-        bh_log(BH_LOG_ERROR, "%s", err.text);
-    rc = bh_config_load(&fresh, &req, &err);
-    if (rc == 0)
-        rc = bh_reload(d->bh, fresh, &changes, &err);
-    if (rc) {
-        bh_log(BH_LOG_ERROR, "the configuration was not re-read: %s", err.text);
-        return;
-    }
-    const struct bh_config *cfg = bh_config_of(d->bh);
-    if (bh_log_setup(cfg->log.level, cfg->log.file, o->foreground, &err))
-        bh_log(BH_LOG_ERROR, "%s", err.text);
-    bh_log(BH_LOG_INFO, "the configuration was re-read");
-    char *save = NULL;
-    for (char *line = changes.data ? strtok_r(changes.data, "\n", &save) : NULL; line;
-         line = strtok_r(NULL, "\n", &save))
-        bh_log(BH_LOG_INFO, "%s", line);
-}
-
-/* An orderly unmount; false if somebody is in it. */
-static bool try_unmount(struct daemon *d)
-{
-    if (geteuid() == 0)
-        return umount2(d->mountpoint, UMOUNT_NOFOLLOW) == 0;
-    pid_t pid = fork();
-    if (pid == 0) {
-        int null = open("/dev/null", O_RDWR);
-        dup2(null, 2);
-        execlp("fusermount3", "fusermount3", "-u", "-q", "--", d->mountpoint, (char *)NULL);
-        _exit(127);
-    }
-    int status;
-    return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
-}
-
-static void no_op(int sig)
-{
-    (void)sig;
-}
-
-static void end_loop(struct daemon *d, struct server *s)
-{
-    if (try_unmount(d))
-        return;
-    bh_log(BH_LOG_WARNING, "%s is in use: its programs lose it now", d->mountpoint);
-    fuse_session_exit(d->session);
-    struct pollfd p = {.fd = s->ended, .events = POLLIN};
-    do
-        pthread_kill(s->loop, SIGUSR1); /* out of its read */
-    while (poll(&p, 1, 20) == 0);
-}
-
-/* Until the mount ends or a signal ends it. */
-static void serve(struct daemon *d, struct server *s, int signals, const struct options *o)
-{
-    struct pollfd fds[2] = {{.fd = s->ended, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
-    for (;;) {
-        if (poll(fds, 2, -1) < 0 && errno != EINTR)
-            break;
-        if (fds[0].revents)
-            break;
-        struct signalfd_siginfo info;
-        if (!fds[1].revents || read(signals, &info, sizeof info) != sizeof info)
-            continue;
-        if (info.ssi_signo == SIGHUP) {
-            reload(d, o);
-            continue;
-        }
-        bh_log(BH_LOG_INFO, "signal %u from process %u: ending", info.ssi_signo, info.ssi_pid);
-        end_loop(d, s);
-        break;
-    }
-    pthread_join(s->loop, NULL);
-}
-
 /* --- ending --- */
 
 static void note_exit(struct daemon *d, int dirfd, int rc, const struct bh_error *err)
@@ -398,13 +292,20 @@ static void note_exit(struct daemon *d, int dirfd, int rc, const struct bh_error
         bh_log(BH_LOG_WARNING, "how %s ended cannot be noted: %s", d->mountpoint, strerror(errno));
 }
 
-static void free_daemon(struct daemon *d)
+/* Those who may wait for the bucket, a disk or a lock. */
+static void end_waiting(struct daemon *d)
 {
-    d->closing = true;
     workers_free(d->fetchers);
     workers_free(d->waiters);
     workers_free(d->file_workers);
     workers_free(d->file_fetchers);
+    d->fetchers = d->waiters = d->file_workers = d->file_fetchers = NULL;
+}
+
+static void free_daemon(struct daemon *d)
+{
+    d->closing = true;
+    end_waiting(d);
     bh_destroy(d->bh); /* which may still use what follows */
     workers_free(d->workers);
     follower_free(d->follower);
@@ -430,12 +331,8 @@ static int finish(struct daemon *d, const struct bhfs_extension *ext)
     bh_live_clients_gone(d->live);
     BH_FD int dir = dup(bh_disk_dirfd(bh_store_disk(d->store)));
     bh_stop_reads(d->bh, true); /* nobody wants them any more */
-    workers_free(d->fetchers);
-    workers_free(d->waiters);
-    workers_free(d->file_workers);
-    workers_free(d->file_fetchers);
+    end_waiting(d);
     bh_stop_reads(d->bh, false);
-    d->fetchers = d->waiters = d->file_workers = d->file_fetchers = NULL;
     bh_files_clients_gone(d->files);
     files_detach(d);
     workers_free(d->workers);
@@ -505,19 +402,20 @@ static int start_serving(struct daemon *d, struct server *s, const struct option
     bh_live_set_hooks(d->live, &hooks);
     files_attach(d);
     bh_log_on_append(on_log, NULL);
-    s->daemon = d;
-    s->ended = eventfd(0, EFD_CLOEXEC);
-    rc = s->ended < 0 ? errno : pthread_create(&s->loop, NULL, server_main, s);
+    rc = server_start(s, d, err);
     if (rc)
-        return bh_fail(err, rc, "the request loop cannot be started: %s", strerror(rc));
+        return rc;
     rc = check_mounted(d, err);
     if (rc == 0 && ext && ext->started && (rc = ext->started(d->bh)) != 0)
         bh_fail(err, rc, "the extension did not start: %s", strerror(rc));
-    if (rc) {
-        end_loop(d, s);
-        pthread_join(s->loop, NULL);
-    }
+    if (rc)
+        server_end(s);
     return rc;
+}
+
+static void no_op(int sig)
+{
+    (void)sig;
 }
 
 static int block_signals(void)
@@ -572,9 +470,8 @@ static int run(const struct options *o, const struct bhfs_extension *ext, int re
         (void)n;
         close(ready);
     }
-    serve(d, &server, signals, o);
+    serve(&server, signals, o);
     rc = finish(d, ext);
-    close(server.ended);
     free_daemon(d);
     return rc ? 1 : 0;
 }
