@@ -1,5 +1,6 @@
-/* Requests to snapshots/ and branches/. What a snapshot holds never changes, so the kernel keeps
- * it; what a name means it asks each time, which costs a lookup in memory (views_cache.c). */
+/* Requests to snapshots/ and branches/, and to the blobs/ of the root; those to files/ and blobs/
+ * are handed on (views_files.c). What a snapshot holds never changes, so the kernel keeps it; what
+ * a name means it asks each time, which costs a lookup in memory (views_cache.c). */
 #include "files.h"
 #include "views.h"
 

@@ -1,8 +1,10 @@
-/* snapshots/ and branches/: points in the history as directories, and verbs on them. What the files
- * views*.c share; the rest of the daemon needs what daemon.h says of them.
+/* snapshots/ and branches/: points in the history as directories, and verbs on them; files/ and
+ * blobs/ in them, and the live blobs/ of the root, which nobody changes through the mount. What the
+ * files views*.c share; the rest of the daemon needs what daemon.h says of them.
  *
- * Nothing that waits for the bucket runs on the loop thread: a request is answered at once from
- * what is known in memory, or becomes a task of d->fetchers. So what may ask the bucket has a
+ * Nothing that waits for the bucket, or for live.db, runs on the loop thread: a request is answered
+ * at once from what is known in memory, or becomes a task of d->fetchers (of the history),
+ * d->file_fetchers or d->file_workers (of files/ and blobs/). So what may ask the bucket has a
  * `call`: where that is NULL it does not, and EAGAIN says that it would have to. */
 #ifndef BHFS_VIEWS_H
 #define BHFS_VIEWS_H
