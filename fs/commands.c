@@ -61,29 +61,49 @@ static char *field(const char *text, const char *name)
     return NULL;
 }
 
-/* --- progress --- */
+/* --- progress: a line on the terminal that is written over, or lines where there is none --- */
 
 struct progress {
     const char *mountpoint;
+    bool lines;
+    char shown[160]; /* what was said last */
     atomic_bool end;
     pthread_t thread;
     bool runs;
 };
 
-static void show_progress(const char *mountpoint)
+static void describe(const char *status, char *out, size_t size)
 {
-    BH_FREE char *text = NULL;
-    if (read_ctl(mountpoint, "status", &text))
+    static const char *const names[] = {"flush_under_way", "flush_files_done", "flush_files_total",
+                                        "flush_bytes_done", "flush_bytes_total"};
+    char *v[5];
+    out[0] = '\0';
+    for (int i = 0; i < 5; i++)
+        v[i] = field(status, names[i]);
+    if (v[0] && strcmp(v[0], "none") != 0)
+        snprintf(out, size, "flush: %s", v[0]);
+    size_t used = strlen(out);
+    double bytes = used && v[4] ? strtod(v[4], NULL) : 0, unit = bytes < 1e6 ? 1e3 : 1e6;
+    if (used && v[1] && v[2])
+        used += (size_t)snprintf(out + used, size - used, ": %s of %s", v[1], v[2]);
+    if (bytes > 0 && v[3])
+        snprintf(out + used, size - used, "%s %.1f of %.1f %s", v[2] ? "," : ":",
+                 strtod(v[3], NULL) / unit, bytes / unit, bytes < 1e6 ? "kB" : "MB");
+    for (int i = 0; i < 5; i++)
+        free(v[i]);
+}
+
+static void show_progress(struct progress *p)
+{
+    BH_FREE char *status = NULL;
+    char now[sizeof p->shown];
+    if (read_ctl(p->mountpoint, "status", &status))
         return;
-    BH_FREE char *phase = field(text, "flush_under_way");
-    BH_FREE char *done = field(text, "flush_bytes_done");
-    BH_FREE char *total = field(text, "flush_bytes_total");
-    if (!phase || !strcmp(phase, "none"))
+    describe(status, now, sizeof now);
+    if (!now[0] || !strcmp(now, p->shown))
         return;
-    fprintf(stderr, "\r\033[Kflush: %s", phase);
-    if (done && total && strtod(total, NULL) > 0)
-        fprintf(stderr, " %.0f %% of %.1f MB", 100 * strtod(done, NULL) / strtod(total, NULL),
-                strtod(total, NULL) / 1e6);
+    fprintf(stderr, p->lines ? "%s\n" : "\r\033[K%s", now);
+    memcpy(p->shown, now, sizeof now);
 }
 
 static void *progress_main(void *arg)
@@ -92,17 +112,19 @@ static void *progress_main(void *arg)
     while (!p->end) {
         usleep(200000);
         if (!p->end)
-            show_progress(p->mountpoint);
+            show_progress(p);
     }
-    fprintf(stderr, "\r\033[K");
+    if (p->shown[0] && !p->lines)
+        fprintf(stderr, "\r\033[K");
     return NULL;
 }
 
-static void progress_begin(struct progress *p, const char *mountpoint)
+/* verbose: also where there is no terminal. */
+static void progress_begin(struct progress *p, const char *mountpoint, bool verbose)
 {
-    p->mountpoint = mountpoint;
-    p->end = false;
-    p->runs = isatty(STDERR_FILENO) && pthread_create(&p->thread, NULL, progress_main, p) == 0;
+    bool terminal = isatty(STDERR_FILENO);
+    *p = (struct progress){.mountpoint = mountpoint, .lines = !terminal};
+    p->runs = (terminal || verbose) && pthread_create(&p->thread, NULL, progress_main, p) == 0;
 }
 
 static void progress_end(struct progress *p)
@@ -114,9 +136,8 @@ static void progress_end(struct progress *p)
 
 /* --- one command --- */
 
-/* Writes arg to a control file, with progress on a terminal. On failure prints the daemon's
- * sentence. */
-static int command(const char *mountpoint, const char *name, const char *arg)
+/* Writes arg to a control file, with progress. On failure prints the daemon's sentence. */
+static int command(const char *mountpoint, const char *name, const char *arg, bool verbose)
 {
     BH_FREE char *path = ctl_path(mountpoint, name);
     struct progress p;
@@ -128,7 +149,7 @@ static int command(const char *mountpoint, const char *name, const char *arg)
         complain(mountpoint, errno);
         return 2;
     }
-    progress_begin(&p, mountpoint);
+    progress_begin(&p, mountpoint, verbose);
     ssize_t n = write(fd, arg, strlen(arg));
     int code = n < 0 ? errno : 0;
     progress_end(&p);
@@ -149,9 +170,10 @@ static int usage_error(const char *text)
 
 int command_flush(int argc, char **argv)
 {
-    if (argc != 2)
-        return usage_error("flush MOUNTPOINT");
-    return command(argv[1], "force_flush", "flush\n") ? 1 : 0;
+    bool verbose = argc > 1 && !strcmp(argv[1], "-v");
+    if (argc != 2 + verbose || argv[1 + verbose][0] == '-')
+        return usage_error("flush [-v] MOUNTPOINT");
+    return command(argv[1 + verbose], "force_flush", "flush\n", verbose) ? 1 : 0;
 }
 
 int command_import(int argc, char **argv)
@@ -163,7 +185,7 @@ int command_import(int argc, char **argv)
         fprintf(stderr, "bhfs: %s: %s\n", argv[1], strerror(errno));
         return 1;
     }
-    return command(argv[2], "import", path) ? 1 : 0;
+    return command(argv[2], "import", path, false) ? 1 : 0;
 }
 
 int export_mount(const char *mountpoint, const char *dest)
@@ -340,7 +362,8 @@ int command_umount(int argc, char **argv)
         return complain(mountpoint, EPROTO);
     /* The flush comes first: while it is mounted, its failure can still be mended. With --force the
      * daemon's own last one, bounded by snapshot.stop_timeout, is enough. */
-    rc = force || strcmp(state, "mounted") ? 0 : command(mountpoint, "force_flush", "flush\n");
+    rc = force || strcmp(state, "mounted") ? 0
+                                           : command(mountpoint, "force_flush", "flush\n", false);
     if (rc) {
         if (rc == 1)
             fprintf(

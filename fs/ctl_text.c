@@ -36,12 +36,30 @@ static void number(struct facts *f, const char *name, uint64_t value)
         bh_strbuf_addf(f->out, "%s: %" PRIu64 "\n", name, value);
 }
 
+/* False: no flush is busy with files. */
+static bool files_progress(struct facts *f, struct daemon *d)
+{
+    struct bh_files_status st = {.phase = BH_FILES_IDLE};
+    if (d->files)
+        bh_files_status(d->files, &st);
+    if (st.phase == BH_FILES_IDLE)
+        return false;
+    text(f, "flush_under_way", st.phase == BH_FILES_HASHING ? "hashing files" : "uploading files");
+    number(f, "flush_files_done", st.files_done);
+    number(f, "flush_files_total", st.files_total);
+    number(f, "flush_bytes_done", st.bytes_done);
+    number(f, "flush_bytes_total", st.bytes_total);
+    return true;
+}
+
 static void progress(struct facts *f, struct daemon *d)
 {
     static const char *const phases[] = {"none", "freezing", "hashing",
                                          "keeping the previous snapshot", "uploading"};
     struct bh_progress *p = bh_progress_of(d->bh);
     int phase = atomic_load(&p->phase);
+    if (files_progress(f, d))
+        return;
     text(f, "flush_under_way", phases[phase]);
     if (phase) {
         number(f, "flush_bytes_done", atomic_load(&p->done));
@@ -345,8 +363,7 @@ static void follow_metrics(struct daemon *d, struct bh_strbuf *out)
     metric(out, "bhfs_follow_poll_age_seconds", "gauge",
            "Since the last look at the branch that the bucket answered.");
     if (st.looked_ago_ms >= 0)
-        bh_strbuf_addf(out, "bhfs_follow_poll_age_seconds %.3f\n",
-                       (double)st.looked_ago_ms / 1000);
+        bh_strbuf_addf(out, "bhfs_follow_poll_age_seconds %.3f\n", (double)st.looked_ago_ms / 1000);
     counter(out, "bhfs_follow_steps_total", "Snapshots that were shown one after the other.",
             st.steps);
     counter(out, "bhfs_follow_failures_total", "Looks and steps that failed, or had to wait.",

@@ -26,7 +26,7 @@
 static const char usage[] =
     "usage: bhfs [options] [BUCKET-URL] MOUNTPOINT     mount\n"
     "       bhfs umount [--force] MOUNTPOINT           last flush, unmount, wait for the end\n"
-    "       bhfs flush MOUNTPOINT                      put everything committed into the bucket\n"
+    "       bhfs flush [-v] MOUNTPOINT                 put everything committed into the bucket\n"
     "       bhfs status [MOUNTPOINT]                   how it is\n"
     "       bhfs status --probe [BUCKET-URL]           what a bucket answers, can do and holds\n"
     "       bhfs import FILE MOUNTPOINT                replace the live database's content\n"

@@ -112,9 +112,12 @@ static bool is_dirty(void *arg)
 
 static int publish(struct bh_files *f, const struct bh_call *call, struct bh_error *err)
 {
+    files_progress_begin(f);
     int rc = files_publish_all(f, call, err);
+    files_progress_uploading(f);
     if (rc == 0)
         rc = bh_blobs_wait(f->blobs, UPLOAD_TRIES, call, err);
+    files_progress_end(f);
     if (rc)
         return rc;
     files_adopt(f, false);
@@ -444,6 +447,7 @@ void bh_files_status(struct bh_files *f, struct bh_files_status *out)
     memset(out, 0, sizeof *out);
     bh_names_stats(f->names, &out->names);
     bh_blobs_stats(f->blobs, &out->blobs);
+    files_progress_tell(f, out);
     BH_LOCK_SCOPE(&f->mutex);
     out->unpublished = f->queue_count;
 }

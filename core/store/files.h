@@ -121,10 +121,15 @@ int bh_files_list_blobs(struct bh_files *f, struct bh_blob_list **out, struct bh
 enum bh_blob_state bh_files_state(struct bh_files *f, const struct bh_inode *i);
 /* A file's MIME type, by its name's ending. */
 const char *bh_files_mime(const char *name);
+/* What a flush does for files/ before anything is frozen. */
+enum bh_files_phase { BH_FILES_IDLE, BH_FILES_HASHING, BH_FILES_UPLOADING };
 struct bh_files_status {
     struct bh_names_stats names;
     struct bh_blobs_stats blobs;
     uint64_t unpublished; /* files that were written and are not a blob yet */
+    enum bh_files_phase phase;
+    uint64_t files_done, files_total; /* of that phase; while uploading those are contents */
+    uint64_t bytes_done, bytes_total;
 };
 void bh_files_status(struct bh_files *f, struct bh_files_status *out);
 

@@ -47,6 +47,13 @@ struct bh_open {
         settled; /* was closed or synced since it was written: may be published while open */
 };
 
+/* How far a flush is. What is uploaded meanwhile for others counts, too. */
+struct files_progress {
+    enum bh_files_phase phase;
+    uint64_t files_done, files_total, bytes_done, bytes_total; /* of hashing */
+    uint64_t uploaded, uploaded_bytes, sent_bytes; /* what the blobs and the bucket said at the start */
+};
+
 struct bh_files {
     const struct bh_config *cfg;
     struct bh_live *live;
@@ -77,6 +84,7 @@ struct bh_files {
     uint64_t *discarded; /* numbers of data files that nobody needs any more */
     size_t discarded_count, discarded_room;
     bool stopping;
+    struct files_progress progress;
     uint64_t epoch;  /* how often the content was swapped */
     unsigned inside; /* changes under way */
     bool gate_closed;
@@ -114,6 +122,15 @@ int files_lock_to_write(struct bh_open *o, bool wait);
 int files_push(struct bh_open *o, bool wait, struct bh_error *err);
 /* Those that clients had open at the end. */
 void files_free_in_use(struct bh_files *f);
+
+/* --- files_progress.c --- */
+void files_progress_begin(struct bh_files *f);
+void files_progress_hashing(struct bh_files *f, uint64_t files, uint64_t bytes); /* in all */
+void files_progress_hashed(struct bh_files *f, uint64_t files, uint64_t bytes);  /* more */
+void files_progress_uploading(struct bh_files *f);
+void files_progress_end(struct bh_files *f);
+/* Into *out, whose blobs are filled in. */
+void files_progress_tell(struct bh_files *f, struct bh_files_status *out);
 
 /* --- files_publish.c --- */
 int files_publisher_start(struct bh_files *f, struct bh_error *err);

@@ -169,6 +169,8 @@ static int publish_batch(struct bh_files *f, const uint64_t *inos, size_t count,
             continue;
         if (one == 0)
             one = make_blob(f, it, patient, call, err);
+        if (patient)
+            files_progress_hashed(f, 1, one ? 0 : it->size);
         if (one == 0) {
             n++;
         } else {
@@ -195,6 +197,7 @@ static int publish_batch(struct bh_files *f, const uint64_t *inos, size_t count,
 struct list {
     uint64_t *inos;
     size_t count, room;
+    uint64_t bytes;
 };
 
 static int note(void *arg, const struct bh_inode *i)
@@ -203,6 +206,7 @@ static int note(void *arg, const struct bh_inode *i)
     if (!bh_grow(l->inos, l->room, l->count))
         return ENOMEM;
     l->inos[l->count++] = i->ino;
+    l->bytes += i->content.size;
     return 0;
 }
 
@@ -213,6 +217,7 @@ int files_publish_all(struct bh_files *f, const struct bh_call *call, struct bh_
     int rc = bh_names_each_local(f->names, note, &l, err);
     if (rc == ENOMEM)
         bh_fail(err, rc, "out of memory while publishing files");
+    files_progress_hashing(f, l.count, l.bytes);
     for (size_t i = 0; rc == 0 && i < l.count; i += BATCH) {
         size_t n = l.count - i < BATCH ? l.count - i : BATCH;
         rc = bh_call_check(call, "publishing files", err);
