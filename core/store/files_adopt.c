@@ -35,9 +35,10 @@ static size_t cut(const char *name, size_t have, size_t len)
 {
     if (have <= len)
         return have;
-    while (len > 0 && ((unsigned char)name[len] & 0xc0) == 0x80)
-        len--;
-    return len;
+    for (size_t back = 0; back < 4; back++)
+        if (((unsigned char)name[len - back] & 0xc0) != 0x80)
+            return len - back;
+    return len; /* that is no UTF-8 */
 }
 
 static const char *ending_of(const char *name)
@@ -126,6 +127,9 @@ static int prepare(sqlite3 *db, const char *where, sqlite3_stmt **st, struct bh_
                                           "metadata"};
     BH_STRBUF sql = {0};
     *st = NULL;
+    /* A statement looks whether the schema that the connection knows is still the one. */
+    if (sqlite3_exec(db, "SELECT 1 FROM sqlite_master LIMIT 1", NULL, NULL, NULL) != SQLITE_OK)
+        return bh_sqlite_fail(db, err, "table filestore cannot be read");
     if (!has_column(db, "bh_key") || !has_column(db, "rowid") || !has_column(db, "size"))
         return 0;
     bh_strbuf_addf(&sql, "SELECT rowid, bh_key");
@@ -215,9 +219,10 @@ static void read_meta(sqlite3 *db, const char *json, struct bh_strbuf *out)
 /* 0, or why it gets no name. */
 static const char *read_row(sqlite3 *db, sqlite3_stmt *st, const char *prefix, struct found *f)
 {
-    const char *key = (const char *)sqlite3_column_text(st, 1);
+    bool is_text = sqlite3_column_type(st, 1) == SQLITE_TEXT; /* types before conversions */
+    const char *key = is_text ? (const char *)sqlite3_column_text(st, 1) : NULL;
     const char *object = (const char *)sqlite3_column_text(st, 5);
-    if (sqlite3_column_type(st, 1) != SQLITE_TEXT || !bh_sha256_parse(key, f->hash))
+    if (!key || sqlite3_column_bytes(st, 1) != BH_SHA256_HEX - 1 || !bh_sha256_parse(key, f->hash))
         return "its bh_key is no SHA-256";
     if (sqlite3_column_type(st, 3) != SQLITE_INTEGER || sqlite3_column_int64(st, 3) < 0)
         return "its size is none";
@@ -226,8 +231,8 @@ static const char *read_row(sqlite3 *db, sqlite3_stmt *st, const char *prefix, s
         return "its object has another key than files.prefix and bh_key make (blobs/ has it)";
     f->size = (uint64_t)sqlite3_column_int64(st, 3);
     f->ns = time_of(st, 2);
-    bool text = sqlite3_column_type(st, 4) == SQLITE_TEXT;
-    const char *name = text ? (const char *)sqlite3_column_text(st, 4) : NULL;
+    is_text = sqlite3_column_type(st, 4) == SQLITE_TEXT;
+    const char *name = is_text ? (const char *)sqlite3_column_text(st, 4) : NULL;
     files_safe_name(name, name ? (size_t)sqlite3_column_bytes(st, 4) : 0, key, f->name);
     if (sqlite3_column_type(st, 6) == SQLITE_TEXT)
         read_meta(db, (const char *)sqlite3_column_text(st, 6), &f->meta);

@@ -64,6 +64,8 @@ static int read_dropped(struct reader *r, int (*fn)(void *arg, const uint8_t *ha
                               "NULL AND i.hash = d.hash AND i.nlink > 0)";
     sqlite3_stmt *st = NULL;
     bool row;
+    /* The statement looks whether the schema that the connection knows is still the one. */
+    sqlite3_exec(r->db, "SELECT 1 FROM sqlite_master LIMIT 1", NULL, NULL, NULL);
     if (sqlite3_table_column_metadata(r->db, NULL, "dropped", "hash", NULL, NULL, NULL, NULL,
                                       NULL) != SQLITE_OK)
         return 0; /* of an older bhfs; what else is wrong the next query says */

@@ -166,4 +166,22 @@ rm "$FILES/one.name"
 flush
 integrity
 assert_eq "$(ls "$FILES" | grep -c '^one')" 2999 "names when the table is another one"
+sql "DROP TABLE filestore; CREATE TABLE filestore(bh_key TEXT PRIMARY KEY, size)"
+flush
+names >"$T/wanted"
+sql "INSERT INTO filestore VALUES('$(printf d%.0s {1..64})', 3)"
+flush
+assert_eq "$(names | LC_ALL=C comm -13 "$T/wanted" -)" "$(printf d%.0s {1..64})" "a row of a table that was made meanwhile"
+files_umount
+
+# --- a database that has no such table until a client makes one
+drop_state
+bucket_empty
+files_mount
+flush
+put 'the first'
+sql "CREATE TABLE filestore(bh_key TEXT PRIMARY KEY, object_key TEXT, size INTEGER, mime TEXT, filename TEXT, metadata TEXT,
+    created_at REAL); $(row "'first'")"
+flush
+assert_eq "$(cat "$FILES/first")" 'the first' "the first row"
 files_umount
