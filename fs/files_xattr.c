@@ -10,12 +10,16 @@
 #include "util/strbuf.h"
 
 #define OURS "user.bh."
-#define META "user.bh.meta."
 enum { LINK_SECONDS = 3600 }; /* of user.bh.url; as the usual tools have it */
+
+static bool is_meta(const char *name)
+{
+    return !strncmp(name, BH_FILES_META, strlen(BH_FILES_META));
+}
 
 bool files_xattr_is_ours(const char *name)
 {
-    return !strncmp(name, OURS, strlen(OURS)) && strncmp(name, META, strlen(META)) != 0;
+    return !strncmp(name, OURS, strlen(OURS)) && !is_meta(name);
 }
 
 /* 0, or what a name is refused with (xattr(7)): ACLs, of system.*, are not kept (DECISIONS 26). */
@@ -158,6 +162,8 @@ static int run_set(struct request *r, bool wait, struct bh_error *err)
     if (rc == 0)
         rc = bh_names_setxattr(bh_files_names(r->files), r->ino, r->name, r->data, r->data_size,
                                (int)r->flags, wait, err);
+    if (rc == 0 && is_meta(r->name))
+        rc = bh_files_meta_changed(r->files, r->ino, wait, err);
     if (rc == 0)
         fuse_reply_err(r->req, 0);
     return rc;
@@ -182,6 +188,8 @@ static int run_remove(struct request *r, bool wait, struct bh_error *err)
     int rc = files_xattr_is_ours(r->name) ? EPERM : files_xattr_check(r->name);
     if (rc == 0)
         rc = bh_names_removexattr(bh_files_names(r->files), r->ino, r->name, wait, err);
+    if (rc == 0 && is_meta(r->name))
+        rc = bh_files_meta_changed(r->files, r->ino, wait, err);
     if (rc == 0)
         fuse_reply_err(r->req, 0);
     return rc;

@@ -62,6 +62,12 @@ void bh_files_refresh(struct bh_files *f, struct bh_inode *i);
 int bh_files_set(struct bh_files *f, uint64_t ino, unsigned what, const struct bh_inode *to,
                  struct bh_inode *out, bool wait, struct bh_error *err);
 
+/* Begins the names of attributes that the row of a file's content has as its `metadata`. */
+#define BH_FILES_META "user.bh.meta."
+/* One of them was set or removed: a row that is there gets them with the next flush; one that is made
+ * has them anyway. Not EAGAIN right after that change: the inode is in memory. */
+int bh_files_meta_changed(struct bh_files *f, uint64_t ino, bool wait, struct bh_error *err);
+
 /* --- files in use --- */
 struct bh_open; /* one inode that is in use; the same for all its users, counted */
 

@@ -24,7 +24,6 @@
 #define CHUNK     1000   /* rows of one job */
 #define QUIET_MAX 10000u /* names that are made anew by each mount until something is flushed */
 #define NAMED_BAD 3u     /* rows that are not adopted and are said one by one */
-#define META      "user.bh.meta."
 
 /* --- names --- */
 
@@ -210,8 +209,8 @@ static void read_meta(sqlite3 *db, const char *json, struct bh_strbuf *out)
     while (sqlite3_step(st) == SQLITE_ROW) {
         const char *key = (const char *)sqlite3_column_text(st, 0);
         const char *value = (const char *)sqlite3_column_text(st, 1);
-        if (key && value && *key && strlen(META) + strlen(key) <= FILES_NAME_MAX)
-            bh_strbuf_addf(out, META "%s%c%s%c", key, 0, value, 0);
+        if (key && value && *key && strlen(BH_FILES_META) + strlen(key) <= FILES_NAME_MAX)
+            bh_strbuf_addf(out, BH_FILES_META "%s%c%s%c", key, 0, value, 0);
     }
     sqlite3_finalize(st);
 }

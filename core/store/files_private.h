@@ -15,6 +15,7 @@ struct files_touched {
     uint64_t size;
     uint64_t ino; /* whose name the row gets; 0: it has lost a name */
     int64_t at;   /* when, in nanoseconds since 1970 */
+    bool meta;    /* its attributes user.bh.meta.* were changed: the row gets them */
 };
 
 /* A file that waits to be published. */

@@ -11,6 +11,7 @@
 
 #include "store/files_adopt.h"
 #include "util/cleanup.h"
+#include "util/clock.h"
 #include "util/log.h"
 
 const char *bh_files_mime(const char *name)
@@ -85,6 +86,7 @@ struct row {
     struct files_touched touched;
     bool wanted; /* by some name */
     char name[256];
+    char *meta; /* a JSON object */
 };
 
 struct rows_job {
@@ -153,10 +155,9 @@ static char *insert_sql(unsigned has)
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
         if (has & columns[i].bit)
             bh_strbuf_addf(&sql,
-                           columns[i].bit == HAS_METADATA  ? ", '{}'"
-                           : columns[i].bit == HAS_CREATED ? ", (julianday('now') - "
-                                                             "2440587.5) * 86400.0"
-                                                           : ", @%s",
+                           columns[i].bit == HAS_CREATED ? ", (julianday('now') - "
+                                                           "2440587.5) * 86400.0"
+                                                         : ", @%s",
                            columns[i].name);
     bh_strbuf_addf(&sql, ")");
     return sql.failed ? NULL : bh_take_ptr(sql.data);
@@ -169,7 +170,7 @@ static void bind_text(sqlite3_stmt *st, const char *name, const char *value)
         sqlite3_bind_text(st, i, value, -1, SQLITE_TRANSIENT);
 }
 
-static int put_row(sqlite3 *db, sqlite3_stmt *st, const struct rows_job *j, const struct row *r)
+static int put_row(sqlite3_stmt *st, const struct rows_job *j, const struct row *r)
 {
     char hex[BH_SHA256_HEX], object[BH_KEY_MAX + 1];
     bh_sha256_format(r->touched.hash, hex);
@@ -178,13 +179,38 @@ static int put_row(sqlite3 *db, sqlite3_stmt *st, const struct rows_job *j, cons
     bind_text(st, "@object_key", object);
     bind_text(st, "@mime", bh_files_mime(r->name));
     bind_text(st, "@filename", r->name[0] ? r->name : hex);
+    bind_text(st, "@metadata", r->meta ? r->meta : "{}");
     int i = sqlite3_bind_parameter_index(st, "@size");
     if (i)
         sqlite3_bind_int64(st, i, (sqlite3_int64)r->touched.size);
-    (void)db;
     int rc = sqlite3_step(st);
     sqlite3_reset(st);
     return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+/* A value that upstream has as something else than a string stays that if it still says the same.
+ */
+static int put_meta(sqlite3 *db, const struct row *r)
+{
+    static const char sql[] =
+        "UPDATE filestore SET metadata = (SELECT json_group_object(a.key, CASE "
+        "WHEN b.type IN ('array', 'object') AND b.value = a.value THEN json(b.value) "
+        "WHEN b.type = 'true' AND a.value = '1' THEN json('true') "
+        "WHEN b.type = 'false' AND a.value = '0' THEN json('false') "
+        "WHEN b.type IN ('integer', 'real') AND CAST(b.value AS TEXT) = a.value THEN b.value "
+        "ELSE a.value END) FROM json_each(@metadata) a LEFT JOIN json_each(CASE WHEN "
+        "json_valid(filestore.metadata) THEN filestore.metadata ELSE '{}' END) b ON b.key = a.key) "
+        "WHERE bh_key = @key";
+    char hex[BH_SHA256_HEX];
+    sqlite3_stmt *st = NULL;
+    int rc = sqlite3_prepare_v2(db, sql, -1, &st, NULL);
+    if (rc != SQLITE_OK)
+        return rc;
+    bh_sha256_format(r->touched.hash, hex);
+    bind_text(st, "@key", hex);
+    bind_text(st, "@metadata", r->meta);
+    sqlite3_step(st);
+    return sqlite3_finalize(st);
 }
 
 /* One that came after they were looked at is somebody else's. */
@@ -216,7 +242,9 @@ static int rows_job(sqlite3 *db, void *arg, struct bh_error *err)
         char hex[BH_SHA256_HEX];
         bh_sha256_format(j->rows[i].touched.hash, hex);
         if (j->rows[i].wanted) {
-            sq = put_row(db, put, j, &j->rows[i]);
+            sq = put_row(put, j, &j->rows[i]);
+            if (sq == SQLITE_OK && j->rows[i].touched.meta && (has & HAS_METADATA))
+                sq = put_meta(db, &j->rows[i]);
         } else {
             bind_text(del, "@key", hex);
             sqlite3_bind_int64(del, 2, j->seen.row);
@@ -237,7 +265,9 @@ static int compare(const void *a, const void *b)
 {
     const struct files_touched *x = a, *y = b;
     int c = memcmp(x->hash, y->hash, sizeof x->hash);
-    return c ? c : (x->ino < y->ino) - (x->ino > y->ino); /* those with a name first */
+    if (c == 0) /* that whose attributes were changed first, then others with a name */
+        c = (x->meta < y->meta) - (x->meta > y->meta);
+    return c ? c : (x->ino < y->ino) - (x->ino > y->ino);
 }
 
 /* All contents that have a name: rows may be missing after a crash. */
@@ -270,6 +300,52 @@ static int touch_all(struct bh_files *f, struct bh_error *err)
     return rc;
 }
 
+/* What the row has as metadata. ENOENT: the file is gone. */
+static int read_meta(struct bh_files *f, uint64_t ino, char **json, struct bh_error *err)
+{
+    BH_FREE char *list = NULL;
+    BH_STRBUF out = {0};
+    size_t len = 0;
+    int rc = bh_names_listxattr(f->names, ino, &list, &len, true, err);
+    bh_strbuf_addf(&out, "{");
+    for (const char *name = list; rc == 0 && name < list + len; name += strlen(name) + 1) {
+        BH_FREE void *value = NULL;
+        size_t value_len;
+        if (strncmp(name, BH_FILES_META, strlen(BH_FILES_META)) != 0 ||
+            !name[strlen(BH_FILES_META)])
+            continue;
+        rc = bh_names_getxattr(f->names, ino, name, &value, &value_len, true, err);
+        BH_FREE char *text = rc ? NULL : strndup(value, value_len);
+        if (rc == 0 && !text)
+            rc = ENOMEM;
+        if (rc)
+            break;
+        bh_strbuf_addf(&out, out.len > 1 ? ", " : "");
+        bh_strbuf_add_json(&out, name + strlen(BH_FILES_META));
+        bh_strbuf_addf(&out, ": ");
+        bh_strbuf_add_json(&out, text);
+    }
+    bh_strbuf_addf(&out, "}");
+    if (rc == ENOMEM || (rc == 0 && out.failed))
+        return bh_fail(err, ENOMEM, "out of memory while writing table filestore");
+    if (rc == 0)
+        *json = bh_take_ptr(out.data);
+    return rc;
+}
+
+int bh_files_meta_changed(struct bh_files *f, uint64_t ino, bool wait, struct bh_error *err)
+{
+    struct bh_inode i;
+    int rc = bh_names_get(f->names, ino, &i, wait, err);
+    if (rc || i.content.data || bh_sha256_is_none(i.content.hash))
+        return rc;
+    struct files_touched t = {
+        .size = i.content.hash_size, .ino = ino, .at = bh_real_ns(), .meta = true};
+    memcpy(t.hash, i.content.hash, sizeof t.hash);
+    files_touch_at(f, &t);
+    return 0;
+}
+
 static int fill_rows(struct bh_files *f, struct files_touched *touched, size_t count,
                      struct rows_job *j, struct bh_error *err)
 {
@@ -283,9 +359,15 @@ static int fill_rows(struct bh_files *f, struct files_touched *touched, size_t c
         r->wanted = rc == 0;
         if (rc && rc != ENOENT)
             return rc;
-        if (r->wanted && r->touched.ino)
-            bh_names_name(f->names, r->touched.ino, r->name);
         j->count++;
+        if (!r->wanted || !r->touched.ino)
+            continue;
+        bh_names_name(f->names, r->touched.ino, r->name);
+        rc = read_meta(f, r->touched.ino, &r->meta, err);
+        if (rc == ENOENT || rc == ENODATA)
+            r->touched.meta = false;
+        else if (rc)
+            return rc;
     }
     return 0;
 }
@@ -315,6 +397,8 @@ int files_write_rows(struct bh_files *f, struct bh_error *err)
     bh_names_rows(f->names, &j.seen);
     if (rc == 0 && j.count)
         rc = bh_sql_run(f->live->sql, BH_SQL_WRITE, rows_job, &j, err);
+    for (size_t i = 0; i < j.count; i++)
+        free(rows[i].meta);
     if (rc) { /* nothing is forgotten: the next flush tries again */
         for (size_t i = 0; i < count; i++)
             files_touch_at(f, &touched[i]);

@@ -31,7 +31,7 @@ xattr() { python3 -c "import os, sys; print(os.getxattr(sys.argv[1], sys.argv[2]
 {
     echo "CREATE TABLE filestore(bh_key TEXT PRIMARY KEY, object_key TEXT, size INTEGER, mime TEXT, filename TEXT, metadata TEXT,
         created_at REAL);"
-    put 'the report' && row "'report.txt'" '{"author": "A. Ü.", "pages": 3, "": "x"}'
+    put 'the report' && row "'report.txt'" '{"author": "A. Ü.", "pages": 3, "list": [1, {"a": null}], "yes": true, "": "x"}'
     put 'the same 1' && row "'same.tar.gz'"
     put 'the same 2' && row "'same.tar.gz'"
     put 'the same 3' && row "'same.tar.gz'"
@@ -106,6 +106,35 @@ for how in state bucket; do
     assert_eq "$(cat "$FILES/dir/renamed.txt" "$FILES/own")" "the reportour own" "contents from the $how"
     assert_eq "$(status_of unflushed)" no "unflushed, in status, from the $how"
 done
+
+# --- attributes user.bh.meta.* are the row's metadata
+meta() { sql "SELECT metadata FROM filestore WHERE filename = '$1'"; }
+set_xattr() { python3 -c "import os, sys; os.setxattr(sys.argv[1], sys.argv[2], os.fsencode(sys.argv[3]))" "$@"; }
+R=$FILES/dir/renamed.txt
+assert_eq "$(meta report.txt)" '{"author": "A. Ü.", "pages": 3, "list": [1, {"a": null}], "yes": true, "": "x"}' "metadata that nobody changed"
+set_xattr "$R" user.bh.meta.title 'say "é"'
+set_xattr "$R" user.note mine
+python3 -c "import os; os.removexattr('$R', 'user.bh.meta.author')"
+set_xattr "$FILES/own" user.bh.meta.kind own
+printf 'with an attribute' >"$FILES/with"
+set_xattr "$FILES/with" user.bh.meta.a ''
+flush
+python3 - "$(meta report.txt)" "$(meta own)" "$(meta with)" <<'END' || fail "metadata: $(meta report.txt) $(meta own) $(meta with)"
+import json, sys
+assert json.loads(sys.argv[1]) == {'pages': 3, 'list': [1, {'a': None}], 'yes': True, 'title': 'say "é"'}
+assert json.loads(sys.argv[2]) == {'kind': 'own'}
+assert json.loads(sys.argv[3]) == {'a': ''}
+END
+set_xattr "$R" user.bh.meta.pages 4
+files_umount
+drop_state
+files_mount
+assert_match "$(meta report.txt)" '"pages":"4"' "metadata in the bucket"
+assert_eq "$(xattr "$R" user.bh.meta.title)$(xattr "$R" user.bh.meta.list)$(xattr "$R" user.note)" 'say "é"[1,{"a":null}]mine' "attributes from the bucket"
+assert_errno ENODATA "os.getxattr('$R', 'user.bh.meta.author')"
+assert_errno EPERM "os.setxattr('$R', 'user.bh.key', b'x')"
+rm "$FILES/with"
+flush
 
 # --- rows that come while it is mounted; the kernel knows that there is no such name
 assert_errno ENOENT "os.stat(M + '/files/late.txt')"
