@@ -9,15 +9,17 @@
 /* Nanoseconds since 1970: of the checkpoint. */
 #define NOW "CAST((julianday('now') - 2440587.5) * 86400e9 AS INTEGER)"
 
+/* Not INSERT OR REPLACE: where an INSERT ... ON CONFLICT fires a trigger, that is overruled. */
+#define NOTE                                                                                       \
+    "WHEN old.hash IS NOT NULL AND NOT EXISTS (SELECT 1 FROM inodes WHERE hash IS NOT NULL AND "   \
+    "hash = old.hash AND nlink > 0) BEGIN DELETE FROM dropped WHERE hash = old.hash; "             \
+    "INSERT INTO dropped VALUES(old.hash, " NOW "); END;"
+
+/* Where a file keeps its content, it is one of those that have it, unless it has no name. */
 static const char schema[] =
     "CREATE TABLE IF NOT EXISTS dropped(hash BLOB PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;"
-    "CREATE TRIGGER IF NOT EXISTS inodes_gone AFTER DELETE ON inodes WHEN old.hash IS NOT NULL AND "
-    "NOT EXISTS (SELECT 1 FROM inodes WHERE hash IS NOT NULL AND hash = old.hash AND nlink > 0) "
-    "BEGIN INSERT OR REPLACE INTO dropped VALUES(old.hash, " NOW "); END;"
-    "CREATE TRIGGER IF NOT EXISTS inodes_other AFTER UPDATE OF hash ON inodes WHEN "
-    "old.hash IS NOT NULL AND old.hash IS NOT new.hash AND "
-    "NOT EXISTS (SELECT 1 FROM inodes WHERE hash IS NOT NULL AND hash = old.hash AND nlink > 0) "
-    "BEGIN INSERT OR REPLACE INTO dropped VALUES(old.hash, " NOW "); END;";
+    "CREATE TRIGGER IF NOT EXISTS inodes_gone AFTER DELETE ON inodes " NOTE
+    "CREATE TRIGGER IF NOT EXISTS inodes_other AFTER UPDATE OF hash ON inodes " NOTE;
 
 int db_make_dropped(sqlite3 *db, struct bh_error *err)
 {

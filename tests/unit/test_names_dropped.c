@@ -98,6 +98,33 @@ static void test_dropped(void **state)
     names_db_is_whole();
 }
 
+/* One content that is lost by writing, again and again: the database's own conflicts are none. */
+static void test_dropped_again(void **state)
+{
+    struct bh_inode to = {.content = {.hash = {'B', 1}, .hash_size = 2, .size = 2}};
+    for (int i = 0; i < 3; i++) {
+        uint64_t a = with_content("a", 'A');
+        must(bh_names_checkpoint(names, ERR));
+        must(set(a, BH_SET_CONTENT, &to, NULL));
+        assert_string_equal(dropped(), "A");
+        must(unlink_name(ROOT, "a", NULL));
+        assert_string_equal(dropped(), "AB");
+    }
+}
+
+/* Open without a name when the daemon is killed: it is gone with the next start. */
+static void test_dropped_while_open(void **state)
+{
+    uint64_t a = with_content("a", 'A');
+    must(bh_names_ref(names, a));
+    must(bh_names_checkpoint(names, ERR));
+    must(unlink_name(ROOT, "a", NULL));
+    must(bh_names_checkpoint(names, ERR));
+    again(true);
+    assert_string_equal(dropped(), "A");
+    assert_int_equal(number_in_names("SELECT count(*) FROM inodes"), 1);
+}
+
 static int stop_here(void *arg, const uint8_t hash[BH_SHA256_LEN], int64_t at)
 {
     return ++*(int *)arg == 2 ? E2BIG : 0;
@@ -214,8 +241,10 @@ static void test_made_with_content(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_dropped), T(test_fn_ends_it), T(test_older_database),
-        T(test_rows),    T(test_quiet),      T(test_made_with_content),
+        T(test_dropped),        T(test_fn_ends_it),
+        T(test_dropped_again),  T(test_dropped_while_open),
+        T(test_older_database), T(test_rows),
+        T(test_quiet),          T(test_made_with_content),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
