@@ -24,6 +24,7 @@ struct run {
     struct gc_compaction compaction;
     size_t branches, tombstones, pins;
     size_t deleted, removed, expired, aborted;
+    struct bh_strbuf blobs; /* what is told of them */
 };
 
 void bh_gc_plan_free(struct bh_gc_plan *plan)
@@ -120,6 +121,14 @@ static int remove_anchors(struct run *r, struct bh_error *err)
     return rc;
 }
 
+/* What was found of blobs is told at the end. */
+static int clean_blobs(struct run *r, struct bh_error *err)
+{
+    return r->options->blobs
+               ? gc_blobs(&r->sweep, r->options->blobs, r->options->dry_run, &r->blobs, err)
+               : 0;
+}
+
 static int clean(struct run *r, struct bh_error *err)
 {
     bool dry = r->options->dry_run;
@@ -128,7 +137,9 @@ static int clean(struct run *r, struct bh_error *err)
         rc = gc_sweep_delete(&r->sweep, &r->deleted, err);
     if (rc == 0)
         rc = remove_anchors(r, err);
-    return rc ? rc : gc_sweep_uploads(&r->sweep, dry, &r->aborted, err);
+    if (rc == 0)
+        rc = gc_sweep_uploads(&r->sweep, dry, &r->aborted, err);
+    return rc ? rc : clean_blobs(r, err);
 }
 
 /* Where packs cannot be rewritten (perhaps the bucket is full) the rest is done all the same. */
@@ -216,6 +227,8 @@ static void say_done(const struct run *r, struct bh_strbuf *out)
                    "deleted: %zu objects\nbranches removed: %zu\npins removed: %zu\n"
                    "uploads aborted: %zu\n",
                    r->deleted, r->removed, r->expired, r->aborted);
+    if (r->blobs.len)
+        bh_strbuf_add(out, r->blobs.data, r->blobs.len);
 }
 
 /* --- the run --- */
@@ -226,6 +239,8 @@ static int look(struct run *r, struct bh_error *err)
     int rc = bh_bucket_server_time(s->bucket, &s->begin_ms, s->call, err);
     if (rc == 0)
         rc = gc_list_read(s->bucket, s->prefix, &r->list, s->call, err);
+    r->mark.want_snapshots = r->options->blobs != NULL;
+    r->mark.young_ms = s->begin_ms - s->grace_ms;
     if (rc == 0)
         rc = gc_live_list(&r->mark, err);
     if (rc == 0)
@@ -280,6 +295,7 @@ int bh_gc_run(struct bh_bucket *b, const char *prefix, uint32_t block_size,
     gc_mark_free(&r.mark);
     gc_sweep_free(&r.sweep);
     bh_strbuf_free(&r.compaction.notes);
+    bh_strbuf_free(&r.blobs);
     gc_roots_free(&r.roots);
     gc_set_free(&r.list.items);
     return rc ? bh_fail(err, rc, "%s", why.text) : 0;

@@ -19,6 +19,7 @@
 
 #include "repo/head.h"
 #include "repo/retention.h"
+#include "util/sha256.h"
 
 struct bh_history;
 
@@ -32,12 +33,24 @@ struct bh_gc_plan {
 };
 void bh_gc_plan_free(struct bh_gc_plan *plan);
 
+/* Blobs of files/ (gc_blobs.c): those that no snapshot names which is kept, nor what `live` tells,
+ * nor a plain object. */
+typedef int bh_gc_blob_fn(void *arg, const uint8_t hash[BH_SHA256_LEN]); /* 0 or ENOMEM */
+struct bh_gc_blobs {
+    const char *prefix; /* of their keys */
+    const char *within; /* what the keys of this bucket's databases begin with */
+    /* Calls fn for what the live database and its files need now, flushed or not. NULL: nothing. */
+    int (*live)(void *arg, bh_gc_blob_fn *fn, void *fn_arg, struct bh_error *err);
+    void *arg;
+};
+
 struct bh_gc_options {
     int64_t grace_ms;
-    bool dry_run;                  /* nothing is written */
-    bool compact;                  /* packs of which little is needed are rewritten */
-    unsigned parallel;             /* requests at once, 1 to 64 */
-    const struct bh_gc_plan *plan; /* NULL; told in the report, and for a dry run taken as done */
+    bool dry_run;                    /* nothing is written */
+    bool compact;                    /* packs of which little is needed are rewritten */
+    unsigned parallel;               /* requests at once, 1 to 64 */
+    const struct bh_gc_blobs *blobs; /* NULL: they are left alone */
+    const struct bh_gc_plan *plan;   /* NULL; told in the report, and for a dry run taken as done */
 };
 
 /* One run. prefix: "KEY.bhfs/". report gets lines "name: value", also of a run that failed. EBUSY:
@@ -62,6 +75,24 @@ int bh_history_collect(struct bh_history *h, int64_t grace_ms, bool dry_run,
 int bh_history_gc(struct bh_history *h, const struct bh_retention *keep, int64_t grace_ms,
                   bool dry_run, struct bh_strbuf *report, const struct bh_call *call,
                   struct bh_error *err);
+
+/* --- for who names blobs (gc_blobs.c) --- */
+
+/* What is doomed is deleted within so long, or not before it is said again. */
+#define BH_GC_DOOM_MS 120000
+
+/* The blobs that are condemned, as a writer sees them. Zeros at first. One thread at a time. */
+struct bh_gc_guard;
+/* Reads the list anew, if it is another one (*changed): one request, or two. */
+int bh_gc_guard_look(struct bh_gc_guard **g, struct bh_bucket *b, const char *prefix, bool *changed,
+                     const struct bh_call *call, struct bh_error *err);
+/* Whether it is condemned, or was deleted lately. *wait_ms: so long it may be about to be deleted
+ * still, of now_ms by the store's clock; 0: not before the list changes. */
+bool bh_gc_guard_has(const struct bh_gc_guard *g, const uint8_t hash[BH_SHA256_LEN], int64_t now_ms,
+                     int64_t *wait_ms);
+/* Nothing is on it. */
+bool bh_gc_guard_is_empty(const struct bh_gc_guard *g);
+void bh_gc_guard_free(struct bh_gc_guard *g);
 
 /* --- pins: KEY.bhfs/pins/ID --- */
 

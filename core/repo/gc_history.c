@@ -168,13 +168,26 @@ int bh_history_retain(struct bh_history *h, const struct bh_retention *keep, boo
 
 /* --- collecting --- */
 
+static int each_live_blob(void *arg, bh_gc_blob_fn *fn, void *fn_arg, struct bh_error *err)
+{
+    struct bh_history *h = arg;
+    return h->files.each_blob ? h->files.each_blob(h->files.arg, fn, fn_arg, err) : 0;
+}
+
 int bh_history_collect(struct bh_history *h, int64_t grace_ms, bool dry_run,
                        const struct bh_gc_plan *plan, struct bh_strbuf *report,
                        const struct bh_call *call, struct bh_error *err)
 {
     uint64_t parallel = h->cfg->bucket.connections;
+    BH_FREE char *prefix = NULL;
+    struct bh_gc_blobs blobs = {.within = h->cfg->bucket.prefix, .live = each_live_blob, .arg = h};
+    if (asprintf(&prefix, "%s%s", h->cfg->bucket.prefix, h->cfg->files.prefix) < 0) {
+        prefix = NULL;
+        return no_memory(err);
+    }
+    blobs.prefix = prefix;
     struct bh_gc_options options = {
-        .grace_ms = grace_ms, .dry_run = dry_run, .compact = true, .plan = plan};
+        .grace_ms = grace_ms, .dry_run = dry_run, .compact = true, .blobs = &blobs, .plan = plan};
     options.parallel = parallel < PARALLEL_MAX ? (unsigned)parallel : PARALLEL_MAX;
     pthread_mutex_lock(&h->mutex);
     uint32_t block_size = h->trees ? h->block_size : 0;

@@ -114,7 +114,8 @@ static int encode(const struct gc_set *items, struct bh_strbuf *out)
 
 /* Without conditional writes: looks before, which leaves a moment for another gc. */
 static int put_unseen(struct bh_bucket *b, const char *key, const struct bh_source *src,
-                      const char *etag, const struct bh_call *call, struct bh_error *err)
+                      const char *etag, struct bh_object_info *put, const struct bh_call *call,
+                      struct bh_error *err)
 {
     struct bh_object_info info = {0};
     int rc = bh_bucket_head(b, key, &info, call, err);
@@ -122,29 +123,40 @@ static int put_unseen(struct bh_bucket *b, const char *key, const struct bh_sour
         return rc;
     if (strcmp(rc == 0 ? info.etag : "", etag))
         return ESTALE;
-    return bh_bucket_put(b, key, src, NULL, NULL, NULL, call, err);
+    return bh_bucket_put(b, key, src, NULL, NULL, put, call, err);
 }
 
-int gc_list_write(struct bh_bucket *b, const char *prefix, const struct gc_set *items,
-                  const char *etag, const struct bh_call *call, struct bh_error *err)
+int gc_put_list(struct bh_bucket *b, const char *key, const struct bh_strbuf *text,
+                char etag[BH_ETAG_MAX], const struct bh_call *call, struct bh_error *err)
 {
-    char key[BH_KEY_MAX + 1];
-    BH_STRBUF text = {0};
     struct bh_error why = {0};
-    int rc = list_key(key, prefix, err);
-    if (rc)
-        return rc;
-    if (encode(items, &text) != 0)
-        return bh_fail(err, ENOMEM, "out of memory writing %s", key);
-    const struct bh_source src = {.size = text.len, .data = text.data};
+    struct bh_object_info info = {0};
+    const struct bh_source src = {.size = text->len, .data = text->data};
     const struct bh_cond cond = {.if_match = etag[0] ? etag : NULL, .if_none_match = !etag[0]};
-    rc = bh_bucket_put(b, key, &src, NULL, &cond, NULL, call, &why);
+    int rc = bh_bucket_put(b, key, &src, NULL, &cond, &info, call, &why);
     if (rc == ENOTSUP)
-        rc = put_unseen(b, key, &src, etag, call, &why);
+        rc = put_unseen(b, key, &src, etag, &info, call, &why);
     if (rc == ESTALE || rc == EEXIST)
         return bh_fail(err, EBUSY,
                        "another gc is running (%s was written by somebody else meanwhile): "
                        "nothing was deleted; try again",
                        key);
-    return rc ? bh_fail(err, rc, "%s cannot be written: %s", key, why.text) : 0;
+    if (rc)
+        return bh_fail(err, rc, "%s cannot be written: %s", key, why.text);
+    memcpy(etag, info.etag, BH_ETAG_MAX);
+    return 0;
+}
+
+int gc_list_write(struct bh_bucket *b, const char *prefix, const struct gc_set *items,
+                  const char *etag, const struct bh_call *call, struct bh_error *err)
+{
+    char key[BH_KEY_MAX + 1], now[BH_ETAG_MAX] = "";
+    BH_STRBUF text = {0};
+    int rc = list_key(key, prefix, err);
+    if (rc)
+        return rc;
+    if (encode(items, &text) != 0)
+        return bh_fail(err, ENOMEM, "out of memory writing %s", key);
+    snprintf(now, sizeof now, "%s", etag);
+    return gc_put_list(b, key, &text, now, call, err);
 }

@@ -24,6 +24,7 @@ void gc_mark_free(struct gc_mark *m)
     gc_set_free(&m->labelled);
     gc_set_free(&m->walked);
     gc_set_free(&m->dropped);
+    free(m->snapshots);
 }
 
 static int visit(void *arg, unsigned level, uint64_t number, const struct bh_ref *ref,
@@ -59,6 +60,22 @@ int gc_mark_root(struct gc_mark *m, const struct bh_root *root, struct bh_root *
 
 /* --- snapshots --- */
 
+static int note_snapshot(struct gc_mark *m, const struct bh_index_entry *e, bool dropped,
+                         struct bh_error *err)
+{
+    if (!m->want_snapshots)
+        return 0;
+    struct gc_snapshot *s =
+        gc_grow(&m->snapshots, &m->snapshot_count, &m->snapshot_room, sizeof *s);
+    if (!s)
+        return no_memory(err);
+    memcpy(s->id, e->id, sizeof s->id);
+    s->db = e->db;
+    s->names = e->names;
+    s->dropped = dropped;
+    return 0;
+}
+
 static int mark_entry(struct gc_mark *m, const struct bh_index_entry *e, const char *where,
                       struct bh_error *err)
 {
@@ -67,7 +84,9 @@ static int mark_entry(struct gc_mark *m, const struct bh_index_entry *e, const c
     m->time_ms = e->time_ms;
     if (gc_set_add(&m->records, gc_record_key(e->id), 0) == ENOMEM)
         return no_memory(err);
-    int rc = gc_mark_root(m, &e->db, &m->last_db, what, err);
+    int rc = note_snapshot(m, e, false, err);
+    if (rc == 0)
+        rc = gc_mark_root(m, &e->db, &m->last_db, what, err);
     return rc ? rc : gc_mark_root(m, &e->names, &m->last_names, what, err);
 }
 
@@ -100,6 +119,8 @@ static int mark_index(struct gc_mark *m, const struct bh_head *head, const char 
         for (size_t i = 0; rc == 0 && i < count; i++)
             if (is_kept(m, head->branch, &entries[i]))
                 rc = mark_entry(m, &entries[i], where, err);
+            else if (entries[i].time_ms > m->young_ms)
+                rc = note_snapshot(m, &entries[i], true, err);
     }
     return rc;
 }

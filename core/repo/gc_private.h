@@ -119,7 +119,7 @@ struct gc_pack {
     size_t *targets;
     size_t target_count, target_room;
     bool judged, judging, moved; /* moved: all that is reached is to be had elsewhere */
-    bool needed, record_needed; /* the answer: what of both must stay */
+    bool needed, record_needed;  /* the answer: what of both must stay */
 };
 struct gc_live {
     struct gc_pack *packs; /* all that are listed or reached */
@@ -141,6 +141,13 @@ void gc_live_free(struct gc_live *l);
 
 /* --- gc_mark.c: what is reachable --- */
 
+/* What names blobs. */
+struct gc_snapshot {
+    char id[BH_SNAPSHOT_ID_MAX];
+    struct bh_root db, names;
+    bool dropped; /* but so young that it may be put back: it need not be whole */
+};
+
 struct gc_mark {
     struct bh_bucket *bucket;
     const char *prefix;
@@ -148,6 +155,10 @@ struct gc_mark {
     const struct bh_call *call;
     struct gc_live live;
     struct gc_set records; /* of snapshots that are kept */
+    bool want_snapshots;   /* they are noted, some twice: */
+    struct gc_snapshot *snapshots;
+    size_t snapshot_count, snapshot_room;
+    int64_t young_ms; /* those that were dropped, too, if they are of later than this */
     /* Inside: */
     struct gc_set labelled; /* value: 1 when its snapshot was found in an index */
     struct gc_set walked;   /* roots */
@@ -213,6 +224,37 @@ struct gc_compaction {
  * is read back, then each gets its moved record and goes onto the list that will be published. When
  * it fails, what is on that list is as good as done, and what is not is as before. */
 int gc_compact(struct gc_sweep *s, bool dry_run, struct gc_compaction *c, struct bh_error *err);
+
+/* --- gc_blobs.c, gc_blobs_list.c: blobs of files/ --- */
+struct gc_blob {
+    uint8_t hash[BH_SHA256_LEN];
+    int64_t condemned_ms; /* when; -1: now */
+    int64_t doomed_ms; /* when it was said to be deleted next, by the store's clock; 0: not yet */
+    bool seen;         /* of gc_blobs.c: the object is there */
+};
+/* KEY.bhfs/gc-blobs: ascending by hash, none twice. */
+struct gc_blob_list {
+    struct gc_blob *items;
+    size_t count, room;
+    char etag[BH_ETAG_MAX];
+    bool damaged;
+};
+/* As gc_list_decode, gc_list_read, gc_list_write (after which etag is the new one). */
+bool gc_blob_list_decode(char *text, size_t len, struct gc_blob_list *list, int *rc);
+int gc_blob_list_read(struct bh_bucket *b, const char *prefix, struct gc_blob_list *list,
+                      const struct bh_call *call, struct bh_error *err);
+int gc_blob_list_write(struct bh_bucket *b, const char *prefix, struct gc_blob_list *list,
+                       const struct bh_call *call, struct bh_error *err);
+/* NULL: it is not on it. */
+struct gc_blob *gc_blob_list_find(const struct gc_blob_list *list,
+                                  const uint8_t hash[BH_SHA256_LEN]);
+void gc_blob_list_free(struct gc_blob_list *list);
+/* After the roots were marked. Appends to the report, also of a run that fails. */
+int gc_blobs(struct gc_sweep *s, const struct bh_gc_blobs *o, bool dry_run,
+             struct bh_strbuf *report, struct bh_error *err);
+/* Puts text under KEY if that still has `etag` ("": nothing); etag is the new one then. EBUSY. */
+int gc_put_list(struct bh_bucket *b, const char *key, const struct bh_strbuf *text,
+                char etag[BH_ETAG_MAX], const struct bh_call *call, struct bh_error *err);
 
 /* --- gc_pin.c --- */
 int gc_pin_read(struct bh_bucket *b, const char *prefix, const char *id, struct bh_head *pin,

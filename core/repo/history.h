@@ -9,6 +9,7 @@
 
 #include "repo/head.h"
 #include "repo/plain.h"
+#include "util/sha256.h"
 
 struct bh_history;
 
@@ -39,6 +40,12 @@ struct bh_files_hooks {
     int (*begin)(void *arg, const struct bh_call *call, struct bh_error *err);
     /* Both databases are frozen, or could not be. */
     void (*frozen)(void *arg);
+    /* What the last begin() published is named by the head in the bucket. */
+    void (*named)(void *arg);
+    /* Calls fn (0 or ENOMEM) for every content that names or rows refer to now. Any thread, also
+     * beside all others. */
+    int (*each_blob)(void *arg, int (*fn)(void *fn_arg, const uint8_t hash[BH_SHA256_LEN]),
+                     void *fn_arg, struct bh_error *err);
     /* Before the databases are replaced: clients' changes of files wait from now on, those under
      * way have ended, and nothing reads names.db for long. begin() and frozen() may follow for a
      * last flush. Failed: the gate is open. */

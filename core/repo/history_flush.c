@@ -227,6 +227,8 @@ static int flush(struct bh_history *h, bool last, struct bh_flush_result *result
         rc = flush_image(h, &img, last, result, call, err);
         bool again = rc && img.broken == EAGAIN;
         history_image_free(&img, rc == 0);
+        if (rc == 0 && h->files.named)
+            h->files.named(h->files.arg);
         if (!again)
             return rc;
     }

@@ -219,7 +219,9 @@ static int run_history(struct verify *v, struct bh_error *err)
         rc = check_snapshots(v, false, err);
     if (!rc)
         rc = check_snapshots(v, true, err);
-    return !rc && v->full ? verify_databases(v, err) : rc;
+    if (!rc && v->full)
+        rc = verify_databases(v, err);
+    return rc ? rc : verify_blobs(v, err);
 }
 
 static int run(struct verify *v, struct bh_error *err)

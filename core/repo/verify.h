@@ -5,7 +5,8 @@
 #include "repo/history.h"
 
 /* Reads the format object, every head, label, index, record and tree node; of blocks it looks
- * whether their pack lists them. full: reads every byte of every pack that is referred to and of
+ * whether their pack lists them; of blobs of files/ that snapshots name whether they are there with
+ * their size (full: reads and hashes them, too). full: reads every byte of every pack that is referred to and of
  * the plain objects, and runs SQLite's integrity check on the newest snapshot of every branch. It
  * goes on after damage. 0, or EIO with a sentence that names the first damage and how many objects
  * are damaged; report (text, appended) has all: what, which snapshots are hit, which are whole.

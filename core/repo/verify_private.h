@@ -37,6 +37,7 @@ struct verify_damage {
     uint64_t bit;               /* that snapshots hit by it have in their mask; 0: none is hit */
     uint64_t records;           /* of a pack: damaged ones that were met */
     struct bh_strbuf histories; /* " main dev": whose index is hit */
+    bool is_blob;               /* its cause says who needs it */
 };
 
 /* An object as it is listed. */
@@ -170,6 +171,9 @@ void verify_walk_free(struct verify *v);
 int verify_databases(struct verify *v, struct bh_error *err);
 /* KEY and KEY.prev of main and of the branches. */
 int verify_plain(struct verify *v, struct bh_error *err);
+
+/* --- verify_blobs.c --- */
+int verify_blobs(struct verify *v, struct bh_error *err);
 
 /* --- verify_report.c --- */
 void verify_report(const struct verify *v, int rc, const struct bh_error *why,

@@ -61,7 +61,7 @@ static void add_damage(const struct verify *v, const struct verify_damage *d,
         bh_strbuf_addf(out, "  ");
         add_snapshot(v, sorted[i], d->bit, out);
     }
-    if (!hits)
+    if (!hits && !d->is_blob)
         bh_strbuf_addf(out, "  snapshots: none\n");
 }
 

@@ -114,6 +114,10 @@ int bh_blobs_link(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], const c
  * bh_blobs_start nothing is uploaded, and this waits. */
 int bh_blobs_wait(struct bh_blobs *b, unsigned tries, const struct bh_call *call,
                   struct bh_error *err);
+/* Writes the object anew from what is here, whatever the bucket has. ENOENT: it is not here whole
+ * and undamaged. As bh_bucket_put. */
+int bh_blobs_renew(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t size,
+                   const struct bh_call *call, struct bh_error *err);
 
 /* --- reading --- */
 struct bh_blob; /* an open blob: keeps what is local of it from being evicted; counted */

@@ -121,7 +121,7 @@ static int publish(struct bh_files *f, const struct bh_call *call, struct bh_err
     if (rc)
         return rc;
     files_adopt(f, false);
-    return files_write_rows(f, err);
+    return files_write_rows(f, call, err);
 }
 
 /* gate_closed is of the thread that is here now: whoever replaces content flushes, too. */
@@ -155,6 +155,27 @@ static void frozen(void *arg)
         return;
     bh_names_release(f->names, false);
     pthread_mutex_unlock(&f->publishing);
+}
+
+static void named(void *arg)
+{
+    struct bh_files *f = arg;
+    files_guard_named(f);
+}
+
+static int each_blob(void *arg, int (*fn)(void *fn_arg, const uint8_t hash[BH_SHA256_LEN]),
+                     void *fn_arg, struct bh_error *err)
+{
+    struct bh_files *f = arg;
+    struct bh_blob_list *list;
+    int rc = bh_files_list_blobs(f, &list, err);
+    if (rc)
+        return rc;
+    for (size_t i = 0; rc == 0 && i < list->count; i++)
+        if ((rc = fn(fn_arg, list->blobs[i].hash)) != 0)
+            bh_fail(err, rc, "out of memory while blobs are listed");
+    free(list);
+    return rc;
 }
 
 /* --- opening --- */
@@ -291,7 +312,6 @@ static int open_parts(void *arg, bool unclean, struct bh_error *err)
                                      .gid = getgid(),
                                      .checkpoint_ms = CHECKPOINT_MS,
                                      .read_only = f->read_only};
-    f->reconcile = unclean;
     struct bh_statedir *dir = &f->live->dir;
     int rc = bh_statedir_open_disk(dir, f->cfg, "files", 2, &f->disk, err);
     if (rc == 0)
@@ -308,7 +328,9 @@ static int open_parts(void *arg, bool unclean, struct bh_error *err)
     struct bh_names_stats st = {0};
     if (rc == 0)
         bh_names_stats(f->names, &st);
-    atomic_store(&f->changed, f->queue_count > 0 || st.changed > 0); /* what the log had, too */
+    /* What was not flushed may not have its rows yet, nor what the log had. */
+    f->reconcile = unclean || st.changed > 0 || bh_store_is_dirty(f->live->names);
+    atomic_store(&f->changed, f->queue_count > 0 || st.changed > 0);
     return rc || f->read_only ? rc : bh_blobs_start(f->blobs, err);
 }
 
@@ -327,6 +349,8 @@ int bh_files_new(struct bh_files **out, const struct bh_config *cfg, struct bh_l
                                        .is_dirty = is_dirty,
                                        .begin = begin,
                                        .frozen = frozen,
+                                       .named = named,
+                                       .each_blob = each_blob,
                                        .close_gate = close_gate,
                                        .open_gate = open_gate};
     pthread_mutex_init(&f->mutex, NULL);
@@ -365,6 +389,7 @@ void bh_files_free(struct bh_files *f)
     files_publisher_stop(f);
     bh_files_clients_gone(f);
     files_free_in_use(f);
+    files_guard_free(f);
     if (f->names && bh_names_close(f->names, &err) != 0)
         bh_log(BH_LOG_ERROR, "the names of files/ stay in the log until the next start: %s",
                err.text);

@@ -284,7 +284,7 @@ static int seek_locked(struct bh_open *o, uint64_t offset, int whence, uint64_t 
 int bh_open_seek(struct bh_open *o, uint64_t offset, int whence, uint64_t *at, bool wait,
                  struct bh_error *err)
 {
-    int rc = lock_to_read(o, wait, err);
+    int rc = files_lock_to_read(o, wait, err);
     if (rc)
         return rc;
     bool sleeps = o->has_data && !bh_disk_is_memory(o->files->disk); /* the disk's own map */

@@ -13,9 +13,10 @@
 struct files_touched {
     uint8_t hash[BH_SHA256_LEN];
     uint64_t size;
-    uint64_t ino; /* whose name the row gets; 0: it has lost a name */
-    int64_t at;   /* when, in nanoseconds since 1970 */
-    bool meta;    /* its attributes user.bh.meta.* were changed: the row gets them */
+    uint64_t ino;  /* whose name the row gets; 0: it has lost a name */
+    int64_t at;    /* when, in nanoseconds since 1970 */
+    bool meta;     /* its attributes user.bh.meta.* were changed: the row gets them */
+    int64_t at_ms; /* bh_boot_ms() then; 0: not known; -1: its object was never looked for */
 };
 
 /* A file that waits to be published. */
@@ -52,7 +53,8 @@ struct bh_open {
 struct files_progress {
     enum bh_files_phase phase;
     uint64_t files_done, files_total, bytes_done, bytes_total; /* of hashing */
-    uint64_t uploaded, uploaded_bytes, sent_bytes; /* what the blobs and the bucket said at the start */
+    uint64_t uploaded, uploaded_bytes,
+        sent_bytes; /* what the blobs and the bucket said at the start */
 };
 
 struct bh_files {
@@ -90,6 +92,8 @@ struct bh_files {
     unsigned inside; /* changes under way */
     bool gate_closed;
     pthread_cond_t gate;
+
+    struct files_guard *guard; /* with publishing, as all of files_guard.c; NULL until needed */
 
     pthread_mutex_t publishing; /* one at a time; a flush keeps it until names.db is frozen */
     pthread_t publisher;
@@ -149,6 +153,14 @@ void files_touch_at(struct bh_files *f, const struct files_touched *t);
 
 /* --- files_rows.c: table filestore --- */
 /* Rows of what was touched appear and go, as one transaction. */
-int files_write_rows(struct bh_files *f, struct bh_error *err);
+int files_write_rows(struct bh_files *f, const struct bh_call *call, struct bh_error *err);
+
+/* --- files_guard.c: contents are there, and will be, before a head names them --- */
+/* Once their uploads are over, of a flush: those that got a name, and those of earlier flushes that
+ * no head has named yet. EBUSY: gc is about to delete one, and has been for long. */
+int files_guard_check(struct bh_files *f, const struct files_touched *touched, size_t count,
+                      const struct bh_call *call, struct bh_error *err);
+void files_guard_named(struct bh_files *f);
+void files_guard_free(struct bh_files *f);
 
 #endif

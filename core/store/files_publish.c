@@ -54,7 +54,7 @@ void files_touch_at(struct bh_files *f, const struct files_touched *t)
 
 void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t size, uint64_t ino)
 {
-    struct files_touched t = {.size = size, .ino = ino, .at = bh_real_ns()};
+    struct files_touched t = {.size = size, .ino = ino, .at = bh_real_ns(), .at_ms = bh_boot_ms()};
     memcpy(t.hash, hash, sizeof t.hash);
     files_touch_at(f, &t);
 }

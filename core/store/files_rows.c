@@ -372,7 +372,7 @@ static int fill_rows(struct bh_files *f, struct files_touched *touched, size_t c
     return 0;
 }
 
-int files_write_rows(struct bh_files *f, struct bh_error *err)
+int files_write_rows(struct bh_files *f, const struct bh_call *call, struct bh_error *err)
 {
     struct rows_job j = {.prefix = f->prefix};
     pthread_mutex_lock(&f->mutex);
@@ -382,18 +382,23 @@ int files_write_rows(struct bh_files *f, struct bh_error *err)
     if (rc)
         return rc;
     pthread_mutex_lock(&f->mutex);
+    for (size_t i = 0; all && i < f->touched_count; i++)
+        if (f->touched[i].at_ms > 0)
+            f->touched[i].at_ms = 0; /* when each got its name is not known */
     size_t count = f->touched_count;
     BH_FREE struct files_touched *touched = f->touched;
     f->touched = NULL;
     f->touched_count = f->touched_room = 0;
     f->reconcile = false;
     pthread_mutex_unlock(&f->mutex);
-    if (count == 0)
+    rc = files_guard_check(f, touched, count, call, err);
+    if (rc == 0 && count == 0)
         return 0;
-    BH_FREE struct row *rows = calloc(count, sizeof *rows);
+    BH_FREE struct row *rows = rc ? NULL : calloc(count, sizeof *rows);
     j.rows = rows;
-    rc = rows ? fill_rows(f, touched, count, &j, err)
-              : bh_fail(err, ENOMEM, "out of memory while writing table filestore");
+    if (rc == 0)
+        rc = rows ? fill_rows(f, touched, count, &j, err)
+                  : bh_fail(err, ENOMEM, "out of memory while writing table filestore");
     bh_names_rows(f->names, &j.seen);
     if (rc == 0 && j.count)
         rc = bh_sql_run(f->live->sql, BH_SQL_WRITE, rows_job, &j, err);

@@ -1,0 +1,151 @@
+/* The list of condemned blobs: lines "SHA256HEX CONDEMNED DOOMED" (times in ms), by which anybody
+ * can tell what is about to go, and as the last one the checksum of those before it. */
+#include "repo/gc_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/array.h"
+#include "util/cleanup.h"
+#include "util/random.h"
+
+#define LIST_BYTES_MAX ((size_t)64 << 20)
+#define FIRST          "bhfs: condemned blobs\n"
+#define CHECKSUM       "checksum: "
+
+static int list_key(char key[BH_KEY_MAX + 1], const char *prefix, struct bh_error *err)
+{
+    if (snprintf(key, BH_KEY_MAX + 1, "%sgc-blobs", prefix) > BH_KEY_MAX)
+        return bh_fail(err, ENAMETOOLONG, "the key %.60s...gc-blobs is too long", prefix);
+    return 0;
+}
+
+void gc_blob_list_free(struct gc_blob_list *list)
+{
+    free(list->items);
+    *list = (struct gc_blob_list){0};
+}
+
+static int compare(const void *a, const void *b)
+{
+    return memcmp(a, b, BH_SHA256_LEN); /* the hash comes first */
+}
+
+struct gc_blob *gc_blob_list_find(const struct gc_blob_list *list,
+                                  const uint8_t hash[BH_SHA256_LEN])
+{
+    return list->count ? bsearch(hash, list->items, list->count, sizeof *list->items, compare)
+                       : NULL;
+}
+
+static bool take_time(char **rest, int64_t *ms)
+{
+    char *end;
+    if (**rest < '0' || **rest > '9')
+        return false;
+    errno = 0;
+    *ms = strtoll(*rest, &end, 10);
+    *rest = end;
+    return errno == 0;
+}
+
+static bool take_line(char *line, struct gc_blob_list *list, int *rc)
+{
+    struct gc_blob blob = {0};
+    if (!strncmp(line, "run: ", 5))
+        return true;
+    if (strlen(line) < BH_SHA256_HEX || line[BH_SHA256_HEX - 1] != ' ')
+        return false;
+    char *rest = line + BH_SHA256_HEX;
+    line[BH_SHA256_HEX - 1] = '\0';
+    if (!bh_sha256_parse(line, blob.hash) || !take_time(&rest, &blob.condemned_ms) ||
+        *rest++ != ' ' || !take_time(&rest, &blob.doomed_ms) || *rest)
+        return false;
+    if (list->count && memcmp(list->items[list->count - 1].hash, blob.hash, BH_SHA256_LEN) >= 0)
+        return false;
+    if (!bh_grow(list->items, list->room, list->count)) {
+        *rc = ENOMEM;
+        return false;
+    }
+    list->items[list->count++] = blob;
+    return true;
+}
+
+bool gc_blob_list_decode(char *text, size_t len, struct gc_blob_list *list, int *rc)
+{
+    char hex[BH_SHA256_HEX];
+    size_t tail = sizeof CHECKSUM - 1 + BH_SHA256_HEX - 1 + 1;
+    *rc = 0;
+    if (len < sizeof FIRST - 1 + tail || strncmp(text, FIRST, sizeof FIRST - 1) ||
+        strlen(text) != len)
+        return false;
+    char *sum = text + len - tail;
+    if (strncmp(sum, CHECKSUM, sizeof CHECKSUM - 1) || text[len - 1] != '\n' || sum[-1] != '\n')
+        return false;
+    if ((*rc = bh_sha256_hex_of(text, (size_t)(sum - text), hex)) != 0 ||
+        strncmp(sum + sizeof CHECKSUM - 1, hex, BH_SHA256_HEX - 1))
+        return false;
+    sum[-1] = '\0';
+    for (char *rest = text + sizeof FIRST - 1, *line; (line = strsep(&rest, "\n"));)
+        if (!take_line(line, list, rc))
+            return false;
+    return true;
+}
+
+int gc_blob_list_read(struct bh_bucket *b, const char *prefix, struct gc_blob_list *list,
+                      const struct bh_call *call, struct bh_error *err)
+{
+    char key[BH_KEY_MAX + 1];
+    BH_FREE char *text = NULL;
+    size_t len;
+    struct bh_object_info info;
+    *list = (struct gc_blob_list){0};
+    int rc = list_key(key, prefix, err);
+    if (rc == 0)
+        rc = bh_bucket_get_small(b, key, LIST_BYTES_MAX, &text, &len, &info, call, err);
+    if (rc == ENOENT)
+        return 0;
+    if (rc)
+        return rc;
+    if (!gc_blob_list_decode(text, len, list, &rc)) {
+        gc_blob_list_free(list);
+        list->damaged = true;
+    }
+    memcpy(list->etag, info.etag, sizeof list->etag);
+    return rc == ENOMEM ? bh_fail(err, rc, "out of memory reading %s", key) : 0;
+}
+
+static int encode(struct gc_blob_list *list, struct bh_strbuf *out)
+{
+    char hex[BH_SHA256_HEX];
+    uint32_t run;
+    bh_random_bytes(&run, sizeof run); /* no two runs write the same */
+    bh_strbuf_addf(out, FIRST "run: %" PRIu32 "\n", run);
+    if (list->count)
+        qsort(list->items, list->count, sizeof *list->items, compare);
+    for (size_t i = 0; i < list->count; i++) {
+        const struct gc_blob *b = &list->items[i];
+        bh_sha256_format(b->hash, hex);
+        bh_strbuf_addf(out, "%s %" PRId64 " %" PRId64 "\n", hex, b->condemned_ms, b->doomed_ms);
+    }
+    if (out->failed || bh_sha256_hex_of(out->data, out->len, hex))
+        return ENOMEM;
+    bh_strbuf_addf(out, CHECKSUM "%s\n", hex);
+    return out->failed ? ENOMEM : 0;
+}
+
+int gc_blob_list_write(struct bh_bucket *b, const char *prefix, struct gc_blob_list *list,
+                       const struct bh_call *call, struct bh_error *err)
+{
+    char key[BH_KEY_MAX + 1];
+    BH_STRBUF text = {0};
+    int rc = list_key(key, prefix, err);
+    if (rc)
+        return rc;
+    if (encode(list, &text) != 0)
+        return bh_fail(err, ENOMEM, "out of memory writing %s", key);
+    return gc_put_list(b, key, &text, list->etag, call, err);
+}
