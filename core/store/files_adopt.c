@@ -2,8 +2,9 @@
  *
  * A row has been looked at if its rowid is at most that of the last one that was (names.db keeps
  * it, with a mark of what that row was; if it is another one now, or gone, all are looked at
- * again). A new one whose content has no name gets one. What the user removes leaves no row behind:
- * a flush deletes it, and until then names.db has the content among the dropped ones. */
+ * again, and the next flush puts rows that our names should have: the database may have been
+ * replaced). A new one whose content has no name gets one. What the user removes leaves no row
+ * behind: a flush deletes it, and until then names.db has the content among the dropped ones. */
 #include "store/files_adopt.h"
 
 #include <errno.h>
@@ -455,8 +456,10 @@ static int list_dropped(struct adoption *a, struct bh_error *err)
 static int adopt(struct adoption *a, struct bh_error *err)
 {
     struct bh_files *f = a->files;
+    struct bh_names_rows seen;
     int rc = read_dropped(f, err);
-    bh_names_rows(f->names, &a->scan.last);
+    bh_names_rows(f->names, &seen);
+    a->scan.last = seen;
     while (rc == 0 && !a->scan.end) {
         rc = bh_sql_run(f->live->sql, BH_SQL_READ, scan_chunk, &a->scan, err);
         if (rc == 0 && a->scan.all && !a->dropped)
@@ -465,8 +468,14 @@ static int adopt(struct adoption *a, struct bh_error *err)
             rc = name_found(a, err);
         forget_found(&a->scan);
     }
-    if (rc == 0 && a->scan.last.mark)
+    if (rc == 0 && !a->scan.last.mark)
+        a->scan.last.row = 0; /* there is none */
+    if (rc == 0 && (a->scan.last.mark || seen.mark))
         bh_names_set_rows(f->names, &a->scan.last);
+    if (rc == 0 && a->scan.all && seen.mark) { /* another database: it may not have ours */
+        BH_LOCK_SCOPE(&f->mutex);
+        f->reconcile = true;
+    }
     if (a->made)
         bh_log(BH_LOG_INFO, "%llu rows of table filestore have a name in files/ now",
                (unsigned long long)a->made);

@@ -280,9 +280,10 @@ static int put_everything(struct bh_names *n, bool *done, struct bh_error *err)
         rc = put_forgotten(n, err); /* what the batch drops comes after it */
     if (rc == 0)
         rc = put_batch(n, err);
-    if (rc == 0 && n->next.rows.mark)
+    bool rows = n->next.rows.mark || n->saved.rows.mark;
+    if (rc == 0 && rows)
         rc = put_meta(n, "row", (uint64_t)n->next.rows.row, err);
-    if (rc == 0 && n->next.rows.mark)
+    if (rc == 0 && rows)
         rc = put_meta(n, "row_mark", n->next.rows.mark, err);
     if (rc == 0)
         rc = put_meta(n, "state", n->next.state, err);

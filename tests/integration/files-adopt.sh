@@ -190,12 +190,14 @@ flush
 assert_eq "$(names | wc -l)" $(($(wc -l <"$T/wanted2") + 3000)) "names after the table was filled again"
 sql "DROP TABLE filestore"
 flush
-sql "CREATE TABLE filestore(bh_key TEXT PRIMARY KEY, size) WITHOUT ROWID; INSERT INTO filestore VALUES('$(printf d%.0s {1..64})', 3)"
+assert_eq "$(sql 'SELECT count(*) FROM filestore')" "$(find "$FILES" -type f -size +0 | wc -l)" "rows after the table was dropped"
+sql "DROP TABLE filestore; CREATE TABLE filestore(bh_key TEXT PRIMARY KEY, size) WITHOUT ROWID; INSERT INTO filestore VALUES('$(printf d%.0s {1..64})', 3)"
 rm "$FILES/one.name"
 flush
 integrity
 assert_eq "$(ls "$FILES" | grep -c '^one')" 2999 "names when the table is another one"
 sql "DROP TABLE filestore; CREATE TABLE filestore(bh_key TEXT PRIMARY KEY, size)"
+flush
 flush
 names >"$T/wanted"
 sql "INSERT INTO filestore VALUES('$(printf d%.0s {1..64})', 3)"
@@ -213,4 +215,16 @@ sql "CREATE TABLE filestore(bh_key TEXT PRIMARY KEY, object_key TEXT, size INTEG
     created_at REAL); $(row "'first'")"
 flush
 assert_eq "$(cat "$FILES/first")" 'the first' "the first row"
+
+# --- another database is imported: our files have their rows in that one, too, and its rows have names
+echo 'our own' >"$FILES/own"
+flush
+put 'the second'
+sqlite3 -batch -bail "$T/other.db" "CREATE TABLE filestore(bh_key TEXT PRIMARY KEY, object_key TEXT, size INTEGER, mime TEXT,
+    filename TEXT, metadata TEXT, created_at REAL); $(row "'second'")"
+echo "$T/other.db" >"$CTL/import" || fail "import: $(last_status)"
+flush
+assert_eq "$(names | xargs)" "first own second" "names after an import"
+assert_eq "$(sql 'SELECT filename FROM filestore ORDER BY 1' | xargs)" "first own second" "rows after an import"
+assert_eq "$(cat "$FILES/second")" 'the second' "a row of the imported database"
 files_umount
