@@ -204,6 +204,41 @@ must_have fresh stays
 must_lack labelled
 ! bucket_has "files/$(printf beside | sha)" || fail "an orphan is there still"
 
+# --- a flush that names what gc is about to delete waits for it, and writes it anew
+condemn() { # HASH DOOMED: a list that another gc might have written
+    python3 - "$1" "$2" >"$T/list" <<'PY'
+import hashlib, sys, time
+now = int(time.time() * 1000)
+text = f"bhfs: condemned blobs\nrun: 1\n{sys.argv[1]} {now - 5000} {now if sys.argv[2] == 'yes' else 0}\n"
+sys.stdout.write(text + "checksum: " + hashlib.sha256(text.encode()).hexdigest() + "\n")
+PY
+    bucket_put "$T/list" "$SNAP.bhfs/gc-blobs"
+}
+for doomed in no yes; do
+    make "guarded-$doomed"
+    hash=${HASH[guarded-$doomed]}
+    wait_for 20 bucket_has "files/$hash"
+    sleep 1.1
+    stamp=$(bucket_stamp "files/$hash")
+    condemn "$hash" $doomed
+    start=$(now_ms)
+    if [ $doomed = yes ]; then
+        (sleep 4 && bucket_rm "$SNAP.bhfs/gc-blobs") &
+    fi
+    flush
+    took=$(($(now_ms) - start))
+    wait
+    [ "$(bucket_stamp "files/$hash")" != "$stamp" ] || fail "doomed: $doomed: a condemned blob was named as it was"
+    if [ $doomed = yes ]; then
+        assert_between $took 3500 60000 "ms that a flush took whose blob was about to be deleted"
+    fi
+done
+rm "$FILES"/guarded-*
+for i in 9 10; do
+    sql "INSERT INTO t VALUES($i)"
+    flush
+done
+
 # --- killed in the middle, again and again
 for round in 1 2 3; do
     for i in $(seq 60); do orphan "round $round, $i"; done

@@ -64,7 +64,7 @@ int gc_teardown(void **state)
 
 /* --- operations, in the order of a flush --- */
 
-static void put_record(const struct bh_index_entry *e)
+void put_record(const struct bh_index_entry *e)
 {
     struct bh_record r = {.entry = *e, .host = "test"};
     BH_STRBUF text = {0};

@@ -65,6 +65,7 @@ int gc_teardown(void **state);
 /* Operations, each in the order of a flush. */
 const void *block_of(uint64_t n, uint32_t version);
 void new_id(struct bh_index_entry *e);
+void put_record(const struct bh_index_entry *e);
 void put_head(struct branch *br);
 /* A new snapshot on top of the branch with the content of `like` (NULL: none) and changes. */
 size_t flush_like(struct branch *br, const struct snapshot *like, size_t changes);
