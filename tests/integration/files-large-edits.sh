@@ -44,9 +44,11 @@ head -c $((48 * MIB + 1234)) /dev/urandom >"$T/wanted"
 cp "$T/wanted" "$FILES/large"
 flushed_with $((48 * MIB + 1234)) $((48 * MIB + 1234)) "a new file"
 
+first=$(sha256sum <"$T/wanted" | cut -d' ' -f1)
 write_at "$FILES/large" $((20 * MIB + 17)) edited
 write_at "$T/wanted" $((20 * MIB + 17)) edited
 flushed_with 6 $((5 * MIB)) "six bytes in the middle"
+bucket_rm "files/$first" # what was copied from it is a copy
 right "$T/wanted"
 cmp "$T/wanted" "$FILES/large"
 
