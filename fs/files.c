@@ -135,11 +135,18 @@ static int run(struct request *r, bool wait, struct bh_error *err)
     return rc;
 }
 
+/* Failures that say nothing about what was asked for, but about what it needs. */
+static bool is_trouble(int rc)
+{
+    return rc == EIO || rc == ETIMEDOUT || rc == ENOSPC || rc == ESTALE || rc == ENODEV ||
+           rc == EACCES || rc == EBUSY;
+}
+
 static void answer(struct request *r, int rc, const struct bh_error *err)
 {
     if (rc == 0)
         return;
-    if (err->text[0] && (rc == EIO || rc == ETIMEDOUT || rc == ENOSPC || rc == ESTALE))
+    if (err->text[0] && is_trouble(rc))
         explain(r->daemon, "files/: %s", err->text);
     fuse_reply_err(r->req, rc == ECANCELED ? EINTR : rc);
 }

@@ -77,8 +77,8 @@ enum bh_dir_walk {
     BH_DIR_DURABLE /* and fsync it, and what others may have made just now */
 };
 /* Opens the directory path ("" is the bucket itself) below the root, through no symbolic link.
- * ENOENT or ENOTDIR (a component is something else). Returns an errno of the system, without a
- * sentence. */
+ * ENOENT or ENOTDIR (a component is something else); ENODEV: the bucket's directory was removed.
+ * Returns an errno of the system, without a sentence. */
 int bh_dir_walk(const struct bh_dir *d, const char *path, enum bh_dir_walk how, int *fd);
 /* The same for the directory that holds path; *name is set to the last component within path. */
 int bh_dir_walk_parent(const struct bh_dir *d, const char *path, enum bh_dir_walk how, int *fd,

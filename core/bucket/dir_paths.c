@@ -38,9 +38,14 @@ int bh_dir_fail(const struct bh_dir *d, struct bh_error *err, int code, const ch
         code = EIO;
         why = "it is on another file system than the bucket's directory; a bucket must be on one";
         break;
+    case ENODEV:
+        why = "its directory was removed; put it back, and mount again";
+        break;
+    case EROFS:
+        why = "its file system is read-only; make it writable, or mount with -o ro";
+        break;
     case ENOENT:
     case EACCES:
-    case EROFS:
     case EMFILE:
     case ENFILE:
     case ENOMEM:
@@ -170,6 +175,9 @@ static int step(const struct bh_dir *d, int at, const char *name, enum bh_dir_wa
 static int walk(const struct bh_dir *d, const char *path, size_t len, enum bh_dir_walk how, int *fd)
 {
     char name[DIR_NAME_FOUND + 1];
+    struct stat root;
+    if (fstat(d->root, &root) == 0 && root.st_nlink == 0)
+        return ENODEV;
     BH_FD int at =
         openat(d->root, ".", O_DIRECTORY | O_CLOEXEC | (how == BH_DIR_FIND ? O_PATH : O_RDONLY));
     if (at < 0)

@@ -462,6 +462,45 @@ static void test_full_and_read_only_disk(void **state)
     as_root_in_child(on_small_disk);
 }
 
+static int no_key(void *arg, const char *key, bool is_prefix, const struct bh_object_info *info,
+                  struct bh_error *err)
+{
+    (void)arg, (void)is_prefix, (void)info, (void)err;
+    fail_msg("%s is listed", key);
+    return 0;
+}
+
+static int no_upload(void *arg, const char *key, const char *upload_id, int64_t started_ms,
+                     struct bh_error *err)
+{
+    (void)arg, (void)upload_id, (void)started_ms, (void)err;
+    fail_msg("an upload of %s is listed", key);
+    return 0;
+}
+
+/* What is gone as a whole is told from an object that is not there: nobody takes it for empty. */
+static void test_removed_directory(void **state)
+{
+    BH_FREE char *data = NULL;
+    struct bh_error why;
+    must_put(b, "d/x", "x");
+    shell("rm -rf \"$PWD\"");
+    assert_int_equal(bh_bucket_get_small(b, "d/x", MIB, &data, NULL, NULL, NULL, &why), ENODEV);
+    assert_non_null(strstr(why.text, dir));
+    assert_non_null(strstr(why.text, "was removed"));
+    assert_int_equal(bh_bucket_head(b, "x", NULL, NULL, ERR), ENODEV);
+    assert_int_equal(put_text(b, "d/y", "y", NULL), ENODEV);
+    assert_int_equal(bh_bucket_delete(b, "d/x", NULL, ERR), ENODEV);
+    assert_int_equal(bh_bucket_copy(b, "d/x", "d/z", NULL, NULL, NULL, ERR), ENODEV);
+    struct bh_list_request all = {.prefix = ""};
+    assert_int_equal(bh_bucket_list(b, &all, no_key, NULL, NULL, ERR), ENODEV);
+    char upload[BH_UPLOAD_ID_MAX];
+    assert_int_equal(bh_bucket_mp_begin(b, "d/m", NULL, upload, NULL, ERR), ENODEV);
+    assert_int_equal(bh_bucket_mp_list(b, "", no_upload, NULL, NULL, ERR), ENODEV);
+    assert_int_equal(mkdir(dir, 0700), 0); /* another one, at the same place */
+    assert_int_equal(bh_bucket_head(b, "x", NULL, NULL, ERR), ENODEV);
+}
+
 /* Reading a bucket that cannot be written, as from a read-only disk, makes nothing in it. */
 static void test_reading_writes_nothing(void **state)
 {
@@ -499,6 +538,7 @@ int main(void)
         T(test_permissions),
         T(test_no_rights),
         T(test_full_and_read_only_disk),
+        T(test_removed_directory),
         T(test_reading_writes_nothing),
     };
     int failed = cmocka_run_group_tests_name("bucket-dir", tests, NULL, NULL);
