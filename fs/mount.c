@@ -119,6 +119,9 @@ static int check_mountpoint(const char *given, char **absolute, struct bh_error 
         return bh_fail(err, EINVAL, "no mount point was given; see bhfs --help");
     /* statvfs too: stat may be answered from the kernel's cache although the daemon behind it is
      * dead */
+    if (stat(given, &st) != 0 && errno == ENOENT)
+        return bh_fail(err, ENOENT, "the mount point %s does not exist: make it (mkdir %s)", given,
+                       given);
     if (stat(given, &st) != 0 || statvfs(given, &fs) != 0)
         return bh_fail(err, errno,
                        errno == ENOTCONN ? "%s is a mount whose daemon died (%s); run: umount %s"

@@ -141,6 +141,9 @@ int options_parse(struct options *o, int argc, char **argv, struct bh_error *err
         return bh_fail(err, EINVAL,
                        left < 1 ? "no mount point was given; see bhfs --help"
                                 : "there are too many arguments; see bhfs --help");
+    if (left == 1 && argv[optind][0] != '/' && strstr(argv[optind], "://"))
+        return bh_fail(err, EINVAL,
+                       "no mount point was given, only a bucket: bhfs BUCKET-URL MOUNTPOINT");
     o->url = left == 2 ? argv[optind] : NULL;
     o->mountpoint = argv[argc - 1];
     return 0;

@@ -221,5 +221,7 @@ int bh_check_files_prefix(char *value, struct bh_error *why)
     size_t len = strlen(value);
     if (len < 2 || len > 200 || value[len - 1] != '/' || value[0] == '/' || strstr(value, "//"))
         return bh_fail(why, EINVAL, "allowed: 2 to 200 bytes that end in /, as in files/");
+    if (has_dots(value))
+        return bh_fail(why, EINVAL, "no part of an object key may be '.' or '..'");
     return 0;
 }

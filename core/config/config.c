@@ -341,6 +341,13 @@ static int finish(struct bh_config *cfg, const struct bh_config_request *req, st
         return bh_fail(err, EINVAL,
                        "snapshot.block_size is %llu bytes; it must be a power of two, such as 16KiB",
                        (unsigned long long)cfg->snapshot.block_size);
+    size_t len = strlen(cfg->snapshot.key);
+    if (!strncmp(cfg->files.prefix, cfg->snapshot.key, len) &&
+        !strncmp(cfg->files.prefix + len, ".bhfs/", 6))
+        return bh_fail(err, EINVAL,
+                       "files.prefix = %s: what begins with %s.bhfs/ is the history's; choose "
+                       "another, such as files/",
+                       cfg->files.prefix, cfg->snapshot.key);
     BH_FREE char *key = bh_config_snapshot_key(cfg);
     if (!key)
         return bh_fail(err, ENOMEM, "out of memory while reading the configuration");

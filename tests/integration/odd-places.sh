@@ -25,6 +25,8 @@ refused 'lies in the mount point' -o live.dir="$STATE" "file://$MNT/bucket" "$MN
 rm -rf "$MNT/bucket"
 ! mounted "$MNT" || fail "something is mounted"
 refused 'no mount point' "$URL" ''
+refused 'no mount point was given, only a bucket' "$URL"
+refused 'does not exist: make it' "$URL" "$T/no/such"
 
 # A mount over a mount would hide one that goes on.
 mount_bh -o live.journal=delete
