@@ -103,7 +103,8 @@ int bh_files_own(struct bh_files *f, uint64_t ino, uint64_t keep, const struct b
 int bh_open_seek(struct bh_open *o, uint64_t offset, int whence, uint64_t *at, bool wait,
                  struct bh_error *err);
 /* Bytes that were written count in names: what a close (FLUSH) does. A kill -9 loses nothing of it.
- * Without wait EAGAIN. */
+ * Without wait EAGAIN. ESTALE: the content was swapped, and what was written since the last call is
+ * in no snapshot. */
 int bh_open_flush(struct bh_open *o, bool wait, struct bh_error *err);
 /* The same, and it survives a power cut. Sleeps. */
 int bh_open_sync(struct bh_open *o, struct bh_error *err);

@@ -295,6 +295,12 @@ int bh_open_seek(struct bh_open *o, uint64_t offset, int whence, uint64_t *at, b
 
 /* --- durability --- */
 
+/* It was written to, and no snapshot has it. */
+static bool is_lost(const struct bh_open *o)
+{
+    return atomic_load(&o->stale) && !atomic_load(&o->settled);
+}
+
 int bh_open_flush(struct bh_open *o, bool wait, struct bh_error *err)
 {
     if (!atomic_load(&o->dirty) && atomic_load(&o->settled))
@@ -304,7 +310,11 @@ int bh_open_flush(struct bh_open *o, bool wait, struct bh_error *err)
         return rc;
     rc = files_lock_to_write(o, wait);
     if (rc == 0) {
-        rc = files_push(o, wait, err);
+        rc = is_lost(o) ? bh_fail(err, ESTALE,
+                                  "what was written to inode %llu since its last close or fsync is "
+                                  "lost: files/ was restored or switched meanwhile",
+                                  (unsigned long long)o->ino)
+                        : files_push(o, wait, err);
         if (rc == 0)
             atomic_store(&o->settled, true);
         pthread_rwlock_unlock(&o->lock);
