@@ -155,6 +155,9 @@ bool listing_put(struct listing *l, const char *name, const struct fuse_entry_pa
  */
 double root_fill_stat(struct daemon *d, const struct node *n, struct stat *st);
 void root_setattr(fuse_req_t req, struct node *n, const struct stat *attr, int to_set);
+/* Nothing is made, removed or renamed in that directory of the root, .ctl or a view: EPERM or
+ * EROFS, with a sentence. */
+void root_refuse(fuse_req_t req, const struct node *dir, const char *name);
 void root_lookup(fuse_req_t req, const char *name);
 void root_lookup_ctl(fuse_req_t req, const char *name);
 void root_list(struct daemon *d, const struct node *n, struct listing *l);
@@ -223,6 +226,8 @@ void views_lseek(fuse_req_t req, struct node *n, off_t off, int whence);
 /* In files/ or blobs/ of a snapshot or branch, or in the blobs/ of the root: nothing changes there.
  */
 bool views_is_fixed(const struct node *n);
+/* Why that name is not made, changed or removed in there. */
+void views_explain(struct daemon *d, const struct node *dir, const char *name);
 void views_mkdir(fuse_req_t req, struct node *n, const char *name);
 void views_rmdir(fuse_req_t req, struct node *n, const char *name);
 void views_rename(fuse_req_t req, struct node *n, const char *name, struct node *to,

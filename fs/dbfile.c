@@ -254,6 +254,10 @@ void dbfile_create(fuse_req_t req, const char *name, mode_t mode, struct fuse_fi
         bh_file_unref(f); /* the node has its own */
         rc = n ? 0 : ENOMEM;
     }
+    if (rc == EPERM && bh_file_kind_of(name) == BH_FILE_OTHER) {
+        root_refuse(req, node_of(FUSE_ROOT_ID), name);
+        return;
+    }
     if (rc) {
         fuse_reply_err(req, rc);
         return;
@@ -315,8 +319,12 @@ void dbfile_unlink(fuse_req_t req, const char *name)
         fuse_reply_err(req, EPERM);
         return;
     }
-    if (kind == BH_FILE_OTHER || !must_be_durable(d, kind)) {
-        fuse_reply_err(req, kind == BH_FILE_OTHER ? EPERM : bh_store_unlink(d->store, name));
+    if (kind == BH_FILE_OTHER) {
+        root_refuse(req, node_of(FUSE_ROOT_ID), name);
+        return;
+    }
+    if (!must_be_durable(d, kind)) {
+        fuse_reply_err(req, bh_store_unlink(d->store, name));
         return;
     }
     struct file_task t = {

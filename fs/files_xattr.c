@@ -28,7 +28,7 @@ int files_xattr_check(const char *name)
     static const char *const spaces[] = {"user.", "trusted.", "security."};
     for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++)
         if (!strncmp(name, spaces[i], strlen(spaces[i])))
-            return name[strlen(spaces[i])] ? 0 : EINVAL;
+            return name[strlen(spaces[i])] && strcmp(name, META) != 0 ? 0 : EINVAL;
     return EOPNOTSUPP;
 }
 
@@ -156,9 +156,22 @@ void files_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
     request_start(&r);
 }
 
+static int check_settable(const struct request *r)
+{
+    int rc = files_xattr_check(r->name);
+    if (rc || !files_xattr_is_ours(r->name))
+        return rc;
+    explain(r->daemon,
+            "files/: %.100s cannot be set nor removed: " OURS
+            "* tells of the content; attributes of "
+            "your own are " META "NAME, or user.NAME",
+            r->name);
+    return EPERM;
+}
+
 static int run_set(struct request *r, bool wait, struct bh_error *err)
 {
-    int rc = files_xattr_is_ours(r->name) ? EPERM : files_xattr_check(r->name);
+    int rc = check_settable(r);
     if (rc == 0)
         rc = bh_names_setxattr(bh_files_names(r->files), r->ino, r->name, r->data, r->data_size,
                                (int)r->flags, wait, err);
@@ -185,7 +198,7 @@ void files_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char
 
 static int run_remove(struct request *r, bool wait, struct bh_error *err)
 {
-    int rc = files_xattr_is_ours(r->name) ? EPERM : files_xattr_check(r->name);
+    int rc = check_settable(r);
     if (rc == 0)
         rc = bh_names_removexattr(bh_files_names(r->files), r->ino, r->name, wait, err);
     if (rc == 0 && is_meta(r->name))

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "daemon.h"
+#include "util/cleanup.h"
 
 #define INO_CTL_DIR 2
 #define CTL_DIR     ".ctl"
@@ -103,6 +104,37 @@ void reply_absent(fuse_req_t req, double timeout)
 {
     struct fuse_entry_param e = {.entry_timeout = timeout};
     fuse_reply_entry(req, &e);
+}
+
+static void refuse_in_ctl(struct daemon *d, const char *name)
+{
+    BH_STRBUF commands = {0};
+    for (int i = 0; ctl_name(i); i++)
+        if (ctl_is_command(i))
+            bh_strbuf_addf(&commands, "%s%s", commands.len ? ", " : "", ctl_name(i));
+    if (ctl_find(name) < 0)
+        explain(d, "there is no %.100s in " CTL_DIR "; the commands are %s", name,
+                commands.failed ? "listed there" : commands.data);
+    else
+        explain(d, CTL_DIR "/%s cannot be made, removed or renamed", name);
+}
+
+void root_refuse(fuse_req_t req, const struct node *dir, const char *name)
+{
+    struct daemon *d = daemon_of(req);
+    if (dir->kind == NODE_VIEW) {
+        views_explain(d, dir, name);
+        fuse_reply_err(req, EROFS);
+        return;
+    }
+    if (dir->kind == NODE_CTL_DIR)
+        refuse_in_ctl(d, name);
+    else
+        explain(d,
+                "%.100s: nothing is made, removed or renamed in the root of the mount but what "
+                "SQLite has beside " BH_DB_NAME "; files have their place in " FILES_NAME "/",
+                name);
+    fuse_reply_err(req, EPERM);
 }
 
 void root_lookup(fuse_req_t req, const char *name)

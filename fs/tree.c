@@ -104,20 +104,6 @@ static void tree_forget_multi(fuse_req_t req, size_t count_, struct fuse_forget_
     fuse_reply_none(req);
 }
 
-/* What is in a snapshot stays as it was. */
-static void refuse_in(fuse_req_t req, const struct node *dir, const char *name)
-{
-    if (dir->kind != NODE_VIEW) {
-        fuse_reply_err(req, EPERM);
-        return;
-    }
-    explain(daemon_of(req),
-            "%.100s: snapshots and branches are changed as directories only: mkdir, "
-            "rmdir and mv; blobs/ is there for reading",
-            name);
-    fuse_reply_err(req, EROFS);
-}
-
 static void tree_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
                         struct fuse_file_info *fi)
 {
@@ -127,7 +113,7 @@ static void tree_create(fuse_req_t req, fuse_ino_t parent, const char *name, mod
     else if (node_of(parent)->kind == NODE_ROOT)
         dbfile_create(req, name, mode, fi);
     else
-        refuse_in(req, node_of(parent), name);
+        root_refuse(req, node_of(parent), name);
 }
 
 static void tree_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -138,7 +124,7 @@ static void tree_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
     else if (node_of(parent)->kind == NODE_ROOT)
         dbfile_unlink(req, name);
     else
-        refuse_in(req, node_of(parent), name);
+        root_refuse(req, node_of(parent), name);
 }
 
 /* What is in files/ and blobs/ of snapshots, and in the live blobs/, stays as it was. */
@@ -146,14 +132,15 @@ static bool refused_in_view(fuse_req_t req, fuse_ino_t dir, const char *name)
 {
     if (is_files(dir) || !views_is_fixed(node_of(dir)))
         return false;
-    refuse_in(req, node_of(dir), name);
+    root_refuse(req, node_of(dir), name);
     return true;
 }
 
 /* Between files/ and the rest it is as between two file systems: mv and ln then copy. */
-static void refuse_across(fuse_req_t req, fuse_ino_t from, fuse_ino_t to)
+static void refuse_across(fuse_req_t req, fuse_ino_t to, const char *name)
 {
-    fuse_reply_err(req, is_files(from) || is_files(to) ? EXDEV : EPERM);
+    if (!refused_in_view(req, to, name))
+        fuse_reply_err(req, EXDEV);
 }
 
 static void tree_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
@@ -161,8 +148,8 @@ static void tree_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode
     count(daemon_of(req), OP_OTHER);
     if (is_files(parent))
         files_make(req, parent, name, mode, rdev, NULL);
-    else if (!refused_in_view(req, parent, name))
-        fuse_reply_err(req, EPERM);
+    else
+        root_refuse(req, node_of(parent), name);
 }
 
 static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
@@ -175,7 +162,7 @@ static void tree_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode
     else if (node_of(parent)->kind == NODE_VIEW)
         views_mkdir(req, node_of(parent), name);
     else
-        fuse_reply_err(req, EPERM);
+        root_refuse(req, node_of(parent), name);
 }
 
 static void tree_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -188,7 +175,7 @@ static void tree_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
     else if (node_of(parent)->kind == NODE_VIEW)
         views_rmdir(req, node_of(parent), name);
     else
-        fuse_reply_err(req, EPERM);
+        root_refuse(req, node_of(parent), name);
 }
 
 static void tree_symlink(fuse_req_t req, const char *link, fuse_ino_t parent, const char *name)
@@ -196,8 +183,8 @@ static void tree_symlink(fuse_req_t req, const char *link, fuse_ino_t parent, co
     count(daemon_of(req), OP_OTHER);
     if (is_files(parent))
         files_make(req, parent, name, S_IFLNK | 0777, 0, link);
-    else if (!refused_in_view(req, parent, name))
-        fuse_reply_err(req, EPERM);
+    else
+        root_refuse(req, node_of(parent), name);
 }
 
 static void tree_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
@@ -205,8 +192,10 @@ static void tree_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const c
     count(daemon_of(req), OP_OTHER);
     if (is_files(ino) && is_files(parent))
         files_link(req, ino, parent, name);
-    else if (!refused_in_view(req, parent, name))
-        refuse_across(req, ino, parent);
+    else if (is_files(ino) || is_files(parent))
+        refuse_across(req, parent, name);
+    else
+        root_refuse(req, node_of(parent), name);
 }
 
 static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
@@ -220,7 +209,7 @@ static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fus
     if (refused_in_view(req, parent, name) || refused_in_view(req, new_parent, new_name))
         return;
     if (is_files(parent) || is_files(new_parent)) {
-        refuse_across(req, parent, new_parent);
+        fuse_reply_err(req, EXDEV);
         return;
     }
     struct node *from = node_of(parent), *to = node_of(new_parent);
@@ -228,9 +217,12 @@ static void tree_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fus
         views_rename(req, from, name, to, new_name, flags);
         return;
     }
-    if (!strcmp(name, BH_DB_NAME) || !strcmp(new_name, BH_DB_NAME))
-        explain(daemon_of(req), BH_DB_NAME
-                " cannot be renamed or replaced: SQLite's locks are on it; use bhfs import");
+    if (strcmp(name, BH_DB_NAME) != 0 && strcmp(new_name, BH_DB_NAME) != 0) {
+        root_refuse(req, from, name);
+        return;
+    }
+    explain(daemon_of(req),
+            BH_DB_NAME " cannot be renamed or replaced: SQLite's locks are on it; use bhfs import");
     fuse_reply_err(req, EPERM);
 }
 

@@ -93,6 +93,14 @@ double view_attr_seconds(const struct view *v)
     return known ? CACHE_SECONDS : 0;
 }
 
+void views_explain(struct daemon *d, const struct node *dir, const char *name)
+{
+    explain(d,
+            "%.100s in %s: what is there is for reading, and does not change; snapshots/ and "
+            "branches/ are changed as directories (mkdir, rmdir, mv), files in files/",
+            name, dir->view->path);
+}
+
 /* --- tasks --- */
 
 static void on_interrupt(fuse_req_t req, void *arg)
