@@ -409,6 +409,8 @@ static void keep_removed(struct daemon *d, uint64_t ino)
 
 void files_detach(struct daemon *d)
 {
+    if (d->files) /* a last flush has no workers */
+        bh_files_on_appear(d->files, NULL, NULL);
     BH_LOCK_SCOPE(&removed_mutex);
     for (size_t i = 0; d->files && i < REMOVED_MAX; i++) {
         files_let_go(d, removed[i].ino, removed[i].epoch);

@@ -47,7 +47,7 @@ const struct bh_files_hooks *bh_files_hooks(struct bh_files *f);
 void bh_files_on_swap(struct bh_files *f, void (*swapped)(void *arg), void *arg);
 
 /* appeared(arg, name): the directory files/ itself has that name now, which no client made. On any
- * thread, which may hold up flushes. */
+ * thread, with a lock: brief, and nothing of these. NULL: nobody is called once this returns. */
 void bh_files_on_appear(struct bh_files *f, void (*appeared)(void *arg, const char *name),
                         void *arg);
 

@@ -371,11 +371,9 @@ static int give_name(struct adoption *a, const struct found *found, struct bh_er
         bh_names_quiet(f->names, false);
         atomic_store(&f->changed, true);
     }
-    pthread_mutex_lock(&f->mutex);
-    void (*appeared)(void *, const char *) = f->appeared;
-    pthread_mutex_unlock(&f->mutex);
-    if (appeared)
-        appeared(f->appeared_arg, name);
+    BH_LOCK_SCOPE(&f->mutex);
+    if (f->appeared)
+        f->appeared(f->appeared_arg, name);
     return 0;
 }
 

@@ -157,6 +157,11 @@ sql "DELETE FROM filestore WHERE bh_key = '$SHA'; $(row "'late.txt'" '' "$(date 
 sql "INSERT INTO filestore(bh_key, size) VALUES('none', 1)"
 flush
 assert_eq "$(cat "$FILES/late.txt" 2>&1)" late "a row that was inserted again before a flush"
+# ... and when the mount ends
+put 'at the end'
+sql "$(row "'end'")"
+files_remount
+assert_eq "$(cat "$FILES/end")" 'at the end' "a row that came just before the end"
 # a row of a content that a file of ours has
 put 'ours as well'
 printf 'ours as well' >"$FILES/ours"
