@@ -19,14 +19,15 @@
 #define ROUNDS_MAX 8 /* renewals in one flush: each is of what was condemned since the last */
 #define POLL_MS    500
 #define TRUST_MS   600000 /* BLOBS_TRUST_S: what is named was seen no longer ago */
-#define HEADS_MAX  200u   /* looked for one by one; more: all objects are listed */
+#define LOST_TOLD  5u
+#define HEADS_MAX  200u /* looked for one by one; more: all objects are listed */
 
 struct unnamed {
     uint8_t hash[BH_SHA256_LEN];
     uint64_t size;
     int64_t seen_ms; /* bh_boot_ms(): its object was in the bucket; 0: that must be looked at */
     bool renewed;    /* since it was seen: being condemned is of no account */
-    bool lost;
+    bool lost;       /* there is nothing to be done for it */
 };
 
 struct files_guard {
@@ -34,6 +35,7 @@ struct files_guard {
     char *prefix; /* "KEY.bhfs/" */
     struct unnamed *items;
     size_t count, room;
+    size_t lost; /* so many are nowhere */
 };
 
 static int no_memory(struct bh_error *err)
@@ -124,8 +126,14 @@ static int renew(struct bh_files *f, struct unnamed *u, const struct bh_call *ca
                  struct bh_error *err)
 {
     char key[BH_KEY_MAX + 1], beside[BH_KEY_MAX + 16];
+    bool wanted;
     object_key(f, u, key);
-    int rc = bh_blobs_renew(f->blobs, u->hash, u->size, call, err);
+    int rc = bh_names_has_hash(f->names, u->hash, &wanted, err);
+    if (rc || !wanted) { /* its last name went before it was flushed */
+        u->lost = true;
+        return rc;
+    }
+    rc = bh_blobs_renew(f->blobs, u->hash, u->size, call, err);
     if (rc == ENOENT) {
         snprintf(beside, sizeof beside, "%s.renewed", key);
         rc = bh_bucket_copy(f->bucket, key, beside, NULL, NULL, call, err);
@@ -135,10 +143,11 @@ static int renew(struct bh_files *f, struct unnamed *u, const struct bh_call *ca
             rc = bh_bucket_delete(f->bucket, beside, call, err);
     }
     if (rc == ENOENT) { /* no flush can bring it back: it must not be the last one */
-        bh_log(BH_LOG_ERROR,
-               "%s is not in the bucket any more, nor here: files with that content cannot be "
-               "read; .ctl/verify names them",
-               key);
+        if (++f->guard->lost <= LOST_TOLD)
+            bh_log(BH_LOG_ERROR,
+                   "%s is neither in the bucket nor here: files with that content cannot be read; "
+                   ".ctl/verify tells their names%s",
+                   key, f->guard->lost == LOST_TOLD ? ". Others like it are not told here" : "");
         u->lost = true;
         rc = 0;
     }
