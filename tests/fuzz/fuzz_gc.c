@@ -1,5 +1,5 @@
-/* What gc keeps in the bucket; the first byte says which: the condemned list (l), else the moved
- * record of a pack. As it is, and with the checksum that belongs to it. */
+/* What gc keeps in the bucket; the first byte says which: the condemned list (l), that of blobs
+ * (b), else the moved record of a pack. As it is, and with the checksum that belongs to it. */
 #include "fuzz.h"
 
 #include <errno.h>
@@ -28,6 +28,21 @@ static void try_list(const void *data, size_t len)
     must(!good || items.count <= len);
 }
 
+static void try_blobs(const void *data, size_t len)
+{
+    BH_FREE char *text = calloc(1, len + 1);
+    struct gc_blob_list list = {0};
+    int rc = 0;
+    must(text);
+    memcpy(text, data, len);
+    bool good = gc_blob_list_decode(text, len, &list, &rc);
+    must(rc == 0);
+    must(list.count <= len);
+    for (size_t i = 0; good && i < list.count; i++)
+        must(gc_blob_list_find(&list, list.items[i].hash) == &list.items[i]);
+    gc_blob_list_free(&list);
+}
+
 static void try_moved(const void *data, size_t len)
 {
     BH_FREE struct bh_moved_entry *entries = NULL;
@@ -52,18 +67,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t hash[BH_HASH_SIZE];
     if (size == 0)
         return 0;
-    const bool list = *data == 'l';
+    void (*const text)(const void *data, size_t len) = *data == 'l'   ? try_list
+                                                       : *data == 'b' ? try_blobs
+                                                                      : NULL;
     data++;
     size--;
-    if (list)
-        try_list(data, size);
+    if (text)
+        text(data, size);
     else
         try_moved(data, size);
     bh_strbuf_add(&sealed, data, size);
-    if (list) {
+    if (text) {
         must(bh_sha256_hex_of(data, size, hex) == 0);
         bh_strbuf_addf(&sealed, "checksum: %s\n", hex);
-        try_list(sealed.data, sealed.len);
+        text(sealed.data, sealed.len);
     } else {
         must(bh_content_hash(data, size, hash) == 0);
         bh_strbuf_add(&sealed, hash, sizeof hash);

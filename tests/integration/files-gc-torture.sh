@@ -18,7 +18,7 @@ at_exit() {
 }
 trap at_exit TERM
 if ! python3 "$SRC/tests/helpers/filesgctorture.py" "$BHFS" "$BUCKET" "$T/torture" "${steps:-250}" "$seed" 4 >"$T/out" 2>&1; then
-    tail -20 "$T"/torture/*.log || true
+    tail -n 20 "$T"/torture/*.log || true
     at_exit
     fail "$(tail -25 "$T/out")"
 fi
