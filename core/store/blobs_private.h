@@ -54,6 +54,7 @@ struct blobs_job {                    /* an upload to be done */
     bool checked;            /* its content was hashed by this process */
     bool large;              /* more than a part: one at a time */
     struct blobs_edit *edit; /* NULL, or what it has of an older blob */
+    unsigned assembled;      /* so often it was tried */
     uint64_t copied;         /* bytes of it that were not sent, but copied in the bucket */
     bool doubtful;           /* the disk failed to sync it: only the bucket makes it safe */
 };

@@ -20,7 +20,7 @@
 
 struct sending {
     struct bh_blobs *b;
-    const struct blobs_job *job;
+    struct blobs_job *job; /* this thread's, but for what the mutex guards */
     const uint8_t *hash;
     struct bh_call call;
     char name[BLOBS_NAME], key[BH_KEY_MAX + 1];
@@ -134,8 +134,9 @@ static int assemble(struct sending *s, const struct bh_source *source, struct bh
     char from[BH_KEY_MAX + 1];
     struct bh_object_info info;
     struct bh_transfer how = plan(s);
-    if (!e || s->job->attempts >= ASSEMBLE_TRIES || !is_worth_it(s, how.part_size))
+    if (!e || s->job->assembled >= ASSEMBLE_TRIES || !is_worth_it(s, how.part_size))
         return ENOTSUP;
+    s->job->assembled++;
     (void)bh_bucket_learn(bucket, &s->call, NULL); /* without, there are no copies, or they fail */
     unsigned caps = bh_bucket_caps(bucket);
     if (!(caps & BH_CAP_PART_COPY))

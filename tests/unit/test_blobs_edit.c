@@ -287,6 +287,16 @@ static void test_a_copy_that_fails(void **state)
     assert_int_equal(finish(true), ALL);
 }
 
+/* Who waits for the upload makes it be tried anew each time; copies are tried twice all the same. */
+static void test_copies_that_time_out(void **state)
+{
+    begin(ALL);
+    spy.copies_time_out = true;
+    change(20 * MIB, "x");
+    assert_int_equal(finish(true), ALL);
+    assert_in_range(spy.copies, 2, 8);
+}
+
 static void test_a_store_that_copies_too_much(void **state)
 {
     begin(ALL);
@@ -382,6 +392,7 @@ int main(void)
         EDIT_TEST(test_the_older_one_is_replaced_meanwhile),
         EDIT_TEST(test_the_older_one_is_damaged),
         EDIT_TEST(test_a_copy_that_fails),
+        EDIT_TEST(test_copies_that_time_out),
         EDIT_TEST(test_a_store_that_copies_too_much),
         EDIT_TEST(test_a_store_that_is_away),
         EDIT_TEST(test_only_what_was_appended_is_hashed),

@@ -17,6 +17,7 @@ static struct spy {
     atomic_int active, most;
     atomic_uint parts, copies;
     unsigned copy_fails; /* the one that does, from 1, with EIO; 0: none */
+    bool copies_time_out;
     const char *on_copy; /* the source becomes this before the first copy */
     bool lose_source;    /* or is deleted */
     uint64_t longer;     /* copies have so many bytes more than they should, where the source has */
@@ -101,6 +102,8 @@ static inline int spy_part_copy(struct bh_bucket *s, const char *key, const char
     unsigned n = atomic_fetch_add(&spy.copies, 1) + 1;
     if (n == spy.copy_fails)
         return bh_fail(err, EIO, "the store cannot copy this");
+    if (spy.copies_time_out)
+        return bh_fail(err, ETIMEDOUT, "the store takes too long to copy this");
     if (spy.on_copy && n == 1)
         must_put(spy.inner, from, spy.on_copy);
     if (spy.lose_source && n == 1)
