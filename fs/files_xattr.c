@@ -28,7 +28,7 @@ int files_xattr_check(const char *name)
     static const char *const spaces[] = {"user.", "trusted.", "security."};
     for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++)
         if (!strncmp(name, spaces[i], strlen(spaces[i])))
-            return name[strlen(spaces[i])] && strcmp(name, META) != 0 ? 0 : EINVAL;
+            return name[strlen(spaces[i])] && strcmp(name, BH_FILES_META) != 0 ? 0 : EINVAL;
     return EOPNOTSUPP;
 }
 
@@ -164,7 +164,7 @@ static int check_settable(const struct request *r)
     explain(r->daemon,
             "files/: %.100s cannot be set nor removed: " OURS
             "* tells of the content; attributes of "
-            "your own are " META "NAME, or user.NAME",
+            "your own are " BH_FILES_META "NAME, or user.NAME",
             r->name);
     return EPERM;
 }
