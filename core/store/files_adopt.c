@@ -51,9 +51,11 @@ static const char *ending_of(const char *name)
 static void join(const char *stem, size_t stem_len, const char *middle, const char *ending,
                  char out[FILES_NAME_MAX + 1])
 {
-    size_t rest = FILES_NAME_MAX - strlen(middle) - strlen(ending);
-    snprintf(out, FILES_NAME_MAX + 1, "%.*s%s%s", (int)cut(stem, stem_len, rest), stem, middle,
-             ending);
+    size_t middle_len = strlen(middle), ending_len = strlen(ending);
+    size_t len = cut(stem, stem_len, FILES_NAME_MAX - middle_len - ending_len);
+    memmove(out, stem, len);
+    memcpy(out + len, middle, middle_len);
+    memcpy(out + len + middle_len, ending, ending_len + 1);
 }
 
 void files_safe_name(const char *name, size_t len, const char *key, char out[FILES_NAME_MAX + 1])
