@@ -315,15 +315,17 @@ static int read_meta(struct bh_files *f, uint64_t ino, char **json, struct bh_er
             !name[strlen(BH_FILES_META)])
             continue;
         rc = bh_names_getxattr(f->names, ino, name, &value, &value_len, true, err);
-        BH_FREE char *text = rc ? NULL : strndup(value, value_len);
-        if (rc == 0 && !text)
+        BH_STRBUF text = {0};
+        if (rc == 0)
+            bh_strbuf_add(&text, value, value_len);
+        if (text.failed)
             rc = ENOMEM;
         if (rc)
             break;
         bh_strbuf_addf(&out, out.len > 1 ? ", " : "");
         bh_strbuf_add_json(&out, name + strlen(BH_FILES_META));
         bh_strbuf_addf(&out, ": ");
-        bh_strbuf_add_json(&out, text);
+        bh_strbuf_add_json(&out, text.data);
     }
     bh_strbuf_addf(&out, "}");
     if (rc == ENOMEM || (rc == 0 && out.failed))

@@ -189,9 +189,13 @@ struct inode *inode_new(const struct bh_inode *i, const char *target, size_t tar
     o->o.kind = KIND_INODE;
     o->o.weight = 1 + (uint32_t)target_len / 256;
     o->i = *i;
-    if (target && !(o->target = strndup(target, target_len))) {
+    if (target && !(o->target = malloc(target_len + 1))) {
         free(o);
         return NULL;
+    }
+    if (target) {
+        memcpy(o->target, target, target_len);
+        o->target[target_len] = '\0';
     }
     return o;
 }
