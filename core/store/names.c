@@ -240,6 +240,8 @@ static void free_names(struct bh_names *n)
     free(n->batch.data);
     free(n->forget.data);
     free(n->forgetting.data);
+    free(n->lost.data);
+    free(n->losing.data);
     pthread_cond_destroy(&n->cond);
     pthread_cond_destroy(&n->wake);
     pthread_mutex_destroy(&n->mutex);
@@ -418,7 +420,7 @@ static void swap(struct bh_names *n)
     cache_forget(n);
     n->changed_since = 0;
     n->hurried = n->loud = false;
-    n->forget.len = 0;
+    n->forget.len = n->lost.len = 0;
     n->synced = n->seq;
     n->bad = 0;
     pthread_cond_broadcast(&n->cond);

@@ -245,6 +245,7 @@ void inode_insert(struct bh_names *n, struct inode *i)
 void inode_apply(struct bh_names *n, struct inode *i, const struct bh_inode *to, bool gone)
 {
     bool other = gone || memcmp(i->i.content.hash, to->content.hash, BH_SHA256_LEN) != 0;
+    note_lost(n, i, to, gone);
     if (other)
         content_remove(i);
     i->i = *to;

@@ -55,8 +55,8 @@ static int begin_batch(struct bh_names *n, bool *any, struct bh_error *err)
     struct log *l = NULL;
     uint64_t state = 0;
     pthread_mutex_lock(&n->mutex);
-    *any = !n->stale && !n->frozen &&
-           (n->changed[n->turn].count > 0 || n->sweep || n->forget.len > 0);
+    *any =
+        !n->stale && !n->frozen && (n->changed[n->turn].count > 0 || n->sweep || n->forget.len > 0);
     int rc = *any ? log_reserve(n) : 0;
     if (!*any) {
         n->changed_since = 0;
@@ -77,12 +77,16 @@ static int begin_batch(struct bh_names *n, bool *any, struct bh_error *err)
     n->batch_logs = n->log_count;
     n->logs[n->log_count++] = l;
     n->turn = !n->turn;
-    n->next = (struct meta){
-        .state = state, .applied = n->seq, .next_ino = n->next_ino, .inodes = n->inode_count,
-        .rows = n->rows};
-    struct bytes empty = n->forgetting;
+    n->next = (struct meta){.state = state,
+                            .applied = n->seq,
+                            .next_ino = n->next_ino,
+                            .inodes = n->inode_count,
+                            .rows = n->rows};
+    struct bytes empty = n->forgetting, empty2 = n->losing;
     n->forgetting = n->forget;
     n->forget = empty;
+    n->losing = n->lost;
+    n->lost = empty2;
     n->changed_since = 0;
     n->hurried = n->loud = false;
     n->batch_open = true;
@@ -277,9 +281,9 @@ static int put_everything(struct bh_names *n, bool *done, struct bh_error *err)
     if (rc == 0)
         rc = db_make_dropped(n->writer, err);
     if (rc == 0)
-        rc = put_forgotten(n, err); /* what the batch drops comes after it */
-    if (rc == 0)
         rc = put_batch(n, err);
+    if (rc == 0)
+        rc = put_dropped(n, err);
     bool rows = n->next.rows.mark || n->saved.rows.mark;
     if (rc == 0 && rows)
         rc = put_meta(n, "row", (uint64_t)n->next.rows.row, err);
@@ -390,7 +394,7 @@ static void finish_batch(struct bh_names *n)
     pthread_mutex_lock(&n->mutex);
     n->batch_open = false;
     pthread_mutex_unlock(&n->mutex);
-    n->batch.len = n->forgetting.len = 0;
+    n->batch.len = n->forgetting.len = n->losing.len = 0;
     if (n->batch.cap > 4u << 20) {
         free(n->batch.data);
         n->batch = (struct bytes){0};

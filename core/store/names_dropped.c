@@ -28,21 +28,43 @@ int db_make_dropped(sqlite3 *db, struct bh_error *err)
                : db_fail(db, err, "names.db cannot be written");
 }
 
-int put_forgotten(struct bh_names *n, struct bh_error *err)
+static int put_each(struct bh_names *n, const char *sql, const struct bytes *hashes,
+                    struct bh_error *err)
 {
     sqlite3_stmt *st = NULL;
-    int code = SQLITE_OK;
-    if (n->forgetting.len == 0)
+    if (hashes->len == 0)
         return 0;
-    code = sqlite3_prepare_v2(n->writer, "DELETE FROM dropped WHERE hash = ?1", -1, &st, NULL);
-    for (size_t at = 0; code == SQLITE_OK && at < n->forgetting.len; at += BH_SHA256_LEN) {
-        sqlite3_bind_blob(st, 1, n->forgetting.data + at, BH_SHA256_LEN, SQLITE_STATIC);
+    int code = sqlite3_prepare_v2(n->writer, sql, -1, &st, NULL);
+    for (size_t at = 0; code == SQLITE_OK && at < hashes->len; at += BH_SHA256_LEN) {
+        sqlite3_bind_blob(st, 1, hashes->data + at, BH_SHA256_LEN, SQLITE_STATIC);
         sqlite3_step(st);
         code = sqlite3_reset(st);
     }
     int rc = code == SQLITE_OK ? 0 : db_fail(n->writer, err, "names.db cannot be written");
     sqlite3_finalize(st);
     return rc;
+}
+
+/* What is to be forgotten last: its row has gone, and none has come since. */
+int put_dropped(struct bh_names *n, struct bh_error *err)
+{
+    int rc = put_each(n,
+                      "INSERT OR REPLACE INTO dropped SELECT ?1, " NOW " WHERE NOT EXISTS "
+                      "(SELECT 1 FROM inodes WHERE hash IS NOT NULL AND hash = ?1 AND nlink > 0)",
+                      &n->losing, err);
+    return rc ? rc : put_each(n, "DELETE FROM dropped WHERE hash = ?1", &n->forgetting, err);
+}
+
+/* The triggers do not see one that came and went between two checkpoints. Without memory for it
+ * upstream's row of it gets a name again, if it is never flushed. */
+void note_lost(struct bh_names *n, const struct inode *i, const struct bh_inode *to, bool gone)
+{
+    const uint8_t *hash = i->i.content.hash;
+    bool has = !gone && to->nlink > 0 && memcmp(hash, to->content.hash, BH_SHA256_LEN) == 0;
+    if (has || i->i.nlink == 0 || bh_sha256_is_none(hash) || !bytes_room(&n->lost, BH_SHA256_LEN))
+        return;
+    memcpy(n->lost.data + n->lost.len, hash, BH_SHA256_LEN);
+    n->lost.len += BH_SHA256_LEN;
 }
 
 int bh_names_forget(struct bh_names *n, const uint8_t hash[BH_SHA256_LEN])

@@ -166,12 +166,12 @@ struct bh_names {
     uint64_t next_ino, inode_count;
     uint64_t epoch; /* how often the content was swapped */
     struct bh_names_rows rows;
-    bool loud;              /* something changed that was not quiet */
-    bool quiet;             /* what quiet_thread changes is */
+    bool loud;  /* something changed that was not quiet */
+    bool quiet; /* what quiet_thread changes is */
     pthread_t quiet_thread;
-    bool stale;     /* swapped, and the new content was not looked at yet */
-    bool held;      /* nothing is changed in memory */
-    bool frozen;    /* nor in the database */
+    bool stale;  /* swapped, and the new content was not looked at yet */
+    bool held;   /* nothing is changed in memory */
+    bool frozen; /* nor in the database */
 
     /* loads */
     struct load loads; /* a ring, oldest first */
@@ -199,12 +199,13 @@ struct bh_names {
     struct meta next;  /* what it will */
     bool batch_open;
     struct bytes batch;
-    struct bytes forget;     /* hashes that table dropped is to forget with the next checkpoint ... */
-    struct bytes forgetting; /* ... and with the one under way */
-    size_t batch_logs; /* of n->logs, that are not needed after it */
-    bool hurried;      /* the thread was told that there is much */
-    bool sweep;        /* inodes without a name from an earlier life are to be removed */
-    uint64_t swept;    /* by the checkpoint under way */
+    struct bytes forget; /* hashes that table dropped is to forget with the next checkpoint ... */
+    struct bytes forgetting;   /* ... and with the one under way */
+    struct bytes lost, losing; /* those that it is to have, as far as it cannot know: the same */
+    size_t batch_logs;         /* of n->logs, that are not needed after it */
+    bool hurried;              /* the thread was told that there is much */
+    bool sweep;                /* inodes without a name from an earlier life are to be removed */
+    uint64_t swept;            /* by the checkpoint under way */
 
     /* the thread */
     pthread_t thread;
@@ -350,10 +351,11 @@ const char *xattr_wrong(sqlite3_stmt *st, int name, int value);
 int db_fail(sqlite3 *db, struct bh_error *err, const char *what);
 
 /* --- names_dropped.c --- */
-/* In a transaction of the writer: its table is there; the batch's hashes are forgotten. */
+/* In a transaction of the writer: its table is there; the batch's hashes are in it, or out. */
 int db_make_dropped(sqlite3 *db, struct bh_error *err);
-int put_forgotten(struct bh_names *n, struct bh_error *err);
-/* With the mutex. */
+int put_dropped(struct bh_names *n, struct bh_error *err);
+/* With the mutex. An inode gets another state, or goes: the content it had may be one. */
+void note_lost(struct bh_names *n, const struct inode *i, const struct bh_inode *to, bool gone);
 bool is_quiet(const struct bh_names *n);
 
 /* --- names_blobs.c --- */

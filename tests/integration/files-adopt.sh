@@ -19,6 +19,7 @@ put() {
     printf '%s' "$1" >"$T/blob"
     SHA=$(sha256sum <"$T/blob" | cut -d' ' -f1) SIZE=$(stat -c %s "$T/blob")
     bucket_put "$T/blob" "files/$SHA"
+    echo "$SHA $1" >>"$T/objects"
 }
 # row FILENAME [METADATA [TIME]]: its row, as SQL. FILENAME is an expression.
 row() {
@@ -86,8 +87,28 @@ mount_bh -o ro
 assert_eq "$(ls "$FILES" | wc -l)" 0 "names in files/ of a mount that may not write"
 umount_bh
 
+# --- the first that is done is a removal, and then the daemon is killed
+files_mount
+rm "$FILES/dangling"
+kill_daemon
+files_mount
+[ ! -e "$FILES/dangling" ] || fail "a name that was removed before a kill came back"
+assert_eq "$(names)" "$(grep -vx dangling "$T/wanted")" "names in files/ after a kill"
+flush
+assert_eq "$(sql "SELECT count(*) FROM filestore WHERE filename = 'dangling'")" 0 "the row of a name that was removed before a kill"
+files_umount
+files_mount
+assert_eq "$(status_of unflushed)" no "unflushed, in status, after that"
+files_umount
+bucket_empty
+
 # --- a change: what the bucket has then has the names; what is removed stays removed
 drop_state
+while read -r sha text; do
+    put "$text"
+    [ "$SHA" = "$sha" ] || fail "$text"
+done < <(cat "$T/objects")
+upstream_flush
 files_mount
 echo 'our own' >"$FILES/own"
 mkdir "$FILES/dir"

@@ -112,6 +112,28 @@ static void test_dropped_again(void **state)
     }
 }
 
+/* It was never in the database: the log knows it, and what is not written yet. */
+static void test_dropped_at_once(void **state)
+{
+    for (int killed = 0; killed < 2; killed++) {
+        bh_names_quiet(names, true);
+        with_content("a", 'A');
+        bh_names_quiet(names, false);
+        must(unlink_name(ROOT, "a", NULL));
+        uint64_t b = with_content("b", 'B');
+        struct bh_inode to = {.content = {.hash = {'C', 1}, .hash_size = 2, .size = 2}};
+        must(set(b, BH_SET_CONTENT, &to, NULL));
+        again(killed);
+        assert_string_equal(dropped(), "AB");
+        must(unlink_name(ROOT, "b", NULL));
+        forget('A');
+        forget('B');
+        forget('C'); /* though it goes with the same checkpoint: its row has gone */
+        again(false);
+        assert_string_equal(dropped(), "");
+    }
+}
+
 /* Open without a name when the daemon is killed: it is gone with the next start. */
 static void test_dropped_while_open(void **state)
 {
@@ -241,10 +263,15 @@ static void test_made_with_content(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_dropped),        T(test_fn_ends_it),
-        T(test_dropped_again),  T(test_dropped_while_open),
-        T(test_older_database), T(test_rows),
-        T(test_quiet),          T(test_made_with_content),
+        T(test_dropped),
+        T(test_fn_ends_it),
+        T(test_dropped_again),
+        T(test_dropped_while_open),
+        T(test_dropped_at_once),
+        T(test_older_database),
+        T(test_rows),
+        T(test_quiet),
+        T(test_made_with_content),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
