@@ -55,9 +55,10 @@ class Mount:
     def note(self):
         """A snapshot that is new has what the live tree has: nothing is written beside a flush."""
         now = self.status("snapshot")
-        if now and now != self.id:
+        if now and now != "none" and now != self.id:
             self.id = now
             self.snapshots.setdefault(now, set(self.files.values()))
+            self.contents.setdefault(now, dict(self.files))
 
     def status(self, name):
         for line in open(self.mnt + "/.ctl/status"):
@@ -119,6 +120,7 @@ class Mount:
             self.note()
 
     def restore(self):
+        self.wait_gc()  # whose retention would drop it
         ids = [x for x in self.listed() if x in self.snapshots and x in self.contents]
         if not ids:
             return
@@ -151,10 +153,6 @@ class Mount:
     def contents(self):
         return contents[self.branch]
 
-    def remember(self):
-        if self.id:
-            self.contents.setdefault(self.id, dict(self.files))
-
     def needed(self):
         need = set()
         for i in self.listed():
@@ -178,7 +176,8 @@ def check(mounts, why):
         need |= m.needed()
     there = in_bucket()
     missing = [n for n in need if HASH[n] not in there]
-    assert not missing, "%s: contents %s are named and not in the bucket" % (why, missing)
+    assert not missing, "%s: contents %s are named and not in the bucket, by %s" % (
+        why, missing, [(m.branch, i) for m in mounts for i in m.listed() if m.snapshots.get(i, set()) & set(missing)])
     for m in mounts:
         for name, n in m.files.items():
             with open(m.mnt + "/files/" + name, "rb") as f:
@@ -190,7 +189,6 @@ def main():
     a.mount()
     a.write()
     a.flush()
-    a.remember()
     os.mkdir(a.mnt + "/branches/two")
     b = Mount("two")
     b.files = dict(a.files)
@@ -208,7 +206,6 @@ def main():
             m.mount()
         elif what == "lose":  # the machine is gone: what was flushed is all there is
             m.flush()
-            m.remember()
             m.kill()
             shutil.rmtree(m.state)
             m.mount()
@@ -216,7 +213,6 @@ def main():
             time.sleep(GRACE / 2)
         else:
             getattr(m, what)()
-        m.remember()
         if step % 4 == 0:
             for x in mounts:
                 x.wait_gc()
