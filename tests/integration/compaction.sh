@@ -4,6 +4,7 @@
 # level: full
 # time: 300
 # buckets: file ceph
+# level@ceph: long
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 SNAPSHOTS=$MNT/snapshots

@@ -2,7 +2,7 @@
 # What upstream put into the file store (an object files/SHA256 and a row of table filestore) has a name in files/: the row's
 # filename, made safe and unique. What the user removes stays removed; a row that is inserted again has a name again; rows
 # of our own files get no second one; rows that are none harm nothing.
-# level: quick
+# level: full
 # time: 120
 # buckets: file ceph
 . "${BASH_SOURCE%/*}/../files.sh"

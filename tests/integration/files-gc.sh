@@ -3,7 +3,7 @@
 # of somebody else, a grace after it has found them, and nothing but these; what is written again meanwhile stays. It names
 # what is missing. A kill in the middle does no harm; beside another database nothing is deleted.
 # level: full
-# time: 180
+# time: 400
 # buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../files.sh" || exit 1
 mount_only

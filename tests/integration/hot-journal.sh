@@ -5,6 +5,7 @@
 # level: full
 # time: 240
 # buckets: file ceph
+# level@ceph: long
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 live_journal delete

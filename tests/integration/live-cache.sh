@@ -5,6 +5,7 @@
 # level: full
 # time: 240
 # buckets: file ceph
+# level@ceph: long
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 load() { python3 "$SRC/tests/helpers/cache-load.py" "$@"; }

@@ -4,6 +4,7 @@
 # level: full
 # time: 900
 # buckets: file ceph
+# level@ceph: long
 # serial
 # plain: a sanitizer's own memory is all one would see
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
