@@ -70,6 +70,7 @@ int bh_blobs_open(struct bh_blobs **out, const struct bh_blobs_options *o, bool 
     b->prefix = prefix;
     b->o.prefix = prefix;
     b->cache_max = o->cache_max;
+    b->flush = 1;
     b->queue_end = &b->queue;
     pthread_mutex_init(&b->settling, NULL);
     pthread_mutex_init(&b->naming, NULL);

@@ -35,6 +35,10 @@ struct bh_blobs_options {
     int64_t pause_ms;        /* the first one after an upload that failed; 0: 1000 */
     int64_t read_timeout_ms; /* a read that the bucket does not answer: ETIMEDOUT */
     bool read_only;          /* no upload is begun */
+    /* What is published is not evicted before bh_blobs_named, in the bucket or not: as long as no
+     * head names it another mount's gc may delete the object, and it is written anew from here.
+     * What an earlier life left counts as published. */
+    bool keep_unnamed;
 };
 
 /* Takes up what an earlier life left: pending blobs are uploaded (after bh_blobs_start). After a
@@ -114,6 +118,10 @@ int bh_blobs_link(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], const c
  * bh_blobs_start nothing is uploaded, and this waits. */
 int bh_blobs_wait(struct bh_blobs *b, unsigned tries, const struct bh_call *call,
                   struct bh_error *err);
+/* The content of names was frozen: what is published from now on is of a later flush. Returns the
+ * flush's number, for bh_blobs_named once a head has that content. */
+uint32_t bh_blobs_frozen(struct bh_blobs *b);
+void bh_blobs_named(struct bh_blobs *b, uint32_t flush);
 /* Writes the object anew from what is here, whatever the bucket has. ENOENT: it is not here whole
  * and undamaged. As bh_bucket_put. */
 int bh_blobs_renew(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t size,

@@ -9,13 +9,18 @@
 
 #define ROOM ((uint64_t)8 << 20) /* made on a full disk, beside what is needed */
 
+static bool is_kept(const struct bh_blobs *b, const struct blobs_entry *e)
+{
+    return e->pins > 0 || (b->o.keep_unnamed && e->flush > b->named);
+}
+
 /* Takes the oldest that nobody has open out of the table; its file is still there. NULL: none. With
  * naming. */
 static struct blobs_entry *take_oldest(struct bh_blobs *b, enum blobs_kind *was, uint64_t *bytes)
 {
     BH_LOCK_SCOPE(&b->mutex);
     struct blobs_entry *e = b->oldest;
-    while (e && e->pins > 0)
+    while (e && is_kept(b, e))
         e = e->newer;
     if (!e)
         return NULL;
@@ -75,6 +80,19 @@ bool bh_blobs_make_room(struct bh_blobs *b, uint64_t bytes)
         went += one;
     }
     return went > 0;
+}
+
+uint32_t bh_blobs_frozen(struct bh_blobs *b)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    return b->flush++;
+}
+
+void bh_blobs_named(struct bh_blobs *b, uint32_t flush)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    b->named = flush;
+    pthread_cond_signal(&b->crowded);
 }
 
 bool bh_blobs_is_full(int rc)

@@ -36,6 +36,7 @@ struct blobs_entry {                   /* some 100 bytes for each blob that is h
     struct blobs_job *job;             /* of what is pending, else NULL */
     struct blobs_content *content;     /* of what is open, else NULL */
     uint64_t bytes;                    /* on the disk */
+    uint32_t flush;                    /* after which a head names it; 0: it needs none */
     uint32_t seen_s;                   /* when its object was last seen in the bucket; 0: never */
     uint16_t pins;                     /* keep the local file: uploads and contents */
     uint8_t kind;                      /* enum blobs_kind */
@@ -175,6 +176,7 @@ struct bh_blobs {
     pthread_mutex_t settling, naming, mutex;
     /* guarded by mutex: */
     bool started;
+    uint32_t flush, named; /* that comes next; that was the last with a head */
     struct blobs_entry **slots;
     size_t slot_count, entry_count;
     struct blobs_entry *oldest, *newest;

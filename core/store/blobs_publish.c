@@ -218,6 +218,7 @@ static int enter(struct publishing *p, struct bh_error *err)
         return bh_fail(err, ENOMEM, "out of memory while content was published");
     }
     enum blobs_kind was = e->kind;
+    e->flush = b->flush;
     if (is_known(p, e)) {
         pthread_mutex_unlock(&b->mutex);
         return 0;

@@ -151,6 +151,7 @@ static int begin(void *arg, const struct bh_call *call, struct bh_error *err)
 static void frozen(void *arg)
 {
     struct bh_files *f = arg;
+    f->flush = bh_blobs_frozen(f->blobs);
     if (f->gate_closed)
         return;
     bh_names_release(f->names, false);
@@ -161,6 +162,7 @@ static void named(void *arg)
 {
     struct bh_files *f = arg;
     files_guard_named(f);
+    bh_blobs_named(f->blobs, f->flush);
 }
 
 static int each_blob(void *arg, int (*fn)(void *fn_arg, const uint8_t hash[BH_SHA256_LEN]),
@@ -295,7 +297,8 @@ static int open_blobs(struct bh_files *f, bool unclean, struct bh_error *err)
                                      .parallel = parallel ? parallel : 1,
                                      .part_size = cfg->bucket.part_size,
                                      .read_timeout_ms = cfg->files.timeout_ms,
-                                     .read_only = f->read_only};
+                                     .read_only = f->read_only,
+                                     .keep_unnamed = true};
     return bh_blobs_open(&f->blobs, &blobs, unclean, err);
 }
 
@@ -331,6 +334,8 @@ static int open_parts(void *arg, bool unclean, struct bh_error *err)
     /* What was not flushed may not have its rows yet, nor what the log had. */
     f->reconcile = unclean || st.changed > 0 || bh_store_is_dirty(f->live->names);
     atomic_store(&f->changed, f->queue_count > 0 || st.changed > 0);
+    if (rc == 0 && !f->reconcile) /* all that is here was flushed */
+        bh_blobs_named(f->blobs, bh_blobs_frozen(f->blobs));
     return rc || f->read_only ? rc : bh_blobs_start(f->blobs, err);
 }
 
@@ -376,7 +381,8 @@ int bh_files_start(struct bh_files *f, struct bh_error *err)
     f->adopt = true;
     int rc = files_publisher_start(f, err);
     BH_LOCK_SCOPE(&f->mutex);
-    while (rc == 0 && !f->adopted && pthread_cond_timedwait(&f->adopted_cond, &f->mutex, &until) == 0)
+    while (rc == 0 && !f->adopted &&
+           pthread_cond_timedwait(&f->adopted_cond, &f->mutex, &until) == 0)
         ;
     return rc;
 }

@@ -93,6 +93,7 @@ struct bh_files {
     bool gate_closed;
     pthread_cond_t gate;
 
+    uint32_t flush; /* bh_blobs_frozen of the last freeze */
     struct files_guard *guard; /* with publishing, as all of files_guard.c; NULL until needed */
 
     pthread_mutex_t publishing; /* one at a time; a flush keeps it until names.db is frozen */

@@ -93,6 +93,35 @@ static void test_the_order_survives_a_restart(void **state)
     assert_true(is_there(local('c', hash[0])) && is_there(local('c', hash[1])));
 }
 
+/* What no head names is not evicted, though it is in the bucket: another mount's gc may delete it
+ * there. What was only read is. */
+static void test_what_no_head_names_stays(void **state)
+{
+    uint8_t read[BH_SHA256_LEN];
+    options.cache_max = 1;
+    options.keep_unnamed = true;
+    put_object(9, 8 * KIB, read);
+    open_blobs(false);
+    bh_blobs_named(blobs, bh_blobs_frozen(blobs)); /* nothing was here */
+    publish(0, 8 * KIB, hash[0]);
+    uint32_t first = bh_blobs_frozen(blobs);
+    publish(1, 8 * KIB, hash[1]);
+    must_store_all();
+    must_have_blob(read, 9, 8 * KIB);
+    eventually(!is_there(local('c', read)));
+    assert_true(is_there(local('c', hash[0])) && is_there(local('c', hash[1])));
+    bh_blobs_named(blobs, first);
+    eventually(!is_there(local('c', hash[0])));
+    assert_true(is_there(local('c', hash[1])));
+    close_blobs();
+    open_blobs(false); /* who named it is not known any more */
+    must_have_blob(read, 9, 8 * KIB);
+    eventually(!is_there(local('c', read)));
+    assert_true(is_there(local('c', hash[1])));
+    bh_blobs_named(blobs, bh_blobs_frozen(blobs));
+    eventually(!is_there(local('c', hash[1])));
+}
+
 /* A blob that is larger than the cache, read while it is open. */
 static void test_a_large_blob_in_a_small_cache(void **state)
 {
@@ -145,6 +174,7 @@ int main(void)
         TEST(test_what_is_open_stays),
         TEST(test_what_is_pending_stays),
         TEST(test_the_order_survives_a_restart),
+        TEST(test_what_no_head_names_stays),
         TEST(test_a_large_blob_in_a_small_cache),
         TEST(test_memory_for_a_cached_blob),
     };
