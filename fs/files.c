@@ -92,6 +92,14 @@ void files_attach(struct daemon *d)
     bh_files_on_appear(d->files, appeared, d);
 }
 
+void files_detach(struct daemon *d)
+{
+    if (!d->files)
+        return;
+    bh_files_on_appear(d->files, NULL, NULL); /* a last flush has no workers */
+    files_drop_removed(d);
+}
+
 /* --- requests --- */
 
 static void fill(struct request *r, fuse_req_t req, request_fn *run)
@@ -379,44 +387,7 @@ void files_setattr(fuse_req_t req, fuse_ino_t ino, const struct stat *attr, int 
     request_start(&r);
 }
 
-/* --- directories that were removed --- */
-
-/* Somebody may be in them still: the last ones are kept, so that they can be asked for. */
-#define REMOVED_MAX 1024u
-
-static pthread_mutex_t removed_mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct removed {
-    uint64_t ino; /* 0: none */
-    unsigned epoch;
-} removed[REMOVED_MAX];
-static size_t next_removed;
-
-/* With the gate entered, so that the epoch stays. */
-void files_let_go(struct daemon *d, uint64_t ino, unsigned epoch)
-{
-    if (ino && epoch == atomic_load(&d->files_epoch)) /* else it is forgotten already */
-        bh_names_unref(bh_files_names(d->files), ino);
-}
-
-static void keep_removed(struct daemon *d, uint64_t ino)
-{
-    pthread_mutex_lock(&removed_mutex);
-    struct removed *at = &removed[next_removed++ % REMOVED_MAX], old = *at;
-    *at = (struct removed){.ino = ino, .epoch = atomic_load(&d->files_epoch)};
-    pthread_mutex_unlock(&removed_mutex);
-    files_let_go(d, old.ino, old.epoch);
-}
-
-void files_detach(struct daemon *d)
-{
-    if (d->files) /* a last flush has no workers */
-        bh_files_on_appear(d->files, NULL, NULL);
-    BH_LOCK_SCOPE(&removed_mutex);
-    for (size_t i = 0; d->files && i < REMOVED_MAX; i++) {
-        files_let_go(d, removed[i].ino, removed[i].epoch);
-        removed[i].ino = 0;
-    }
-}
+/* --- names --- */
 
 /* A reference to the directory of that name, if it is one; *ino: 0 if not. */
 static int hold_dir(struct request *r, uint64_t dir, const char *name, uint64_t *ino, bool wait,
@@ -433,8 +404,6 @@ static int hold_dir(struct request *r, uint64_t dir, const char *name, uint64_t 
         *ino = i.ino;
     return rc;
 }
-
-/* --- names --- */
 
 static int run_lookup(struct request *r, bool wait, struct bh_error *err)
 {
@@ -534,7 +503,7 @@ static int run_rmdir(struct request *r, bool wait, struct bh_error *err)
     if (rc == 0)
         rc = bh_names_rmdir(n, r->ino, r->name, &was, wait, err);
     if (rc == 0 && held)
-        keep_removed(r->daemon, held);
+        files_keep_removed(r->daemon, held);
     else if (held)
         bh_names_unref(n, held);
     if (rc == 0)
@@ -562,7 +531,7 @@ static int run_rename(struct request *r, bool wait, struct bh_error *err)
         rc = bh_names_rename(n, r->ino, r->name, r->other, r->new_name, r->flags, &moved, &replaced,
                              wait, err);
     if (rc == 0 && held && replaced.ino == held)
-        keep_removed(r->daemon, held);
+        files_keep_removed(r->daemon, held);
     else if (held)
         bh_names_unref(n, held);
     if (rc == 0)

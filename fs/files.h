@@ -70,8 +70,11 @@ void files_stat(const struct bh_inode *i, struct stat *st);
 struct fuse_entry_param files_entry(const struct request *r, struct bh_inode *i);
 fuse_ino_t files_number(unsigned epoch, uint64_t ino);
 
-/* Takes back a reference that was taken in that epoch. With the gate entered. */
+/* files_dir.c: takes back a reference that was taken in that epoch. With the gate entered. */
 void files_let_go(struct daemon *d, uint64_t ino, unsigned epoch);
+/* Takes over a reference to a directory that was removed just now. The same. */
+void files_keep_removed(struct daemon *d, uint64_t ino);
+void files_drop_removed(struct daemon *d); /* all of them: the mount is gone */
 
 /* files_xattr.c: for views, too. */
 bool files_xattr_is_ours(const char *name); /* user.bh.*, which nobody sets */

@@ -8,6 +8,45 @@
 
 #include "util/cleanup.h"
 
+/* --- directories that were removed --- */
+
+/* Somebody may be in them still: the last ones are kept, so that they can be asked for. */
+#define REMOVED_MAX 1024u
+
+static pthread_mutex_t removed_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct removed {
+    uint64_t ino; /* 0: none */
+    unsigned epoch;
+} removed[REMOVED_MAX];
+static size_t next_removed;
+
+/* With the gate entered, so that the epoch stays. */
+void files_let_go(struct daemon *d, uint64_t ino, unsigned epoch)
+{
+    if (ino && epoch == atomic_load(&d->files_epoch)) /* else it is forgotten already */
+        bh_names_unref(bh_files_names(d->files), ino);
+}
+
+void files_keep_removed(struct daemon *d, uint64_t ino)
+{
+    pthread_mutex_lock(&removed_mutex);
+    struct removed *at = &removed[next_removed++ % REMOVED_MAX], old = *at;
+    *at = (struct removed){.ino = ino, .epoch = atomic_load(&d->files_epoch)};
+    pthread_mutex_unlock(&removed_mutex);
+    files_let_go(d, old.ino, old.epoch);
+}
+
+void files_drop_removed(struct daemon *d)
+{
+    BH_LOCK_SCOPE(&removed_mutex);
+    for (size_t i = 0; i < REMOVED_MAX; i++) {
+        files_let_go(d, removed[i].ino, removed[i].epoch);
+        removed[i].ino = 0;
+    }
+}
+
+/* --- open ones --- */
+
 struct dir {
     pthread_mutex_t mutex; /* several threads may read one handle */
     struct bh_names_listing *list;
