@@ -144,11 +144,11 @@ bool bh_blob_is_here(const struct bh_blob *o);
  * or EAGAIN. */
 int bh_blob_read_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offset, size_t *got);
 /* Small blobs (BH_BLOB_WHOLE) are fetched whole and checked against the hash before a byte is
- * returned; of larger ones ranges are fetched, with adaptive read-ahead, and checked when all is
- * here. Readers of one range share one request. What a full disk cannot keep is read from the
- * bucket all the same, and a little of it kept in memory. EIO: the content is not what its name
- * says, or the
- * object is gone (the sentence says which); ETIMEDOUT; ECANCELED (call). */
+ * returned; of larger ones ranges are fetched, with adaptive read-ahead, and once all is here
+ * nothing more is returned before it was checked. Readers of one range share one request. What a
+ * full disk cannot keep is read from the bucket all the same, and a little of it kept in memory.
+ * EIO: the content is not what its name says, or the object is gone (the sentence says which);
+ * ETIMEDOUT; ECANCELED (call). */
 int bh_blob_read(struct bh_blob *o, void *buf, size_t len, uint64_t offset, size_t *got,
                  const struct bh_call *call, struct bh_error *err);
 /* Copies [0, len) to f (by reference where the file system can, and all is here). *checked: what

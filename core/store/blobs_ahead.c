@@ -133,11 +133,16 @@ static struct blobs_fetch *under_way(struct blobs_content *c, uint64_t unit)
     return NULL;
 }
 
+static bool is_unchecked(const struct blobs_content *c)
+{
+    return c->parts->here == c->parts->units && !c->bad && c->entry->kind == KIND_PARTS;
+}
+
 /* When all is here it is hashed. */
 void bh_blobs_check_if_all(struct bh_blobs *b, struct blobs_content *c)
 {
     struct blobs_parts *p = c->parts;
-    if (p->here == p->units && !p->checking && !c->bad && c->entry->kind == KIND_PARTS)
+    if (is_unchecked(c) && !p->checking)
         p->checking = bh_blobs_fetch(b, c, FETCH_CHECK_PARTS, 0, 0, true) != NULL;
 }
 
@@ -171,7 +176,7 @@ int bh_blobs_parts_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t of
     struct blobs_content *c = o->content;
     uint64_t missing;
     pthread_mutex_lock(&b->mutex);
-    bool may = c->parts && !c->bad;
+    bool may = c->parts && !c->bad && !c->parts->checking && !is_unchecked(c);
     pthread_mutex_unlock(&b->mutex);
     if (!may || read_here(o, buf, len, offset, true, &missing) != 0)
         return EAGAIN;
@@ -227,6 +232,42 @@ static int wait_for_unit(struct bh_blob *o, uint64_t offset, uint64_t end, bool 
     return f ? bh_blobs_await(b, f, since_ms, call, missing, err) : 0;
 }
 
+static struct blobs_fetch *check_under_way(const struct blobs_content *c)
+{
+    struct blobs_fetch *f = c->fetches;
+    while (f && f->what != FETCH_CHECK_PARTS)
+        f = f->sibling;
+    return f;
+}
+
+/* Once all is here nothing is handed out before it was hashed: who reads to the end does not take a
+ * damaged content for a good one. */
+static int wait_for_check(struct bh_blob *o, int64_t since_ms, const struct bh_call *call,
+                          bool *missing, struct bh_error *err)
+{
+    struct bh_blobs *b = o->blobs;
+    struct blobs_content *c = o->content;
+    BH_LOCK_SCOPE(&b->mutex);
+    for (;;) {
+        struct blobs_fetch *f = check_under_way(c);
+        if (c->bad)
+            return bh_fail(err, EIO, "%s", c->bad->text);
+        if (!f && !is_unchecked(c))
+            return 0;
+        if (!f) { /* it was cancelled */
+            c->parts->checking = false;
+            bh_blobs_check_if_all(b, c);
+            f = check_under_way(c);
+        }
+        if (!f)
+            return bh_fail(err, ENOMEM, "out of memory while reading from the bucket");
+        f->refs++;
+        int rc = bh_blobs_await(b, f, since_ms, call, missing, err);
+        if (rc)
+            return rc;
+    }
+}
+
 int bh_blobs_parts_read(struct bh_blob *o, void *buf, size_t len, uint64_t offset, int64_t since_ms,
                         const struct bh_call *call, bool *missing, struct bh_error *err)
 {
@@ -235,6 +276,8 @@ int bh_blobs_parts_read(struct bh_blob *o, void *buf, size_t len, uint64_t offse
     int rc = parts_ready(b, o->content, err);
     for (uint64_t turn = 0; !rc && turn < most; turn++) {
         rc = wait_for_unit(o, offset, end, turn == 0, since_ms, call, missing, err);
+        if (rc == 0)
+            rc = wait_for_check(o, since_ms, call, missing, err);
         if (rc)
             return rc;
         rc = read_here(o, buf, len, offset, false, &unit);

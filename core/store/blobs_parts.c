@@ -193,6 +193,27 @@ struct range {
     char etag[BH_ETAG_MAX];
 };
 
+/* With the mutex. */
+static bool is_known_bad(const struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN],
+                         const char *etag)
+{
+    for (unsigned i = 0; etag[0] && i < BLOBS_BAD; i++)
+        if (strcmp(b->bad[i].etag, etag) == 0 && memcmp(b->bad[i].hash, hash, BH_SHA256_LEN) == 0)
+            return true;
+    return false;
+}
+
+static void note_bad(struct bh_blobs *b, const struct blobs_content *c)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    const char *etag = c->parts->etag;
+    if (is_known_bad(b, c->entry->hash, etag))
+        return;
+    struct blobs_bad *at = &b->bad[b->next_bad++ % BLOBS_BAD];
+    memcpy(at->hash, c->entry->hash, sizeof at->hash);
+    memcpy(at->etag, etag, sizeof at->etag);
+}
+
 /* The first bytes of a response: they must be of the same object as all before. If it was replaced,
  * what is here of the old one goes. */
 static int same_object(struct range *r, struct bh_error *err)
@@ -204,6 +225,13 @@ static int same_object(struct range *r, struct bh_error *err)
     BH_LOCK_SCOPE(&p->map_lock);
     pthread_mutex_lock(&b->mutex);
     bool same = strcmp(p->etag, r->etag) == 0;
+    if (is_known_bad(b, c->entry->hash, r->etag)) {
+        pthread_mutex_unlock(&b->mutex);
+        return bh_fail(err, EIO,
+                       "%s in the bucket is damaged: its content is not what its name says. An "
+                       "older snapshot or a copy of the bucket may have it",
+                       r->get.key);
+    }
     if (!same) {
         if (p->etag[0])
             bh_log(BH_LOG_WARNING, "%s was replaced while it was read: parts are fetched again",
@@ -369,14 +397,13 @@ static int checked_parts(struct bh_blobs *b, struct blobs_content *c, unsigned l
 {
     char key[BH_KEY_MAX + 1];
     pthread_mutex_lock(&b->mutex);
-    c->parts->checking = false;
     bool all = c->parts->here == c->parts->units && c->parts->lost == lost;
     pthread_mutex_unlock(&b->mutex);
     bh_blobs_content_key(b, c, key);
     if (rc == ECANCELED || rc == ENOMEM || !all)
         return rc;
-    if (!rc)
-        rc = bh_blobs_compare(c, key, hash, err);
+    if (!rc && (rc = bh_blobs_compare(c, key, hash, err)) != 0)
+        note_bad(b, c);
     return rc ? reject(b, c, err) : keep_parts(b, c, err);
 }
 
@@ -395,5 +422,7 @@ int bh_blobs_check_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_er
     pthread_rwlock_rdlock(&c->parts->file_lock);
     rc = checked_parts(b, c, lost, hash, rc, err);
     pthread_rwlock_unlock(&c->parts->file_lock);
+    BH_LOCK_SCOPE(&b->mutex); /* which comes after naming */
+    c->parts->checking = false;
     return rc;
 }

@@ -168,6 +168,13 @@ struct bh_blob {
     uint64_t window;  /* bytes; 0: not sequential */
 };
 
+/* Objects that were hashed and are not what their name says: not fetched again as they are. */
+#define BLOBS_BAD 64u
+struct blobs_bad {
+    uint8_t hash[BH_SHA256_LEN];
+    char etag[BH_ETAG_MAX]; /* "": none */
+};
+
 struct bh_blobs {
     struct bh_blobs_options o;
     char *prefix;
@@ -175,6 +182,8 @@ struct bh_blobs {
     atomic_bool stopped, closing;
     pthread_mutex_t settling, naming, mutex;
     /* guarded by mutex: */
+    struct blobs_bad bad[BLOBS_BAD];
+    unsigned next_bad;
     bool started;
     uint32_t flush, named; /* that comes next; that was the last with a head */
     struct blobs_entry **slots;
