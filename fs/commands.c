@@ -39,6 +39,9 @@ static int complain(const char *mountpoint, int code)
                 mountpoint, mountpoint);
     else if (code == ENOENT || code == ENOTDIR)
         fprintf(stderr, "bhfs: %s is not a mounted bhfs\n", mountpoint);
+    else if (code == EACCES)
+        fprintf(stderr, "bhfs: %s: %s: its commands are for the user who mounted it\n", mountpoint,
+                strerror(code));
     else
         fprintf(stderr, "bhfs: %s: %s\n", mountpoint, strerror(code));
     return 1;
@@ -204,10 +207,13 @@ int export_mount(const char *mountpoint, const char *dest)
         fprintf(stderr, "bhfs: %s is empty: there is nothing to export yet\n", live);
         return 1;
     }
-    if (access(dest, F_OK) == 0) {
+    BH_FD int made = open(dest, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (made < 0 && errno == EEXIST)
         fprintf(stderr, "bhfs: %s exists already; remove it or name another file\n", dest);
+    else if (made < 0)
+        fprintf(stderr, "bhfs: %s cannot be made: %s\n", dest, strerror(errno));
+    if (made < 0)
         return 1;
-    }
     if (bh_database_copy(live, dest, &err)) {
         fprintf(stderr, "bhfs: %s\n", err.text);
         unlink(dest);

@@ -370,11 +370,13 @@ static int prepare(struct daemon *d, const struct options *o, int signals, struc
     d->started_ms = bh_real_ms();
     d->next_handle = 1;
     d->read_only = o->read_only;
-    int rc = check_mountpoint(o->mountpoint, &d->mountpoint, err);
+    int rc = load_config(d, o, &cfg, err); /* a command that there is not looks like a bucket */
     if (rc == 0)
-        rc = load_config(d, o, &cfg, err);
-    if (rc)
+        rc = check_mountpoint(o->mountpoint, &d->mountpoint, err);
+    if (rc) {
+        bh_config_free(cfg);
         return rc;
+    }
     rc = bh_log_setup(cfg->log.level, cfg->log.file, o->foreground, err);
     if (rc == 0)
         rc = follower_new(&d->follower, cfg->mount.cpu, err);

@@ -32,10 +32,15 @@ refused 'does not exist: make it' "$URL" "$T/no/such"
 mount_bh -o live.journal=delete
 refused 'mounted bhfs already' -o live.dir="$T/other" "$URL" "$MNT"
 refused 'mounted bhfs already' -o live.dir="$T/other" "$URL" "$MNT/.ctl"
+refused 'not a bucket URL' nosuchcommand "$MNT"
 attempt "$BHFS" export "$MNT" "$T/nothing.db"
 assert_eq "$STATUS" 1 "exporting an empty database"
 assert_match "$OUT" 'empty' "what exporting an empty database says"
 sql 'CREATE TABLE t(i)'
+refused 'no/such/file.db cannot be made: No such file or directory' export "$MNT" "$T/no/such/file.db"
+"$BHFS" export "$MNT" "$T/made.db"
+refused 'made.db exists already' export "$MNT" "$T/made.db"
+assert_eq "$(sqlite3 "$T/made.db" .tables)" t
 
 # The root's mode and owner decide who may make journals beside live.db.
 assert_eq "$(stat -c %a "$MNT")" 755

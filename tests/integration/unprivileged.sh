@@ -103,6 +103,8 @@ as $other cat "$CTL/status" >/dev/null
 must_fail as $other touch "$CTL/flush"
 must_fail as $other sh -c "echo >'$CTL/flush'"
 must_fail as $other sh -c "echo /etc/passwd >'$CTL/import'"
+must_fail as $other "$BHFS" flush "$MNT"
+assert_match "$OUT" "Permission denied: its commands are for the user who mounted it" "what bhfs flush says to another user"
 must_fail as $other cat "$CTL/config"
 must_fail as $other touch "$DB"
 must_fail as $other sqlite3 -batch "$DB" 'INSERT INTO t VALUES(3)'
