@@ -164,7 +164,11 @@ int history_check_lease(struct bh_history *h, const struct bh_call *call, struct
 int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
 {
     int64_t now;
+    struct bh_error why;
     history_keep_pin(h, call);
+    if (h->files.keep && !h->read_only && h->files.keep(h->files.arg, call, &why) != 0)
+        bh_log(BH_LOG_WARNING, "contents that are not flushed yet are not kept from gc: %s",
+               why.text);
     if (h->read_only || h->fenced || !h->have_head)
         return 0;
     int rc = history_now(h, &now, call, err);

@@ -165,6 +165,13 @@ static void named(void *arg)
     bh_blobs_named(f->blobs, f->flush);
 }
 
+static int keep(void *arg, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_files *f = arg;
+    BH_LOCK_SCOPE(&f->publishing);
+    return files_guard_keep(f, call, err);
+}
+
 static int each_blob(void *arg, int (*fn)(void *fn_arg, const uint8_t hash[BH_SHA256_LEN]),
                      void *fn_arg, struct bh_error *err)
 {
@@ -355,6 +362,7 @@ int bh_files_new(struct bh_files **out, const struct bh_config *cfg, struct bh_l
                                        .begin = begin,
                                        .frozen = frozen,
                                        .named = named,
+                                       .keep = keep,
                                        .each_blob = each_blob,
                                        .close_gate = close_gate,
                                        .open_gate = open_gate};

@@ -35,7 +35,8 @@ struct files_guard {
     char *prefix; /* "KEY.bhfs/" */
     struct unnamed *items;
     size_t count, room;
-    size_t lost; /* so many are nowhere */
+    size_t lost;     /* so many are nowhere */
+    int64_t kept_ms; /* bh_boot_ms() of the last look */
 };
 
 static int no_memory(struct bh_error *err)
@@ -158,9 +159,15 @@ static int renew(struct bh_files *f, struct unnamed *u, const struct bh_call *ca
     return 0;
 }
 
+/* Of what is still to be uploaded gc has nothing, and it is here. */
+static bool is_of_concern(const struct bh_files *f, const struct unnamed *u)
+{
+    return !u->lost && bh_blobs_state(f->blobs, u->hash) == BH_BLOB_STORED;
+}
+
 static bool is_stale(const struct bh_files *f, const struct unnamed *u)
 {
-    return !u->lost && (!u->seen_ms || bh_boot_ms() - u->seen_ms > fresh_ms(f));
+    return is_of_concern(f, u) && (!u->seen_ms || bh_boot_ms() - u->seen_ms > fresh_ms(f));
 }
 
 /* Just now; how old it is, is not known any more. */
@@ -253,7 +260,7 @@ static int renew_condemned(struct bh_files *f, bool *again, const struct bh_call
     int rc = bh_bucket_server_time(f->bucket, &now, call, err);
     for (size_t i = 0; rc == 0 && i < g->count; i++) {
         struct unnamed *u = &g->items[i];
-        if (u->lost || !bh_gc_guard_has(g->list, u->hash, now, &wait_ms) ||
+        if (!is_of_concern(f, u) || !bh_gc_guard_has(g->list, u->hash, now, &wait_ms) ||
             (u->renewed && !wait_ms))
             continue;
         rc = wait_ms ? wait_for_gc(f, u, call, err) : 0;
@@ -285,6 +292,23 @@ int files_guard_check(struct bh_files *f, const struct files_touched *touched, s
         if (again)
             rc = renew_condemned(f, &again, call, err);
     }
+    return rc;
+}
+
+int files_guard_keep(struct bh_files *f, const struct bh_call *call, struct bh_error *err)
+{
+    int rc = open_guard(f, err);
+    if (rc || bh_boot_ms() - f->guard->kept_ms < fresh_ms(f))
+        return rc;
+    pthread_mutex_lock(&f->mutex);
+    size_t count = f->touched_count; /* the next flush takes them */
+    BH_FREE struct files_touched *touched = malloc(count * sizeof *touched + 1);
+    if (touched && count)
+        memcpy(touched, f->touched, count * sizeof *touched);
+    pthread_mutex_unlock(&f->mutex);
+    rc = touched ? files_guard_check(f, touched, count, call, err) : no_memory(err);
+    if (rc == 0)
+        f->guard->kept_ms = bh_boot_ms();
     return rc;
 }
 

@@ -161,6 +161,9 @@ int files_write_rows(struct bh_files *f, const struct bh_call *call, struct bh_e
  * no head has named yet. EBUSY: gc is about to delete one, and has been for long. */
 int files_guard_check(struct bh_files *f, const struct files_touched *touched, size_t count,
                       const struct bh_call *call, struct bh_error *err);
+/* The same without a flush, once in a quarter of the grace: what is named by no head yet may wait
+ * for one for long. With f->publishing. */
+int files_guard_keep(struct bh_files *f, const struct bh_call *call, struct bh_error *err);
 void files_guard_named(struct bh_files *f);
 void files_guard_free(struct bh_files *f);
 

@@ -5,6 +5,7 @@
 # level: full
 # time: 400
 # buckets: file ceph
+# level@ceph: long
 . "$(dirname "${BASH_SOURCE[0]}")/../files.sh" || exit 1
 mount_only
 
@@ -193,6 +194,18 @@ files_mount "${keep[@]}" -o retention.grace=1h
 gc
 gc
 must_have fresh
+# However long it is not flushed.
+umount_bh "$T/mnt2"
+mount_at "$T/mnt2" "$T/state2" "$URL" "${keep[@]}" -o snapshot.branch=other -o retention.grace=6s -o snapshot.lease=5s
+echo 'not flushed for long' >"$T/mnt2/files/late"
+HASH[late]=$(sha <"$T/mnt2/files/late")
+wait_for 20 bucket_has "files/${HASH[late]}"
+files_remount "${keep[@]}" -o retention.grace=6s
+for i in 1 2 3 4; do
+    sleep 7
+    gc
+done
+must_have fresh late
 flush "$T/mnt2"
 umount_bh "$T/mnt2"
 files_remount "${keep[@]}"
@@ -258,8 +271,8 @@ settle
 gc
 settle
 gc
-must_have stays shared deep again row up fresh last
-assert_eq "$(blobs)" 8 "blobs at last"
+must_have stays shared deep again row up fresh late last
+assert_eq "$(blobs)" 9 "blobs at last"
 files_umount
 drop_state
 files_mount "${keep[@]}"
