@@ -487,8 +487,27 @@ static int adopt(struct adoption *a, struct bh_error *err)
     return rc;
 }
 
+/* False: the database is its first page, so that it need not be opened, which would show -wal and
+ * -shm to who looks at a new one. */
+static bool may_have_tables(const struct bh_files *f)
+{
+    struct bh_store *s = f->live->store;
+    struct bh_file *db = bh_store_db(s);
+    uint64_t size = bh_file_size(db);
+    unsigned char head[18];
+    size_t got;
+    if (bh_store_wal_size(s) > 0 || size > 65536)
+        return true;
+    if (bh_file_read(db, head, sizeof head, 0, &got) != 0 || got < sizeof head)
+        return size > 0;
+    uint64_t page = (uint64_t)head[16] << 8 | head[17]; /* 1: 65536 */
+    return size > (page == 1 ? 65536 : page);
+}
+
 void files_adopt(struct bh_files *f, bool quiet)
 {
+    if (quiet && !may_have_tables(f))
+        return;
     struct adoption a = {.files = f, .quiet = quiet, .scan = {.prefix = f->prefix}};
     struct bh_error err;
     if (quiet)
