@@ -10,11 +10,9 @@
 
 #include "util/array.h"
 #include "util/cleanup.h"
-#include "util/random.h"
 
 #define LIST_BYTES_MAX ((size_t)64 << 20)
 #define FIRST          "bhfs: condemned blobs\n"
-#define CHECKSUM       "checksum: "
 
 static int list_key(char key[BH_KEY_MAX + 1], const char *prefix, struct bh_error *err)
 {
@@ -76,20 +74,10 @@ static bool take_line(char *line, struct gc_blob_list *list, int *rc)
 
 bool gc_blob_list_decode(char *text, size_t len, struct gc_blob_list *list, int *rc)
 {
-    char hex[BH_SHA256_HEX];
-    size_t tail = sizeof CHECKSUM - 1 + BH_SHA256_HEX - 1 + 1;
-    *rc = 0;
-    if (len < sizeof FIRST - 1 + tail || strncmp(text, FIRST, sizeof FIRST - 1) ||
-        strlen(text) != len)
+    char *rest, *line;
+    if (!gc_text_open(text, len, FIRST, &rest, rc))
         return false;
-    char *sum = text + len - tail;
-    if (strncmp(sum, CHECKSUM, sizeof CHECKSUM - 1) || text[len - 1] != '\n' || sum[-1] != '\n')
-        return false;
-    if ((*rc = bh_sha256_hex_of(text, (size_t)(sum - text), hex)) != 0 ||
-        strncmp(sum + sizeof CHECKSUM - 1, hex, BH_SHA256_HEX - 1))
-        return false;
-    sum[-1] = '\0';
-    for (char *rest = text + sizeof FIRST - 1, *line; (line = strsep(&rest, "\n"));)
+    for (; (line = strsep(&rest, "\n"));)
         if (!take_line(line, list, rc))
             return false;
     return true;
@@ -121,9 +109,7 @@ int gc_blob_list_read(struct bh_bucket *b, const char *prefix, struct gc_blob_li
 static int encode(struct gc_blob_list *list, struct bh_strbuf *out)
 {
     char hex[BH_SHA256_HEX];
-    uint32_t run;
-    bh_random_bytes(&run, sizeof run); /* no two runs write the same */
-    bh_strbuf_addf(out, FIRST "run: %" PRIu32 "\n", run);
+    gc_text_begin(out, FIRST);
     if (list->count)
         qsort(list->items, list->count, sizeof *list->items, compare);
     for (size_t i = 0; i < list->count; i++) {
@@ -131,10 +117,7 @@ static int encode(struct gc_blob_list *list, struct bh_strbuf *out)
         bh_sha256_format(b->hash, hex);
         bh_strbuf_addf(out, "%s %" PRId64 " %" PRId64 "\n", hex, b->condemned_ms, b->doomed_ms);
     }
-    if (out->failed || bh_sha256_hex_of(out->data, out->len, hex))
-        return ENOMEM;
-    bh_strbuf_addf(out, CHECKSUM "%s\n", hex);
-    return out->failed ? ENOMEM : 0;
+    return gc_text_end(out);
 }
 
 int gc_blob_list_write(struct bh_bucket *b, const char *prefix, struct gc_blob_list *list,
@@ -147,5 +130,5 @@ int gc_blob_list_write(struct bh_bucket *b, const char *prefix, struct gc_blob_l
         return rc;
     if (encode(list, &text) != 0)
         return bh_fail(err, ENOMEM, "out of memory writing %s", key);
-    return gc_put_list(b, key, &text, list->etag, call, err);
+    return gc_text_put(b, key, &text, list->etag, call, err);
 }

@@ -8,13 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bucket/bucket_util.h"
 #include "util/cleanup.h"
-#include "util/sha256.h"
 
 #define LIST_BYTES_MAX ((size_t)64 << 20)
 #define FIRST          "bhfs: condemned\n"
-#define CHECKSUM       "checksum: "
 
 static int list_key(char key[BH_KEY_MAX + 1], const char *prefix, struct bh_error *err)
 {
@@ -50,20 +47,10 @@ static bool take_line(char *line, struct gc_set *items, int *rc)
 
 bool gc_list_decode(char *text, size_t len, struct gc_set *items, int *rc)
 {
-    char hex[BH_SHA256_HEX];
-    size_t tail = sizeof CHECKSUM - 1 + BH_SHA256_HEX - 1 + 1;
-    *rc = 0;
-    if (len < sizeof FIRST - 1 + tail || strncmp(text, FIRST, sizeof FIRST - 1) ||
-        strlen(text) != len)
+    char *rest, *line;
+    if (!gc_text_open(text, len, FIRST, &rest, rc))
         return false;
-    char *sum = text + len - tail;
-    if (strncmp(sum, CHECKSUM, sizeof CHECKSUM - 1) || text[len - 1] != '\n' || sum[-1] != '\n')
-        return false;
-    if ((*rc = bh_sha256_hex_of(text, (size_t)(sum - text), hex)) != 0 ||
-        strncmp(sum + sizeof CHECKSUM - 1, hex, BH_SHA256_HEX - 1))
-        return false;
-    sum[-1] = '\0';
-    for (char *rest = text + sizeof FIRST - 1, *line; (line = strsep(&rest, "\n"));)
+    for (; (line = strsep(&rest, "\n"));)
         if (!take_line(line, items, rc))
             return false;
     return true;
@@ -96,55 +83,15 @@ int gc_list_read(struct bh_bucket *b, const char *prefix, struct gc_list *list,
 
 static int encode(const struct gc_set *items, struct bh_strbuf *out)
 {
-    char name[GC_NAME_MAX], hex[BH_SHA256_HEX];
-    uint32_t run;
-    bh_random_bytes(&run, sizeof run); /* no two runs write the same */
-    bh_strbuf_addf(out, FIRST "run: %" PRIu32 "\n", run);
+    char name[GC_NAME_MAX];
+    gc_text_begin(out, FIRST);
     for (size_t i = 0; i < items->room; i++) {
         if (!items->slots[i].key.b)
             continue;
         gc_key_name(&items->slots[i].key, name);
         bh_strbuf_addf(out, "%s %" PRId64 "\n", name, items->slots[i].value);
     }
-    if (out->failed || bh_sha256_hex_of(out->data, out->len, hex))
-        return ENOMEM;
-    bh_strbuf_addf(out, CHECKSUM "%s\n", hex);
-    return out->failed ? ENOMEM : 0;
-}
-
-/* Without conditional writes: looks before, which leaves a moment for another gc. */
-static int put_unseen(struct bh_bucket *b, const char *key, const struct bh_source *src,
-                      const char *etag, struct bh_object_info *put, const struct bh_call *call,
-                      struct bh_error *err)
-{
-    struct bh_object_info info = {0};
-    int rc = bh_bucket_head(b, key, &info, call, err);
-    if (rc && rc != ENOENT)
-        return rc;
-    if (strcmp(rc == 0 ? info.etag : "", etag))
-        return ESTALE;
-    return bh_bucket_put(b, key, src, NULL, NULL, put, call, err);
-}
-
-int gc_put_list(struct bh_bucket *b, const char *key, const struct bh_strbuf *text,
-                char etag[BH_ETAG_MAX], const struct bh_call *call, struct bh_error *err)
-{
-    struct bh_error why = {0};
-    struct bh_object_info info = {0};
-    const struct bh_source src = {.size = text->len, .data = text->data};
-    const struct bh_cond cond = {.if_match = etag[0] ? etag : NULL, .if_none_match = !etag[0]};
-    int rc = bh_bucket_put(b, key, &src, NULL, &cond, &info, call, &why);
-    if (rc == ENOTSUP)
-        rc = put_unseen(b, key, &src, etag, &info, call, &why);
-    if (rc == ESTALE || rc == EEXIST)
-        return bh_fail(err, EBUSY,
-                       "another gc is running (%s was written by somebody else meanwhile): "
-                       "nothing was deleted; try again",
-                       key);
-    if (rc)
-        return bh_fail(err, rc, "%s cannot be written: %s", key, why.text);
-    memcpy(etag, info.etag, BH_ETAG_MAX);
-    return 0;
+    return gc_text_end(out);
 }
 
 int gc_list_write(struct bh_bucket *b, const char *prefix, const struct gc_set *items,
@@ -158,5 +105,5 @@ int gc_list_write(struct bh_bucket *b, const char *prefix, const struct gc_set *
     if (encode(items, &text) != 0)
         return bh_fail(err, ENOMEM, "out of memory writing %s", key);
     snprintf(now, sizeof now, "%s", etag);
-    return gc_put_list(b, key, &text, now, call, err);
+    return gc_text_put(b, key, &text, now, call, err);
 }

@@ -252,8 +252,15 @@ void gc_blob_list_free(struct gc_blob_list *list);
 /* After the roots were marked. Appends to the report, also of a run that fails. */
 int gc_blobs(struct gc_sweep *s, const struct bh_gc_blobs *o, bool dry_run,
              struct bh_strbuf *report, struct bh_error *err);
+
+/* --- gc_text.c: the form of lists in the bucket; first: with its end of line --- */
+/* False: it is damaged (or *rc). *lines: what is between the first line and the checksum. */
+bool gc_text_open(char *text, size_t len, const char *first, char **lines, int *rc);
+/* No two runs write the same: a line "run: NUMBER" makes sure of that. */
+void gc_text_begin(struct bh_strbuf *out, const char *first);
+int gc_text_end(struct bh_strbuf *out); /* ENOMEM */
 /* Puts text under KEY if that still has `etag` ("": nothing); etag is the new one then. EBUSY. */
-int gc_put_list(struct bh_bucket *b, const char *key, const struct bh_strbuf *text,
+int gc_text_put(struct bh_bucket *b, const char *key, const struct bh_strbuf *text,
                 char etag[BH_ETAG_MAX], const struct bh_call *call, struct bh_error *err);
 
 /* --- gc_pin.c --- */
