@@ -353,8 +353,11 @@ static void test_failing_uploads(void **state)
     for (unsigned i = 0; i < 2 * N_PACKS; i++) {
         char rules[128];
         unsigned parallel = i % 2 ? 3 : 1, fails = i / 2;
-        snprintf(rules, sizeof rules, "put:%s:after=%u:first=1;put:delay=30ms", kinds[i % 6],
-                 fails);
+        /* What comes after the one that fails takes longer: else a thread that is late to hear of
+         * the failure has asked for one more, on a busy machine. */
+        snprintf(rules, sizeof rules,
+                 "put:%s:after=%u:first=1;put:delay=30ms;put:delay=500ms:after=%u", kinds[i % 6],
+                 fails, fails + 1);
         fresh(rules, parallel);
         assert_int_equal(write_all(i / 2 % 2 ? NULL : &both), codes[i % 6]);
         assert_non_null(strstr(test_error.text, "injected fault"));
