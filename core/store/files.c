@@ -107,7 +107,7 @@ static void open_gate(void *arg, bool swapped)
 static bool is_dirty(void *arg)
 {
     struct bh_files *f = arg;
-    return atomic_load(&f->changed);
+    return atomic_load(&f->changed) || atomic_load(&f->look_due);
 }
 
 static int publish(struct bh_files *f, const struct bh_call *call, struct bh_error *err)

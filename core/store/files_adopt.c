@@ -504,15 +504,37 @@ static bool may_have_tables(const struct bh_files *f)
     return size > (page == 1 ? 65536 : page);
 }
 
+/* Where clients write all the time a look waits for its turn among them, and a flush right after
+ * another needs none: after one that took long and found nothing there is none for a while. What
+ * is left out makes the files count as changed, so that a later flush looks. */
+#define SLOW_MS     30
+#define REST_FACTOR 20
+#define REST_MAX_MS 2000
+
+static void note_look(struct bh_files *f, const struct adoption *a, int64_t began_ms)
+{
+    int64_t now = bh_mono_ms(), took = now - began_ms, rest = took * REST_FACTOR;
+    bool idle = !a->scan.all && a->made == 0 && a->scan.bad == 0;
+    if (rest > REST_MAX_MS)
+        rest = REST_MAX_MS;
+    f->look_not_before_ms = idle && took >= SLOW_MS ? now + rest : 0;
+}
+
 void files_adopt(struct bh_files *f, bool quiet)
 {
+    int64_t began = bh_mono_ms();
     if (quiet && !may_have_tables(f))
+        return;
+    bool later = !quiet && began < f->look_not_before_ms;
+    atomic_store(&f->look_due, later);
+    if (later)
         return;
     struct adoption a = {.files = f, .quiet = quiet, .scan = {.prefix = f->prefix}};
     struct bh_error err;
     if (quiet)
         bh_names_quiet(f->names, true);
     int rc = adopt(&a, &err);
+    note_look(f, &a, began);
     if (a.quiet)
         bh_names_quiet(f->names, false);
     if (rc && rc != ESHUTDOWN)

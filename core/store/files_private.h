@@ -101,6 +101,8 @@ struct bh_files {
     bool publisher_runs;
     atomic_bool cancel;  /* of what waits for the bucket */
     atomic_bool changed; /* since the last flush began */
+    int64_t look_not_before_ms; /* with publishing: for rows that upstream put */
+    atomic_bool look_due;       /* a flush left that out */
 };
 
 /* --- files_io.c --- */
