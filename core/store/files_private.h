@@ -93,14 +93,14 @@ struct bh_files {
     bool gate_closed;
     pthread_cond_t gate;
 
-    uint32_t flush; /* bh_blobs_frozen of the last freeze */
+    uint32_t flush;            /* bh_blobs_frozen of the last freeze */
     struct files_guard *guard; /* with publishing, as all of files_guard.c; NULL until needed */
 
     pthread_mutex_t publishing; /* one at a time; a flush keeps it until names.db is frozen */
     pthread_t publisher;
     bool publisher_runs;
-    atomic_bool cancel;  /* of what waits for the bucket */
-    atomic_bool changed; /* since the last flush began */
+    atomic_bool cancel;         /* of what waits for the bucket */
+    atomic_bool changed;        /* since the last flush began */
     int64_t look_not_before_ms; /* with publishing: for rows that upstream put */
     atomic_bool look_due;       /* a flush left that out */
 };
