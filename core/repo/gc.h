@@ -37,8 +37,8 @@ void bh_gc_plan_free(struct bh_gc_plan *plan);
  * nor a plain object. */
 typedef int bh_gc_blob_fn(void *arg, const uint8_t hash[BH_SHA256_LEN]); /* 0 or ENOMEM */
 struct bh_gc_blobs {
-    const char *prefix; /* of their keys */
     const char *within; /* what the keys of this bucket's databases begin with */
+    const char *prefix; /* of the blobs' keys: begins with `within` */
     /* Calls fn for what the live database and its files need now, flushed or not. NULL: nothing. */
     int (*live)(void *arg, bh_gc_blob_fn *fn, void *fn_arg, struct bh_error *err);
     void *arg;

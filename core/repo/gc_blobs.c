@@ -196,13 +196,14 @@ static int judge(struct run *r, const uint8_t *hash, const struct bh_object_info
                  struct gc_blob *was, struct bh_error *err)
 {
     const struct gc_sweep *s = r->s;
-    struct gc_blob blob = {.condemned_ms = was ? was->condemned_ms : -1};
+    struct gc_blob blob = {.condemned_ms = was ? was->condemned_ms : -1,
+                           .doomed_ms = was ? was->doomed_ms : 0};
     memcpy(blob.hash, hash, sizeof blob.hash);
     if (info->mtime_ms + s->grace_ms > s->begin_ms) { /* also one that was written again */
         count(&r->young, info->size);
         return 0;
     }
-    if (!was && r->list.count >= LIST_MAX) {
+    if (!was && r->condemned.count + r->old.count >= LIST_MAX) {
         count(&r->left, info->size);
         return 0;
     }
@@ -215,6 +216,8 @@ static int judge(struct run *r, const uint8_t *hash, const struct bh_object_info
         *v = (struct victim){.size = info->size, .mtime_ms = info->mtime_ms};
         memcpy(v->hash, hash, sizeof v->hash);
     }
+    if (was)
+        was->listed = true;
     return put_on_list(r, &blob, err);
 }
 
@@ -289,13 +292,15 @@ static int look_at_foreign(struct run *r, struct bh_error *err)
     return 0;
 }
 
-/* What was deleted stays on the list for a grace. */
+/* What was deleted stays on the list for a grace, and what another gc may be deleting just now for as
+ * long as it may: whoever names it must hear of that, whatever else has become of it. */
 static int keep_deleted(struct run *r, struct bh_error *err)
 {
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < r->old.count; i++) {
         const struct gc_blob *was = &r->old.items[i];
-        if (!was->seen && was->doomed_ms && was->doomed_ms + r->s->grace_ms > r->s->begin_ms)
+        int64_t stays = was->seen ? BH_GC_DOOM_MS : r->s->grace_ms;
+        if (!was->listed && was->doomed_ms && was->doomed_ms + stays > r->s->begin_ms)
             rc = put_on_list(r, was, err);
     }
     return rc;
@@ -304,11 +309,7 @@ static int keep_deleted(struct run *r, struct bh_error *err)
 static int look(struct run *r, struct bh_error *err)
 {
     const struct bh_list_request all = {.prefix = r->o->within};
-    const struct bh_list_request blobs = {.prefix = r->o->prefix};
-    bool apart = strncmp(r->o->prefix, r->o->within, strlen(r->o->within)) != 0;
     int rc = bh_bucket_list(r->s->bucket, &all, take, r, r->s->call, err);
-    if (rc == 0 && apart)
-        rc = bh_bucket_list(r->s->bucket, &blobs, take, r, r->s->call, err);
     if (rc == 0)
         rc = look_at_foreign(r, err);
     if (rc == 0)
@@ -391,6 +392,8 @@ static int delete_round(struct run *r, size_t *from, struct bh_error *err)
     struct bh_call call = s->call ? *s->call : (struct bh_call){0};
     int64_t begin = bh_boot_ms(), end = bh_mono_ms() + BH_GC_DOOM_MS / 2;
     int rc = publish(r, *from, err);
+    for (size_t i = *from; i < r->doomed_count; i++)
+        r->doomed[i].sure = false;
     if (rc == 0)
         rc = bh_bucket_list(s->bucket, &blobs, look_again, r, s->call, err);
     if (!call.deadline_ms || call.deadline_ms > end)
@@ -415,7 +418,8 @@ static int say_over(struct run *r, struct bh_error *err)
         if (blob)
             blob->doomed_ms -= BH_GC_DOOM_MS;
     }
-    return gc_blob_list_write(r->s->bucket, r->s->prefix, &r->list, r->s->call, err);
+    int rc = gc_blob_list_write(r->s->bucket, r->s->prefix, &r->list, r->s->call, err);
+    return rc == EBUSY ? 0 : rc; /* another gc has begun; all is done, and writers wait longer */
 }
 
 static int carry_out(struct run *r, struct bh_error *err)

@@ -230,7 +230,7 @@ struct gc_blob {
     uint8_t hash[BH_SHA256_LEN];
     int64_t condemned_ms; /* when; -1: now */
     int64_t doomed_ms; /* when it was said to be deleted next, by the store's clock; 0: not yet */
-    bool seen;         /* of gc_blobs.c: the object is there */
+    bool seen, listed; /* of gc_blobs.c: the object is there; it is on the next list, too */
 };
 /* KEY.bhfs/gc-blobs: ascending by hash, none twice. */
 struct gc_blob_list {

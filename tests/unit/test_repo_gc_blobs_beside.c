@@ -92,6 +92,40 @@ static void of_two_at_once_one_deletes(void **state)
     assert_false(has(1) || has(2));
 }
 
+static int64_t doomed_wait;
+static bool doomed_listed;
+
+/* A gc of another mount, whose live database names the blob, after the first one has looked for the
+ * last time. */
+static void other_gc_names_it(void)
+{
+    live_blob = 1;
+    other_gc();
+    live_blob = 0;
+    doomed_wait = guard_wait(1, &doomed_listed);
+    bh_gc_guard_free(guard);
+    guard = NULL;
+}
+
+/* What one gc is deleting another one does not take off the list, or who names it next would not
+ * hear of that. */
+static void what_is_being_deleted_stays_listed(void **state)
+{
+    snap(begin_main());
+    upload(1);
+    now_ms += GRACE;
+    run_gc();
+    now_ms += GRACE;
+    doomed_listed = false;
+    hook = other_gc_names_it;
+    hook_op = "delete";
+    hook_key = key_of_blob(1);
+    (void)try_blobs(false); /* it may meet the other one's list at its end */
+    assert_null(hook);
+    assert_true(doomed_listed);
+    assert_in_range(doomed_wait, 1, BH_GC_DOOM_MS);
+}
+
 /* --- crashes --- */
 
 static void a_crash_anywhere_is_harmless(void **state)
@@ -143,6 +177,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(a_writer_in_between_is_seen_by_one_or_the_other),
         TEST(of_two_at_once_one_deletes),
+        TEST(what_is_being_deleted_stays_listed),
         TEST(a_crash_anywhere_is_harmless),
         TEST(a_damaged_list_begins_anew),
     };
