@@ -147,8 +147,10 @@ done
 
 # --- kill -9 between the upload and the daemon's own note of it ----------------------------------------------------
 # The put is done and said to have failed; whatever the daemon asks next takes a second: in that second it is killed. (With a
-# history a flush does not get that far: fault-plain.sh tries it without one.)
+# history a flush does not get that far: fault-plain.sh tries it without one. On a busy machine the kill may come too late: that
+# round shows nothing and is repeated.)
 rounds=0
+late=0
 [ "${BUCKETHEAD_SNAPSHOT__HISTORY-true}" = true ] || rounds=3
 for ((round = 1; round <= rounds; round++)); do
     change
@@ -160,9 +162,15 @@ for ((round = 1; round <= rounds; round++)); do
     kill_daemon
     status=0
     wait "$flusher" || status=$?
-    [ "$status" -ne 0 ] || fail "round $round: the flush whose daemon was killed said that all went well"
     : >"$rules"
     mount_with_faults
+    if [ "$status" -eq 0 ]; then
+        assert_eq "$(in_bucket)" "$value" "round $round: a flush that said that all went well, daemon killed after it: the bucket"
+        late=$((late + 1))
+        [ "$late" -le 10 ] || fail "no kill came between the upload and the daemon's note of it"
+        round=$((round - 1))
+        continue
+    fi
     assert_eq "$(sql 'SELECT n FROM c')" "$value" "round $round, killed after the put: the live database"
     flush
     assert_eq "$(in_bucket)" "$value" "round $round, killed after the put: the bucket"
