@@ -83,8 +83,8 @@ int bh_history_gc(struct bh_history *h, const struct bh_retention *keep, int64_t
 
 /* The blobs that are condemned, as a writer sees them. Zeros at first. One thread at a time. */
 struct bh_gc_guard;
-/* Reads the list anew, if it is another one (*changed): one request, or two. */
-int bh_gc_guard_look(struct bh_gc_guard **g, struct bh_bucket *b, const char *prefix, bool *changed,
+/* Reads the list anew, if it is another one: one request, or two. */
+int bh_gc_guard_look(struct bh_gc_guard **g, struct bh_bucket *b, const char *prefix,
                      const struct bh_call *call, struct bh_error *err);
 /* Whether it is condemned, or was deleted lately. *wait_ms: so long it may be about to be deleted
  * still, of now_ms by the store's clock; 0: not before the list changes. */

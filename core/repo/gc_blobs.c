@@ -132,10 +132,7 @@ static int mark_plain(struct run *r, const char *key, struct bh_error *err)
 static bool is_plain(const struct run *r, const char *key)
 {
     size_t len = strlen(r->plain);
-    if (strncmp(key, r->plain, len) != 0)
-        return false;
-    const char *tail = key + len;
-    return !tail[0] || !strcmp(tail, ".prev") || !strncmp(tail, ".branch.", 8);
+    return !strncmp(key, r->plain, len) && gc_is_plain_tail(key + len);
 }
 
 static int note_plain(void *arg, const char *key, bool is_prefix, const struct bh_object_info *info,
@@ -292,8 +289,8 @@ static int look_at_foreign(struct run *r, struct bh_error *err)
     return 0;
 }
 
-/* What was deleted stays on the list for a grace, and what another gc may be deleting just now for as
- * long as it may: whoever names it must hear of that, whatever else has become of it. */
+/* What was deleted stays on the list for a grace, and what another gc may be deleting just now for
+ * as long as it may: whoever names it must hear of that, whatever else has become of it. */
 static int keep_deleted(struct run *r, struct bh_error *err)
 {
     int rc = 0;
@@ -439,51 +436,6 @@ static int carry_out(struct run *r, struct bh_error *err)
     return rc ? rc : say_over(r, err);
 }
 
-/* --- uploads that nobody ended --- */
-
-struct upload {
-    char *key, *id;
-};
-struct uploads {
-    const struct run *run;
-    struct upload *all;
-    size_t count, room;
-};
-
-static int take_upload(void *arg, const char *key, const char *id, int64_t started_ms,
-                       struct bh_error *err)
-{
-    struct uploads *u = arg;
-    uint8_t hash[BH_SHA256_LEN];
-    if (started_ms + u->run->s->grace_ms > u->run->s->begin_ms ||
-        !bh_blob_refs_parse(key, u->run->o->prefix, hash))
-        return 0;
-    struct upload *to = gc_grow(&u->all, &u->count, &u->room, sizeof *to);
-    if (!to || !(to->key = strdup(key)) || !(to->id = strdup(id)))
-        return no_memory(err);
-    return 0;
-}
-
-static int abort_uploads(struct run *r, bool dry_run, size_t *aborted, struct bh_error *err)
-{
-    struct uploads u = {.run = r};
-    struct bh_bucket *b = r->s->bucket;
-    int rc = bh_bucket_mp_list(b, r->o->prefix, take_upload, &u, r->s->call, err);
-    rc = rc == ENOTSUP ? 0 : rc;
-    for (size_t i = 0; rc == 0 && i < u.count; i++) {
-        if (!dry_run)
-            rc = bh_bucket_mp_abort(b, u.all[i].key, u.all[i].id, r->s->call, err);
-        rc = rc == ENOENT ? 0 : rc; /* ended meanwhile */
-        *aborted += rc == 0;
-    }
-    for (size_t i = 0; i < u.count; i++) {
-        free(u.all[i].key);
-        free(u.all[i].id);
-    }
-    free(u.all);
-    return rc;
-}
-
 /* --- the report --- */
 
 static void say(struct bh_strbuf *out, const char *name, const struct tally *t, const char *note)
@@ -540,6 +492,13 @@ static void say_found(struct run *r, bool dry_run, struct bh_strbuf *out)
 
 /* --- the run --- */
 
+/* By what follows the blobs' prefix in its key. */
+static bool is_blob(const char *tail)
+{
+    uint8_t hash[BH_SHA256_LEN];
+    return bh_sha256_parse(tail, hash);
+}
+
 static int run(struct run *r, bool dry_run, struct bh_strbuf *report, struct bh_error *err)
 {
     size_t aborted = 0;
@@ -560,7 +519,7 @@ static int run(struct run *r, bool dry_run, struct bh_strbuf *report, struct bh_
         say(report, "deleted", &r->deleted, "");
     }
     if (rc == 0)
-        rc = abort_uploads(r, dry_run, &aborted, err);
+        rc = gc_abort_uploads(r->s, r->o->prefix, is_blob, dry_run, &aborted, err);
     bh_strbuf_addf(report, "uploads of blobs aborted: %zu\n", aborted);
     return rc;
 }
@@ -575,9 +534,8 @@ static void free_keys(char **keys, size_t count)
 int gc_blobs(struct gc_sweep *s, const struct bh_gc_blobs *o, bool dry_run,
              struct bh_strbuf *report, struct bh_error *err)
 {
-    static const char tail[] = ".bhfs/";
     struct run r = {.s = s, .o = o};
-    r.plain = strndup(s->prefix, strlen(s->prefix) - (sizeof tail - 1));
+    r.plain = gc_plain_key(s);
     int rc = r.plain ? run(&r, dry_run, report, err) : no_memory(err);
     bh_blob_refs_free(r.refs);
     gc_blob_list_free(&r.old);

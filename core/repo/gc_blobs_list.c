@@ -11,15 +11,7 @@
 #include "util/array.h"
 #include "util/cleanup.h"
 
-#define LIST_BYTES_MAX ((size_t)64 << 20)
-#define FIRST          "bhfs: condemned blobs\n"
-
-static int list_key(char key[BH_KEY_MAX + 1], const char *prefix, struct bh_error *err)
-{
-    if (snprintf(key, BH_KEY_MAX + 1, "%sgc-blobs", prefix) > BH_KEY_MAX)
-        return bh_fail(err, ENAMETOOLONG, "the key %.60s...gc-blobs is too long", prefix);
-    return 0;
-}
+#define FIRST "bhfs: condemned blobs\n"
 
 void gc_blob_list_free(struct gc_blob_list *list)
 {
@@ -86,32 +78,27 @@ bool gc_blob_list_decode(char *text, size_t len, struct gc_blob_list *list, int 
 int gc_blob_list_read(struct bh_bucket *b, const char *prefix, struct gc_blob_list *list,
                       const struct bh_call *call, struct bh_error *err)
 {
-    char key[BH_KEY_MAX + 1];
+    char etag[BH_ETAG_MAX];
     BH_FREE char *text = NULL;
     size_t len;
-    struct bh_object_info info;
     *list = (struct gc_blob_list){0};
-    int rc = list_key(key, prefix, err);
-    if (rc == 0)
-        rc = bh_bucket_get_small(b, key, LIST_BYTES_MAX, &text, &len, &info, call, err);
-    if (rc == ENOENT)
-        return 0;
-    if (rc)
+    int rc = gc_text_get(b, prefix, GC_BLOB_LIST, &text, &len, etag, call, err);
+    if (rc || !text)
         return rc;
     if (!gc_blob_list_decode(text, len, list, &rc)) {
         gc_blob_list_free(list);
         list->damaged = true;
     }
-    memcpy(list->etag, info.etag, sizeof list->etag);
-    return rc == ENOMEM ? bh_fail(err, rc, "out of memory reading %s", key) : 0;
+    if (rc)
+        return bh_fail(err, rc, "out of memory reading a list of gc");
+    memcpy(list->etag, etag, sizeof etag);
+    return 0;
 }
 
-static int encode(struct gc_blob_list *list, struct bh_strbuf *out)
+static int encode(const struct gc_blob_list *list, struct bh_strbuf *out)
 {
     char hex[BH_SHA256_HEX];
     gc_text_begin(out, FIRST);
-    if (list->count)
-        qsort(list->items, list->count, sizeof *list->items, compare);
     for (size_t i = 0; i < list->count; i++) {
         const struct gc_blob *b = &list->items[i];
         bh_sha256_format(b->hash, hex);
@@ -123,12 +110,8 @@ static int encode(struct gc_blob_list *list, struct bh_strbuf *out)
 int gc_blob_list_write(struct bh_bucket *b, const char *prefix, struct gc_blob_list *list,
                        const struct bh_call *call, struct bh_error *err)
 {
-    char key[BH_KEY_MAX + 1];
     BH_STRBUF text = {0};
-    int rc = list_key(key, prefix, err);
-    if (rc)
-        return rc;
     if (encode(list, &text) != 0)
-        return bh_fail(err, ENOMEM, "out of memory writing %s", key);
-    return gc_text_put(b, key, &text, list->etag, call, err);
+        return bh_fail(err, ENOMEM, "out of memory writing a list of gc");
+    return gc_text_put(b, prefix, GC_BLOB_LIST, &text, list->etag, call, err);
 }

@@ -4,30 +4,25 @@
 #include <string.h>
 
 #include "repo/gc_private.h"
-#include "util/cleanup.h"
 
 struct bh_gc_guard {
     struct gc_blob_list list;
 };
 
-int bh_gc_guard_look(struct bh_gc_guard **g, struct bh_bucket *b, const char *prefix, bool *changed,
+int bh_gc_guard_look(struct bh_gc_guard **g, struct bh_bucket *b, const char *prefix,
                      const struct bh_call *call, struct bh_error *err)
 {
     struct bh_object_info info = {0};
-    BH_FREE char *key = NULL;
-    *changed = false;
+    char key[BH_KEY_MAX + 1];
     if (!*g && !(*g = calloc(1, sizeof **g)))
         return bh_fail(err, ENOMEM, "out of memory looking for condemned blobs");
-    if (asprintf(&key, "%sgc-blobs", prefix) < 0) {
-        key = NULL;
-        return bh_fail(err, ENOMEM, "out of memory looking for condemned blobs");
-    }
-    int rc = bh_bucket_head(b, key, &info, call, err);
+    int rc = gc_list_key(prefix, GC_BLOB_LIST, key, err);
+    if (rc == 0)
+        rc = bh_bucket_head(b, key, &info, call, err);
     if (rc && rc != ENOENT)
         return rc;
     if (!strcmp(info.etag, (*g)->list.etag))
         return 0;
-    *changed = true;
     gc_blob_list_free(&(*g)->list);
     return rc == ENOENT ? 0 : gc_blob_list_read(b, prefix, &(*g)->list, call, err);
 }

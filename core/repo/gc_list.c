@@ -10,15 +10,7 @@
 
 #include "util/cleanup.h"
 
-#define LIST_BYTES_MAX ((size_t)64 << 20)
-#define FIRST          "bhfs: condemned\n"
-
-static int list_key(char key[BH_KEY_MAX + 1], const char *prefix, struct bh_error *err)
-{
-    if (snprintf(key, BH_KEY_MAX + 1, "%sgc", prefix) > BH_KEY_MAX)
-        return bh_fail(err, ENAMETOOLONG, "the key %.60s...gc is too long", prefix);
-    return 0;
-}
+#define FIRST "bhfs: condemned\n"
 
 /* --- reading --- */
 
@@ -59,24 +51,21 @@ bool gc_list_decode(char *text, size_t len, struct gc_set *items, int *rc)
 int gc_list_read(struct bh_bucket *b, const char *prefix, struct gc_list *list,
                  const struct bh_call *call, struct bh_error *err)
 {
-    char key[BH_KEY_MAX + 1];
+    char etag[BH_ETAG_MAX];
     BH_FREE char *text = NULL;
     size_t len;
-    struct bh_object_info info;
     *list = (struct gc_list){0};
-    int rc = list_key(key, prefix, err);
-    if (rc == 0)
-        rc = bh_bucket_get_small(b, key, LIST_BYTES_MAX, &text, &len, &info, call, err);
-    if (rc == ENOENT)
-        return 0;
-    if (rc)
+    int rc = gc_text_get(b, prefix, "gc", &text, &len, etag, call, err);
+    if (rc || !text)
         return rc;
-    memcpy(list->etag, info.etag, sizeof list->etag);
     if (!gc_list_decode(text, len, &list->items, &rc)) {
         gc_set_free(&list->items);
         list->damaged = true;
     }
-    return rc == ENOMEM ? bh_fail(err, rc, "out of memory reading %s", key) : 0;
+    if (rc)
+        return bh_fail(err, rc, "out of memory reading a list of gc");
+    memcpy(list->etag, etag, sizeof etag);
+    return 0;
 }
 
 /* --- writing --- */
@@ -95,15 +84,10 @@ static int encode(const struct gc_set *items, struct bh_strbuf *out)
 }
 
 int gc_list_write(struct bh_bucket *b, const char *prefix, const struct gc_set *items,
-                  const char *etag, const struct bh_call *call, struct bh_error *err)
+                  char etag[BH_ETAG_MAX], const struct bh_call *call, struct bh_error *err)
 {
-    char key[BH_KEY_MAX + 1], now[BH_ETAG_MAX] = "";
     BH_STRBUF text = {0};
-    int rc = list_key(key, prefix, err);
-    if (rc)
-        return rc;
     if (encode(items, &text) != 0)
-        return bh_fail(err, ENOMEM, "out of memory writing %s", key);
-    snprintf(now, sizeof now, "%s", etag);
-    return gc_text_put(b, key, &text, now, call, err);
+        return bh_fail(err, ENOMEM, "out of memory writing a list of gc");
+    return gc_text_put(b, prefix, "gc", &text, etag, call, err);
 }

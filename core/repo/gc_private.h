@@ -56,9 +56,9 @@ bool gc_list_decode(char *text, size_t len, struct gc_set *items, int *rc);
 /* Empty if there is none. One that is damaged counts as empty: the grace begins anew. */
 int gc_list_read(struct bh_bucket *b, const char *prefix, struct gc_list *list,
                  const struct bh_call *call, struct bh_error *err);
-/* Replaces the one that was read. EBUSY: it is another now. */
+/* Replaces the one that was read; etag is the new one then. EBUSY: it is another now. */
 int gc_list_write(struct bh_bucket *b, const char *prefix, const struct gc_set *items,
-                  const char *etag, const struct bh_call *call, struct bh_error *err);
+                  char etag[BH_ETAG_MAX], const struct bh_call *call, struct bh_error *err);
 
 /* --- gc_roots.c: heads, labels and pins as they were at one moment --- */
 
@@ -186,7 +186,7 @@ struct gc_tally {
 };
 struct gc_sweep {
     struct bh_bucket *bucket;
-    const char *prefix;
+    const char *prefix; /* "KEY.bhfs/" */
     const struct bh_call *call;
     struct gc_mark *mark;
     const struct gc_list *list;
@@ -204,6 +204,13 @@ int gc_sweep_list(struct gc_sweep *s, struct bh_error *err);
 int gc_sweep_delete(struct gc_sweep *s, size_t *deleted, struct bh_error *err);
 /* Aborts uploads that began before the grace (counts them only, for a dry run). */
 int gc_sweep_uploads(struct gc_sweep *s, bool dry_run, size_t *aborted, struct bh_error *err);
+/* The same of those whose key begins so and is_ours says so of what follows. */
+int gc_abort_uploads(struct gc_sweep *s, const char *prefix, bool (*is_ours)(const char *tail),
+                     bool dry_run, size_t *aborted, struct bh_error *err);
+/* KEY, freed by the caller; NULL: no memory. */
+char *gc_plain_key(const struct gc_sweep *s);
+/* Whether KEY with that tail is a plain object: of the main branch, the one before, of another. */
+bool gc_is_plain_tail(const char *tail);
 /* Removes a tombstone that is older than the grace. 0 also if it is none any more. */
 int gc_remove_tombstone(struct gc_sweep *s, const struct gc_anchor *tombstone, bool *removed,
                         struct bh_error *err);
@@ -239,7 +246,8 @@ struct gc_blob_list {
     char etag[BH_ETAG_MAX];
     bool damaged;
 };
-/* As gc_list_decode, gc_list_read, gc_list_write (after which etag is the new one). */
+#define GC_BLOB_LIST "gc-blobs"
+/* As gc_list_decode, gc_list_read, gc_list_write. To be written sorted by hash. */
 bool gc_blob_list_decode(char *text, size_t len, struct gc_blob_list *list, int *rc);
 int gc_blob_list_read(struct bh_bucket *b, const char *prefix, struct gc_blob_list *list,
                       const struct bh_call *call, struct bh_error *err);
@@ -259,9 +267,16 @@ bool gc_text_open(char *text, size_t len, const char *first, char **lines, int *
 /* No two runs write the same: a line "run: NUMBER" makes sure of that. */
 void gc_text_begin(struct bh_strbuf *out, const char *first);
 int gc_text_end(struct bh_strbuf *out); /* ENOMEM */
-/* Puts text under KEY if that still has `etag` ("": nothing); etag is the new one then. EBUSY. */
-int gc_text_put(struct bh_bucket *b, const char *key, const struct bh_strbuf *text,
+/* prefix + name. ENAMETOOLONG. */
+int gc_list_key(const char *prefix, const char *name, char key[BH_KEY_MAX + 1],
+                struct bh_error *err);
+/* *text NULL: there is none (etag ""). Freed by the caller. */
+int gc_text_get(struct bh_bucket *b, const char *prefix, const char *name, char **text, size_t *len,
                 char etag[BH_ETAG_MAX], const struct bh_call *call, struct bh_error *err);
+/* Puts it if what is there still has `etag` ("": nothing); etag is the new one then. EBUSY. */
+int gc_text_put(struct bh_bucket *b, const char *prefix, const char *name,
+                const struct bh_strbuf *text, char etag[BH_ETAG_MAX], const struct bh_call *call,
+                struct bh_error *err);
 
 /* --- gc_pin.c --- */
 int gc_pin_read(struct bh_bucket *b, const char *prefix, const char *id, struct bh_head *pin,

@@ -207,17 +207,11 @@ struct upload {
 };
 struct uploads {
     const struct gc_sweep *sweep;
-    size_t plain_len; /* of KEY in KEY.bhfs/ */
+    size_t prefix_len;
+    bool (*is_ours)(const char *tail);
     struct upload *all;
     size_t count, room;
 };
-
-/* tail: what follows KEY in a key. */
-static bool is_ours(const char *tail)
-{
-    return !tail[0] || !strcmp(tail, ".prev") || !strncmp(tail, ".branch.", 8) ||
-           !strncmp(tail, ".bhfs/", 6);
-}
 
 static int take_upload(void *arg, const char *key, const char *upload_id, int64_t started_ms,
                        struct bh_error *err)
@@ -225,7 +219,7 @@ static int take_upload(void *arg, const char *key, const char *upload_id, int64_
     struct uploads *u = arg;
     if (started_ms + u->sweep->grace_ms > u->sweep->begin_ms)
         return 0;
-    if (!is_ours(key + u->plain_len))
+    if (!u->is_ours(key + u->prefix_len))
         return 0;
     struct upload *to = gc_grow(&u->all, &u->count, &u->room, sizeof *to);
     if (!to || !(to->key = strdup(key)) || !(to->id = strdup(upload_id)))
@@ -233,15 +227,12 @@ static int take_upload(void *arg, const char *key, const char *upload_id, int64_
     return 0;
 }
 
-int gc_sweep_uploads(struct gc_sweep *s, bool dry_run, size_t *aborted, struct bh_error *err)
+int gc_abort_uploads(struct gc_sweep *s, const char *prefix, bool (*is_ours)(const char *tail),
+                     bool dry_run, size_t *aborted, struct bh_error *err)
 {
-    static const char tail[] = ".bhfs/";
-    struct uploads u = {.sweep = s, .plain_len = strlen(s->prefix) - (sizeof tail - 1)};
-    BH_FREE char *plain = strndup(s->prefix, u.plain_len);
+    struct uploads u = {.sweep = s, .prefix_len = strlen(prefix), .is_ours = is_ours};
     *aborted = 0;
-    if (!plain)
-        return no_memory(err);
-    int rc = bh_bucket_mp_list(s->bucket, plain, take_upload, &u, s->call, err);
+    int rc = bh_bucket_mp_list(s->bucket, prefix, take_upload, &u, s->call, err);
     if (rc == ENOTSUP)
         rc = 0;
     for (size_t i = 0; rc == 0 && i < u.count; i++) {
@@ -256,6 +247,28 @@ int gc_sweep_uploads(struct gc_sweep *s, bool dry_run, size_t *aborted, struct b
     }
     free(u.all);
     return rc;
+}
+
+char *gc_plain_key(const struct gc_sweep *s)
+{
+    return strndup(s->prefix, strlen(s->prefix) - strlen(".bhfs/"));
+}
+
+bool gc_is_plain_tail(const char *tail)
+{
+    return !tail[0] || !strcmp(tail, ".prev") || !strncmp(tail, ".branch.", 8);
+}
+
+/* Of the history or a plain object. */
+static bool is_ours(const char *tail)
+{
+    return gc_is_plain_tail(tail) || !strncmp(tail, ".bhfs/", 6);
+}
+
+int gc_sweep_uploads(struct gc_sweep *s, bool dry_run, size_t *aborted, struct bh_error *err)
+{
+    BH_FREE char *plain = gc_plain_key(s);
+    return plain ? gc_abort_uploads(s, plain, is_ours, dry_run, aborted, err) : no_memory(err);
 }
 
 /* --- tombstones --- */

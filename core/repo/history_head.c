@@ -161,14 +161,9 @@ int history_check_lease(struct bh_history *h, const struct bh_call *call, struct
     return history_may_take(h, &h->head, h->cfg->snapshot.steal, call, err);
 }
 
-int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
+static int renew_lease(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
 {
     int64_t now;
-    struct bh_error why;
-    history_keep_pin(h, call);
-    if (h->files.keep && !h->read_only && h->files.keep(h->files.arg, call, &why) != 0)
-        bh_log(BH_LOG_WARNING, "contents that are not flushed yet are not kept from gc: %s",
-               why.text);
     if (h->read_only || h->fenced || !h->have_head)
         return 0;
     int rc = history_now(h, &now, call, err);
@@ -182,6 +177,18 @@ int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh
     struct bh_head head = h->head;
     rc = history_put_head(h, &head, call, err);
     return rc == ESTALE ? history_lost_head(h, call, err) : rc;
+}
+
+int bh_history_renew(struct bh_history *h, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_error why;
+    history_keep_pin(h, call);
+    int rc = renew_lease(h, call, err);
+    /* After that, as it may take long. */
+    if (h->files.keep && !h->read_only && h->files.keep(h->files.arg, call, &why) != 0)
+        bh_log(BH_LOG_WARNING, "contents that are not flushed yet are not kept from gc: %s",
+               why.text);
+    return rc;
 }
 
 int bh_history_release(struct bh_history *h, const struct bh_call *call, struct bh_error *err)

@@ -15,7 +15,7 @@
 #define TOLD_MAX     100u /* by name; others are counted */
 #define PARALLEL_MAX 16u
 
-enum mark { MISSING, THERE, WRONG_SIZE, WRONG_CONTENT };
+enum mark { MISSING, THERE, WRONG_SIZE, WRONG_CONTENT, UNREADABLE, MARKS };
 
 struct blobs {
     struct verify *v;
@@ -96,11 +96,12 @@ static int check_content(struct blobs *b, struct bh_blob_ref *ref, struct bh_err
     if (rc == 0) {
         bh_sha256_hex(h, is);
         ref->mark = strcmp(is, hex) ? WRONG_CONTENT : THERE;
-    } else if (rc == ENOENT) {
-        ref->mark = MISSING;
+    } else if (verify_is_damage(b->v, rc)) {
+        ref->mark = rc == ENOENT ? MISSING : UNREADABLE;
+        rc = 0;
     }
     bh_sha256_free(h);
-    return rc == ENOENT ? 0 : rc;
+    return rc;
 }
 
 static void *check_main(void *arg)
@@ -141,6 +142,7 @@ static int note(struct blobs *b, const struct bh_blob_ref *ref, struct bh_error 
         [MISSING] = "it is missing",
         [WRONG_SIZE] = "its size is another one than was stored",
         [WRONG_CONTENT] = "its content is not what its name says",
+        [UNREADABLE] = "it cannot be read",
     };
     char hex[BH_SHA256_HEX];
     BH_STRBUF key = {0};
@@ -167,7 +169,7 @@ static int conclude(struct blobs *b, struct bh_error *err)
     struct verify *v = b->v;
     char size[32];
     const size_t count = bh_blob_refs_count(b->refs);
-    uint64_t wrong[WRONG_CONTENT + 1] = {0}, elsewhere = 0;
+    uint64_t wrong[MARKS] = {0}, elsewhere = 0;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < count; i++) {
         const struct bh_blob_ref *ref = bh_blob_refs_at(b->refs, i);
@@ -182,7 +184,8 @@ static int conclude(struct blobs *b, struct bh_error *err)
                    "blobs: %zu named, %s, %" PRIu64 " missing, %" PRIu64 " damaged\nblobs that "
                    "nothing names: %" PRIu64 "\n",
                    count - (size_t)elsewhere, bh_format_size(b->bytes, size, sizeof size),
-                   wrong[MISSING], wrong[WRONG_SIZE] + wrong[WRONG_CONTENT], b->unknown);
+                   wrong[MISSING], wrong[WRONG_SIZE] + wrong[WRONG_CONTENT] + wrong[UNREADABLE],
+                   b->unknown);
     if (b->untold)
         bh_strbuf_addf(&v->notes, "blobs missing or damaged that are not told above: %" PRIu64 "\n",
                        b->untold);

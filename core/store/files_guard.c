@@ -233,11 +233,10 @@ static int wait_for_gc(struct bh_files *f, const struct unnamed *u, const struct
     struct files_guard *g = f->guard;
     const int64_t end = bh_mono_ms() + 2 * BH_GC_DOOM_MS;
     int64_t now, wait_ms;
-    bool changed;
     for (;;) {
         int rc = bh_bucket_server_time(f->bucket, &now, call, err);
         if (rc == 0)
-            rc = bh_gc_guard_look(&g->list, f->bucket, g->prefix, &changed, call, err);
+            rc = bh_gc_guard_look(&g->list, f->bucket, g->prefix, call, err);
         if (rc == 0)
             rc = bh_call_check(call, "waiting for gc, which deletes blobs just now", err);
         if (rc || !bh_gc_guard_has(g->list, u->hash, now, &wait_ms) || wait_ms == 0)
@@ -274,7 +273,7 @@ static int renew_condemned(struct bh_files *f, bool *again, const struct bh_call
 int files_guard_check(struct bh_files *f, const struct files_touched *touched, size_t count,
                       const struct bh_call *call, struct bh_error *err)
 {
-    bool changed, again = true;
+    bool again = true;
     if (!count && (!f->guard || !f->guard->count))
         return 0;
     int rc = open_guard(f, err);
@@ -287,7 +286,7 @@ int files_guard_check(struct bh_files *f, const struct files_touched *touched, s
     for (int round = 0; rc == 0 && again; round++) {
         if (round == ROUNDS_MAX)
             return bh_fail(err, EBUSY, "gc condemns contents faster than they can be written");
-        rc = bh_gc_guard_look(&g->list, f->bucket, g->prefix, &changed, call, err);
+        rc = bh_gc_guard_look(&g->list, f->bucket, g->prefix, call, err);
         again = rc == 0 && !bh_gc_guard_is_empty(g->list);
         if (again)
             rc = renew_condemned(f, &again, call, err);

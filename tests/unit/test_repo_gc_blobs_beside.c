@@ -12,9 +12,8 @@ static int64_t guard_wait(unsigned n, bool *listed)
 {
     uint8_t hash[BH_SHA256_LEN];
     int64_t wait;
-    bool changed;
     hash_of(n, hash);
-    must(bh_gc_guard_look(&guard, bucket, PREFIX, &changed, NULL, ERR));
+    must(bh_gc_guard_look(&guard, bucket, PREFIX, NULL, ERR));
     *listed = bh_gc_guard_has(guard, hash, now_ms, &wait);
     return wait;
 }
