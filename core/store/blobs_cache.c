@@ -9,18 +9,13 @@
 
 #define ROOM ((uint64_t)8 << 20) /* made on a full disk, beside what is needed */
 
-static bool is_kept(const struct bh_blobs *b, const struct blobs_entry *e)
-{
-    return e->pins > 0 || (b->o.keep_unnamed && e->flush > b->named);
-}
-
 /* Takes the oldest that nobody has open out of the table; its file is still there. NULL: none. With
  * naming. */
 static struct blobs_entry *take_oldest(struct bh_blobs *b, enum blobs_kind *was, uint64_t *bytes)
 {
     BH_LOCK_SCOPE(&b->mutex);
-    struct blobs_entry *e = b->oldest;
-    while (e && is_kept(b, e))
+    struct blobs_entry *e = b->may_go.oldest;
+    while (e && e->pins > 0)
         e = e->newer;
     if (!e)
         return NULL;
@@ -53,7 +48,7 @@ static uint64_t shrink_one(struct bh_blobs *b, uint64_t want)
 {
     struct blobs_content *c = NULL;
     pthread_mutex_lock(&b->mutex);
-    for (struct blobs_entry *e = b->oldest; e && !c; e = e->newer)
+    for (struct blobs_entry *e = b->may_go.oldest; e && !c; e = e->newer)
         if (e->kind == KIND_PARTS && e->bytes > 0 && e->content && e->content->parts)
             c = e->content;
     if (c)
@@ -91,8 +86,7 @@ uint32_t bh_blobs_frozen(struct bh_blobs *b)
 void bh_blobs_named(struct bh_blobs *b, uint32_t flush)
 {
     BH_LOCK_SCOPE(&b->mutex);
-    b->named = flush;
-    pthread_cond_signal(&b->crowded);
+    bh_blobs_let_go(b, flush);
 }
 
 bool bh_blobs_is_full(int rc)

@@ -32,15 +32,20 @@ enum blobs_kind {
 
 struct blobs_entry {                   /* some 100 bytes for each blob that is here */
     struct blobs_entry *next;          /* in its slot */
-    struct blobs_entry *older, *newer; /* by use; of what may be evicted */
+    struct blobs_entry *older, *newer; /* by use, in one of the lists of blobs_uses */
     struct blobs_job *job;             /* of what is pending, else NULL */
     struct blobs_content *content;     /* of what is open, else NULL */
     uint64_t bytes;                    /* on the disk */
-    uint32_t flush;                    /* after which a head names it; 0: it needs none */
+    uint32_t flush; /* after which a head names it; 0: it needs none; bh_blobs_needs_head */
     uint32_t seen_s;                   /* when its object was last seen in the bucket; 0: never */
     uint16_t pins;                     /* keep the local file: uploads and contents */
     uint8_t kind;                      /* enum blobs_kind */
+    bool kept;                         /* in which list it is, if it is in one */
     uint8_t hash[BH_SHA256_LEN];
+};
+
+struct blobs_uses { /* entries in the order of their last use */
+    struct blobs_entry *oldest, *newest;
 };
 
 struct blobs_job {                    /* an upload to be done */
@@ -188,7 +193,7 @@ struct bh_blobs {
     uint32_t flush, named; /* that comes next; that was the last with a head */
     struct blobs_entry **slots;
     size_t slot_count, entry_count;
-    struct blobs_entry *oldest, *newest;
+    struct blobs_uses may_go, kept; /* what is cached: kept until a head names it, or not */
     uint64_t cached_bytes, cache_max, evicted_bytes, fetched_bytes;
     pthread_cond_t crowded; /* for the keeper: cached_bytes is over cache_max */
     pthread_t keeper;
@@ -237,6 +242,10 @@ void bh_blobs_become(struct bh_blobs *b, struct blobs_entry *e, enum blobs_kind 
                      uint64_t bytes);
 void bh_blobs_resize(struct bh_blobs *b, struct blobs_entry *e, uint64_t bytes); /* the same kind */
 void bh_blobs_used(struct bh_blobs *b, struct blobs_entry *e);
+/* It was published: the next flush's head is to name it. */
+void bh_blobs_needs_head(struct bh_blobs *b, struct blobs_entry *e);
+/* What the heads up to that flush's name is kept no longer. */
+void bh_blobs_let_go(struct bh_blobs *b, uint32_t flush);
 void bh_blobs_seen(struct blobs_entry *e); /* in the bucket, now */
 bool bh_blobs_seen_lately(const struct blobs_entry *e);
 void bh_blobs_table_free(struct bh_blobs *b);

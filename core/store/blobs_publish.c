@@ -194,15 +194,9 @@ static int make_pending(struct publishing *p, enum blobs_kind was, struct bh_err
 
 /* Whether there is nothing to do: it is pending already, or in the bucket. With naming and mutex.
  */
-static bool is_known(struct publishing *p, struct blobs_entry *e)
+static bool is_known(const struct blobs_entry *e)
 {
-    struct bh_blobs *b = p->b;
-    if (e->kind == KIND_PENDING)
-        return true;
-    if (e->kind != KIND_CACHED || !bh_blobs_seen_lately(e))
-        return false;
-    bh_blobs_used(b, e);
-    return true;
+    return e->kind == KIND_PENDING || (e->kind == KIND_CACHED && bh_blobs_seen_lately(e));
 }
 
 /* The hash is known: the blob gets its name and its place in the queue. */
@@ -218,8 +212,8 @@ static int enter(struct publishing *p, struct bh_error *err)
         return bh_fail(err, ENOMEM, "out of memory while content was published");
     }
     enum blobs_kind was = e->kind;
-    e->flush = b->flush;
-    if (is_known(p, e)) {
+    bh_blobs_needs_head(b, e);
+    if (is_known(e)) {
         pthread_mutex_unlock(&b->mutex);
         return 0;
     }

@@ -156,7 +156,7 @@ static int take_up(struct scan *s, struct found *f)
         return rc;
     }
     bh_blobs_become(b, e, f->kind, f->size);
-    e->flush = b->flush;
+    bh_blobs_needs_head(b, e);
     if (job) {
         job->size = f->size;
         job->checked = s->recheck;

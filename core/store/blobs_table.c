@@ -159,23 +159,39 @@ void bh_blobs_table_free(struct bh_blobs *b)
 
 /* --- by use --- */
 
-static bool may_go(enum blobs_kind kind)
+static bool is_cached(enum blobs_kind kind)
 {
     return kind == KIND_CACHED || kind == KIND_UNSURE || kind == KIND_PARTS;
 }
 
+/* Not to be evicted yet: no head names it, and its object may have to be written anew, which parts
+ * are of no use for. */
+static bool is_to_be_kept(const struct bh_blobs *b, const struct blobs_entry *e)
+{
+    return b->o.keep_unnamed && e->flush > b->named && e->kind != KIND_PARTS;
+}
+
+static struct blobs_uses *list_of(struct bh_blobs *b, const struct blobs_entry *e)
+{
+    return e->kept ? &b->kept : &b->may_go;
+}
+
 static void unlist(struct bh_blobs *b, struct blobs_entry *e)
 {
-    *(e->older ? &e->older->newer : &b->oldest) = e->newer;
-    *(e->newer ? &e->newer->older : &b->newest) = e->older;
+    struct blobs_uses *l = list_of(b, e);
+    *(e->older ? &e->older->newer : &l->oldest) = e->newer;
+    *(e->newer ? &e->newer->older : &l->newest) = e->older;
     e->older = e->newer = NULL;
 }
 
+/* Who evicts does not have to look at what is kept, however much that is. */
 static void list_newest(struct bh_blobs *b, struct blobs_entry *e)
 {
-    e->older = b->newest;
-    *(b->newest ? &b->newest->newer : &b->oldest) = e;
-    b->newest = e;
+    e->kept = is_to_be_kept(b, e);
+    struct blobs_uses *l = list_of(b, e);
+    e->older = l->newest;
+    *(l->newest ? &l->newest->newer : &l->oldest) = e;
+    l->newest = e;
 }
 
 static void look_for_crowd(struct bh_blobs *b)
@@ -199,13 +215,13 @@ void bh_blobs_resize(struct bh_blobs *b, struct blobs_entry *e, uint64_t bytes)
 void bh_blobs_become(struct bh_blobs *b, struct blobs_entry *e, enum blobs_kind kind,
                      uint64_t bytes)
 {
-    if (may_go(e->kind)) {
+    if (is_cached(e->kind)) {
         unlist(b, e);
         b->cached_bytes -= e->bytes;
     }
     e->kind = (uint8_t)kind;
     e->bytes = on_disk(bytes);
-    if (!may_go(kind))
+    if (!is_cached(kind))
         return;
     list_newest(b, e);
     b->cached_bytes += e->bytes;
@@ -214,10 +230,29 @@ void bh_blobs_become(struct bh_blobs *b, struct blobs_entry *e, enum blobs_kind 
 
 void bh_blobs_used(struct bh_blobs *b, struct blobs_entry *e)
 {
-    if (may_go(e->kind) && b->newest != e) {
+    if (is_cached(e->kind)) {
         unlist(b, e);
         list_newest(b, e);
     }
+}
+
+void bh_blobs_needs_head(struct bh_blobs *b, struct blobs_entry *e)
+{
+    e->flush = b->flush;
+    bh_blobs_used(b, e);
+}
+
+void bh_blobs_let_go(struct bh_blobs *b, uint32_t flush)
+{
+    b->named = flush;
+    for (struct blobs_entry *e = b->kept.oldest, *newer; e; e = newer) {
+        newer = e->newer;
+        if (is_to_be_kept(b, e))
+            continue;
+        unlist(b, e);
+        list_newest(b, e);
+    }
+    look_for_crowd(b);
 }
 
 static uint32_t now_s(void)

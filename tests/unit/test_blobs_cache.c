@@ -3,6 +3,8 @@
 
 #include <malloc.h>
 
+#include "store/blobs_private.h"
+
 static uint8_t hash[40][BH_SHA256_LEN];
 
 static void fill(unsigned count, uint64_t size)
@@ -122,6 +124,69 @@ static void test_what_no_head_names_stays(void **state)
     eventually(!is_there(local('c', hash[1])));
 }
 
+/* How many are in a list; all of them belong there. */
+static unsigned listed(const struct blobs_uses *list, bool kept)
+{
+    unsigned n = 0;
+    pthread_mutex_lock(&blobs->mutex);
+    for (const struct blobs_entry *e = list->oldest, *older = NULL; e; older = e, e = e->newer) {
+        assert_ptr_equal(e->older, older);
+        assert_true(e->newer || list->newest == e);
+        assert_int_equal(e->kept, kept);
+        assert_int_equal(options.keep_unnamed && e->flush > blobs->named, kept);
+        n++;
+    }
+    pthread_mutex_unlock(&blobs->mutex);
+    return n;
+}
+
+static void must_be_listed(unsigned may_go, unsigned kept)
+{
+    assert_int_equal(listed(&blobs->may_go, false), may_go);
+    assert_int_equal(listed(&blobs->kept, true), kept);
+}
+
+/* However much no head names yet, who evicts does not have to walk over it. */
+static void test_eviction_does_not_look_at_what_is_kept(void **state)
+{
+    uint8_t read[BH_SHA256_LEN];
+    options.keep_unnamed = true;
+    put_object(90, 8 * KIB, read);
+    open_blobs(false);
+    for (unsigned i = 0; i < 20; i++)
+        publish(i, 8 * KIB, hash[i]);
+    must_store_all();
+    must_have_blob(read, 90, 8 * KIB);
+    must_be_listed(1, 20);
+    bh_blobs_set_cache_max(blobs, 1);
+    eventually(stats().evicted_bytes == 8 * KIB);
+    must_be_listed(0, 20);
+    bh_blobs_set_cache_max(blobs, 0);
+    uint32_t first = bh_blobs_frozen(blobs);
+    publish(5, 8 * KIB, hash[5]); /* known, and of the next flush now */
+    must_have_blob(hash[6], 6, 8 * KIB);
+    bh_blobs_named(blobs, first);
+    must_be_listed(19, 1);
+    publish(6, 8 * KIB, hash[6]); /* the same of what may go, the newest of it */
+    publish(0, 8 * KIB, hash[0]); /* and the oldest */
+    must_be_listed(17, 3);
+    bh_blobs_set_cache_max(blobs, 1);
+    eventually(stats().evicted_bytes == 18 * 8 * KIB);
+    must_be_listed(0, 3);
+    for (unsigned i = 0; i < 20; i++)
+        assert_int_equal(is_there(local('c', hash[i])), i == 0 || i == 5 || i == 6);
+    bh_blobs_named(blobs, bh_blobs_frozen(blobs));
+    eventually(stats().cached_bytes == 0);
+    must_be_listed(0, 0);
+    close_blobs();
+    options.keep_unnamed = false;
+    options.cache_max = 0;
+    open_blobs(false);
+    publish(1, 8 * KIB, hash[1]);
+    must_store_all();
+    must_be_listed(1, 0);
+}
+
 /* A blob that is larger than the cache, read while it is open. */
 static void test_a_large_blob_in_a_small_cache(void **state)
 {
@@ -175,6 +240,7 @@ int main(void)
         TEST(test_what_is_pending_stays),
         TEST(test_the_order_survives_a_restart),
         TEST(test_what_no_head_names_stays),
+        TEST(test_eviction_does_not_look_at_what_is_kept),
         TEST(test_a_large_blob_in_a_small_cache),
         TEST(test_memory_for_a_cached_blob),
     };
