@@ -65,10 +65,11 @@ int bh_blobs_write(struct bh_blobs *b, struct bh_dfile *f, const void *buf, size
 int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out,
                    struct bh_error *err);
 int bh_data_open(struct bh_blobs *b, uint64_t number, struct bh_dfile *out); /* ENOENT */
-/* The same, but if the file has become a blob as well, *number becomes that of a copy (the old one
- * stays, for the caller to remove). */
-int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out,
-                          struct bh_error *err);
+/* The same, but if the file has become a blob as well, *number becomes that of a copy of its first
+ * `len` bytes, or of all where it has fewer (the old one stays, for the caller to remove).
+ * ECANCELED (call). */
+int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, uint64_t len, struct bh_dfile *out,
+                          const struct bh_call *call, struct bh_error *err);
 /* Bytes that it takes on the disk: fewer than its size where it has holes. ENOENT. */
 int bh_data_room(struct bh_blobs *b, uint64_t number, uint64_t *bytes);
 void bh_data_remove(struct bh_blobs *b, uint64_t number); /* 0 is fine */

@@ -49,8 +49,8 @@ int bh_data_room(struct bh_blobs *b, uint64_t number, uint64_t *bytes)
     return 0;
 }
 
-int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out,
-                          struct bh_error *err)
+int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, uint64_t len, struct bh_dfile *out,
+                          const struct bh_call *call, struct bh_error *err)
 {
     struct bh_dfile old;
     struct stat st;
@@ -66,12 +66,14 @@ int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile 
         *out = old;
         return 0;
     }
-    uint64_t copy;
+    uint64_t copy, size = (uint64_t)st.st_size;
+    if (len > size)
+        len = size;
     rc = bh_data_create(b, &copy, out, err);
     if (!rc) {
-        rc = bh_blobs_copy(old.fd, out, (uint64_t)st.st_size, NULL, err);
-        if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, (uint64_t)st.st_size))
-            rc = bh_blobs_copy(old.fd, out, (uint64_t)st.st_size, NULL, err);
+        rc = bh_blobs_copy(old.fd, out, len, call, err);
+        if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, len))
+            rc = bh_blobs_copy(old.fd, out, len, call, err);
         if (rc) {
             bh_dfile_close(out);
             bh_data_remove(b, copy);
@@ -80,6 +82,8 @@ int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, struct bh_dfile 
     bh_dfile_close(&old);
     if (!rc) {
         bh_data_moved(b, *number, copy);
+        if (len < size)
+            bh_data_shrinks(b, copy, len);
         *number = copy;
     }
     return rc;
@@ -173,9 +177,9 @@ int bh_blobs_copy(int fd, struct bh_dfile *f, uint64_t len, const struct bh_call
     if (size < len)
         return bh_fail(err, ENODATA, "content that is to be copied has %llu bytes, not %llu",
                        (unsigned long long)size, (unsigned long long)len);
-    if (by_reference(fd, f, size, len, had))
-        return 0;
-    int rc = 0;
+    int rc = bh_call_check(call, "the copy", err);
+    if (rc || by_reference(fd, f, size, len, had))
+        return rc;
     for (uint64_t at = 0; !rc && at < len;) {
         off_t data = lseek(fd, (off_t)at, SEEK_DATA);
         uint64_t begin = data >= 0 ? (uint64_t)data : errno == ENXIO ? len : at;

@@ -88,7 +88,7 @@ int files_make_own(struct bh_open *o, uint64_t keep, struct bh_error *err)
         keep = o->content.size;
     int rc = 0;
     if (number && keep) {
-        rc = bh_data_open_to_write(b, &number, &data, err);
+        rc = bh_data_open_to_write(b, &number, keep, &data, &call, err);
         if (rc == 0 && (rc = cut(b, number, &data, keep)) != 0) {
             bh_dfile_close(&data);
             if (number != o->content.data)
@@ -156,7 +156,7 @@ static int copy_origin(struct bh_blobs *b, const struct origin *from, uint64_t s
     if (from->blob)
         return copy_blob(b, from->blob, &from->content, size, number, data, call, err);
     *number = from->content.data;
-    int rc = bh_data_open_to_write(b, number, data, err);
+    int rc = bh_data_open_to_write(b, number, size, data, call, err);
     if (rc)
         return rc == ENOENT ? EALREADY : rc;
     if (*number == from->content.data)

@@ -238,7 +238,7 @@ static void test_a_published_data_file_is_copied_before_it_is_written(void **sta
     uint64_t number = make_data(2, 5000, &f), other = number;
     must(bh_blobs_publish(blobs, &f, 5000, number, true, NULL, NULL, hash, NULL, ERR));
     bh_dfile_close(&f);
-    must(bh_data_open_to_write(blobs, &other, &f, ERR));
+    must(bh_data_open_to_write(blobs, &other, UINT64_MAX, &f, NULL, ERR));
     assert_true(other != number);
     assert_int_equal(bh_dfile_write(&f, "changed", 7, 0), 0);
     assert_int_equal(pread(f.fd, buf, 5000, 0), 5000);
@@ -251,10 +251,38 @@ static void test_a_published_data_file_is_copied_before_it_is_written(void **sta
     bh_data_remove(blobs, number);
     assert_int_equal(bh_data_open(blobs, number, &f), ENOENT);
     uint64_t again = other;
-    must(bh_data_open_to_write(blobs, &again, &f, ERR)); /* one name: no copy */
+    must(bh_data_open_to_write(blobs, &again, 10, &f, NULL, ERR)); /* one name: no copy */
     assert_true(again == other);
     bh_dfile_close(&f);
     must_have_blob(hash, 2, 5000);
+}
+
+static void test_no_more_of_a_data_file_is_copied_than_is_wanted(void **state)
+{
+    uint8_t hash[BH_SHA256_LEN];
+    atomic_bool cancel = true;
+    const struct bh_call cancelled = {.cancel = &cancel};
+    struct bh_dfile f;
+    struct stat st;
+    char buf[3000], want[3000];
+    uint64_t sum = 0;
+    no_start = true;
+    open_blobs(false);
+    uint64_t number = make_data(2, 40 * MIB, &f), other = number;
+    must(bh_blobs_publish(blobs, &f, 40 * MIB, number, true, NULL, NULL, hash, NULL, ERR));
+    bh_dfile_close(&f);
+    must_fail(bh_data_open_to_write(blobs, &other, UINT64_MAX, &f, &cancelled, ERR), ECANCELED);
+    assert_true(other == number);
+    must(bh_data_each(blobs, note_number, &sum, ERR));
+    assert_true(sum == number); /* nothing is left */
+    must(bh_data_open_to_write(blobs, &other, 3000, &f, NULL, ERR));
+    assert_true(other != number);
+    assert_int_equal(fstat(f.fd, &st), 0);
+    assert_int_equal(st.st_size, 3000);
+    assert_int_equal(pread(f.fd, buf, 3000, 0), 3000);
+    content(2, 0, want, 3000);
+    assert_memory_equal(buf, want, 3000);
+    bh_dfile_close(&f);
 }
 
 /* --- crashes --- */
@@ -382,6 +410,7 @@ int main(void)
         TEST(test_a_copy_is_not_changed_by_later_writes),
         TEST(test_holes_stay_holes_in_a_copy),
         TEST(test_a_published_data_file_is_copied_before_it_is_written),
+        TEST(test_no_more_of_a_data_file_is_copied_than_is_wanted),
         TEST(test_pending_blobs_are_uploaded_after_a_crash),
         TEST(test_after_a_power_cut_damaged_pending_blobs_go),
         TEST(test_after_a_power_cut_the_cache_is_not_believed),
