@@ -327,8 +327,19 @@ void files_getattr(fuse_req_t req, fuse_ino_t ino)
 /* What is cut keeps its beginning, which may have to be fetched. */
 static int prepare_setattr(struct request *r, bool wait, struct bh_error *err)
 {
-    (void)wait;
-    return bh_files_own(r->files, r->ino, r->what.content.size, r->call, err);
+    struct bh_open *o;
+    int rc = bh_files_enter(r->files, wait);
+    if (rc)
+        return rc;
+    rc = r->epoch != atomic_load(&r->daemon->files_epoch)
+             ? ESTALE
+             : bh_files_use(r->files, r->ino, false, &o, wait, err);
+    bh_files_leave(r->files, false);
+    if (rc)
+        return rc == EISDIR ? 0 : rc;
+    rc = bh_open_own(o, r->what.content.size, r->call, err);
+    bh_open_drop(o, false);
+    return rc;
 }
 
 static int run_setattr(struct request *r, bool wait, struct bh_error *err)
@@ -381,8 +392,8 @@ void files_setattr(fuse_req_t req, fuse_ino_t ino, const struct stat *attr, int 
     if (r.flags & BH_SET_CONTENT && attr->st_size > 0) {
         struct bh_inode i;
         r.prepare = prepare_setattr;
-        r.fetches = bh_names_get(bh_files_names(r.files), r.ino, &i, false, NULL) == 0 &&
-                    !i.content.data && i.content.size > 0;
+        int rc = bh_names_get(bh_files_names(r.files), r.ino, &i, false, NULL);
+        r.fetches = rc == EAGAIN || (rc == 0 && !i.content.data && i.content.size > 0);
     }
     request_start(&r);
 }

@@ -28,7 +28,8 @@ struct request {
     struct daemon *daemon;
     struct bh_files *files;
     request_fn *run;
-    request_fn *prepare; /* NULL, or: a worker calls it first, before the gate; it does not answer */
+    request_fn
+        *prepare; /* NULL, or: a worker calls it first, outside the gate; it does not answer */
     uint64_t ino, other; /* inodes */
     unsigned epoch;      /* of `ino` */
     bool fetches;        /* may wait for the bucket for long */

@@ -70,6 +70,10 @@ int bh_data_open(struct bh_blobs *b, uint64_t number, struct bh_dfile *out); /* 
  * ECANCELED (call). */
 int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, uint64_t len, struct bh_dfile *out,
                           const struct bh_call *call, struct bh_error *err);
+/* The first `len` bytes of fd, into an empty data file; makes room for it on a full disk. ECANCELED
+ * (call). */
+int bh_data_copy(struct bh_blobs *b, int fd, uint64_t len, struct bh_dfile *to,
+                 const struct bh_call *call, struct bh_error *err);
 /* Bytes that it takes on the disk: fewer than its size where it has holes. ENOENT. */
 int bh_data_room(struct bh_blobs *b, uint64_t number, uint64_t *bytes);
 void bh_data_remove(struct bh_blobs *b, uint64_t number); /* 0 is fine */

@@ -49,6 +49,15 @@ int bh_data_room(struct bh_blobs *b, uint64_t number, uint64_t *bytes)
     return 0;
 }
 
+int bh_data_copy(struct bh_blobs *b, int fd, uint64_t len, struct bh_dfile *to,
+                 const struct bh_call *call, struct bh_error *err)
+{
+    int rc = bh_blobs_copy(fd, to, len, call, err);
+    if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, len))
+        rc = bh_blobs_copy(fd, to, len, call, err);
+    return rc;
+}
+
 int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, uint64_t len, struct bh_dfile *out,
                           const struct bh_call *call, struct bh_error *err)
 {
@@ -71,9 +80,7 @@ int bh_data_open_to_write(struct bh_blobs *b, uint64_t *number, uint64_t len, st
         len = size;
     rc = bh_data_create(b, &copy, out, err);
     if (!rc) {
-        rc = bh_blobs_copy(old.fd, out, len, call, err);
-        if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, len))
-            rc = bh_blobs_copy(old.fd, out, len, call, err);
+        rc = bh_data_copy(b, old.fd, len, out, call, err);
         if (rc) {
             bh_dfile_close(out);
             bh_data_remove(b, copy);

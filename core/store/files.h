@@ -64,8 +64,8 @@ int bh_files_set(struct bh_files *f, uint64_t ino, unsigned what, const struct b
 
 /* Begins the names of attributes that the row of a file's content has as its `metadata`. */
 #define BH_FILES_META "user.bh.meta."
-/* One of them was set or removed: a row that is there gets them with the next flush; one that is made
- * has them anyway. Not EAGAIN right after that change: the inode is in memory. */
+/* One of them was set or removed: a row that is there gets them with the next flush; one that is
+ * made has them anyway. Not EAGAIN right after that change: the inode is in memory. */
 int bh_files_meta_changed(struct bh_files *f, uint64_t ino, bool wait, struct bh_error *err);
 
 /* --- files in use --- */
@@ -97,8 +97,7 @@ int bh_open_allocate(struct bh_open *o, int mode, uint64_t offset, uint64_t len,
                      const struct bh_call *call, struct bh_error *err);
 /* The copy alone, of the first `keep` bytes, which is all that the file then has: for who will
  * truncate it with bh_files_set, before he enters the gate. Sleeps. */
-int bh_files_own(struct bh_files *f, uint64_t ino, uint64_t keep, const struct bh_call *call,
-                 struct bh_error *err);
+int bh_open_own(struct bh_open *o, uint64_t keep, const struct bh_call *call, struct bh_error *err);
 /* lseek(2) with SEEK_DATA or SEEK_HOLE: ENXIO. Waits for who fetches the content to write to it. */
 int bh_open_seek(struct bh_open *o, uint64_t offset, int whence, uint64_t *at, bool wait,
                  struct bh_error *err);

@@ -109,7 +109,7 @@ int bh_open_read(struct bh_open *o, void *buf, size_t len, uint64_t offset, size
 bool bh_open_fetches(struct bh_open *o)
 {
     if (pthread_rwlock_tryrdlock(&o->lock) != 0)
-        return !o->has_data;
+        return true;
     bool fetches = !o->content.data && o->content.size > 0 &&
                    !(o->has_data || (o->blob && bh_blob_is_here(o->blob)));
     pthread_rwlock_unlock(&o->lock);
@@ -118,16 +118,20 @@ bool bh_open_fetches(struct bh_open *o)
 
 /* --- writing --- */
 
-void files_wrote(struct bh_open *o, uint64_t end)
+void files_changes(struct bh_open *o)
 {
-    if (end > o->content.size)
-        __atomic_store_n(&o->content.size, end, __ATOMIC_RELAXED);
     o->version++;
     atomic_store(&o->settled, false);
     int64_t now = bh_real_ns();
     __atomic_store_n(&o->mtime, now, __ATOMIC_RELAXED);
     __atomic_store_n(&o->ctime, now, __ATOMIC_RELAXED);
     atomic_store(&o->dirty, true);
+}
+
+static void reaches(struct bh_open *o, uint64_t end)
+{
+    if (end > o->content.size)
+        __atomic_store_n(&o->content.size, end, __ATOMIC_RELAXED);
 }
 
 /* With the gate entered and the lock for writing. */
@@ -141,14 +145,16 @@ static int write_locked(struct bh_open *o, const void *buf, size_t len, uint64_t
     if (!files_is_writable(o) && !wait)
         return EAGAIN;
     int rc = files_is_writable(o) ? 0 : files_make_own(o, UINT64_MAX, err);
-    if (rc == 0)
-        bh_data_changes(o->files->blobs, o->content.data, offset, offset + len);
-    if (rc == 0 && wait)
+    if (rc)
+        return rc;
+    files_changes(o);
+    bh_data_changes(o->files->blobs, o->content.data, offset, offset + len);
+    if (wait)
         rc = bh_blobs_write(o->files->blobs, &o->data, buf, len, offset, len);
-    else if (rc == 0 && bh_blobs_is_full(rc = bh_dfile_write(&o->data, buf, len, offset)))
+    else if (bh_blobs_is_full(rc = bh_dfile_write(&o->data, buf, len, offset)))
         rc = EAGAIN; /* room may be made, which takes a while */
     if (rc == 0)
-        files_wrote(o, offset + len);
+        reaches(o, offset + len);
     return rc;
 }
 
@@ -158,7 +164,7 @@ int bh_open_write(struct bh_open *o, const void *buf, size_t len, uint64_t offse
     struct bh_files *f = o->files;
     if (f->read_only)
         return EROFS;
-    int rc = wait ? files_own(o, UINT64_MAX, call, err) : 0;
+    int rc = wait ? bh_open_own(o, UINT64_MAX, call, err) : 0;
     if (rc == 0)
         rc = bh_files_enter(f, wait);
     if (rc)
@@ -175,23 +181,19 @@ int bh_open_write(struct bh_open *o, const void *buf, size_t len, uint64_t offse
 /* With the lock for writing. */
 static int truncate_locked(struct bh_open *o, uint64_t size, struct bh_error *err)
 {
-    int rc = 0;
     if (size > SIZE_LIMIT)
         return EFBIG;
-    if (size == o->content.size && !(size == 0 && o->content.data)) {
-        files_wrote(o, 0); /* times change all the same (POSIX: ftruncate) */
-        return 0;
-    }
-    if (!files_is_writable(o))
-        rc = files_make_own(o, size, err);
-    if (rc == 0) {
-        bh_data_shrinks(o->files->blobs, o->content.data, size);
-        rc = bh_dfile_truncate(&o->data, size);
-    }
-    if (rc == 0) {
+    bool same = size == o->content.size && !(size == 0 && o->content.data);
+    int rc = same || files_is_writable(o) ? 0 : files_make_own(o, size, err);
+    if (rc)
+        return rc;
+    files_changes(o);
+    if (same)
+        return 0; /* times change all the same (POSIX: ftruncate) */
+    bh_data_shrinks(o->files->blobs, o->content.data, size);
+    rc = bh_dfile_truncate(&o->data, size);
+    if (rc == 0)
         __atomic_store_n(&o->content.size, size, __ATOMIC_RELAXED);
-        files_wrote(o, 0);
-    }
     return rc;
 }
 
@@ -231,12 +233,15 @@ static int allocate_locked(struct bh_open *o, int mode, uint64_t offset, uint64_
 {
     uint64_t end = offset + len, size = o->content.size;
     int rc = files_is_writable(o) ? 0 : files_make_own(o, UINT64_MAX, err);
-    if (rc == 0 && mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) && offset < size)
+    if (rc)
+        return rc;
+    files_changes(o);
+    if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) && offset < size)
         rc = fill_with_zeros(o, offset, (end < size ? end : size) - offset);
     if (rc == 0 && !(mode & FALLOC_FL_KEEP_SIZE) && end > size)
         rc = bh_dfile_truncate(&o->data, end);
-    if (rc == 0)
-        files_wrote(o, mode & FALLOC_FL_KEEP_SIZE ? 0 : end);
+    if (rc == 0 && !(mode & FALLOC_FL_KEEP_SIZE))
+        reaches(o, end);
     return rc;
 }
 
@@ -251,7 +256,7 @@ int bh_open_allocate(struct bh_open *o, int mode, uint64_t offset, uint64_t len,
         return EROFS;
     if (len == 0 || offset > SIZE_LIMIT || len > SIZE_LIMIT - offset)
         return len == 0 ? EINVAL : EFBIG;
-    int rc = files_own(o, UINT64_MAX, call, err);
+    int rc = bh_open_own(o, UINT64_MAX, call, err);
     if (rc)
         return rc;
     (void)bh_files_enter(f, true);
@@ -323,14 +328,24 @@ int bh_open_flush(struct bh_open *o, bool wait, struct bh_error *err)
     return rc;
 }
 
+/* Its name in the state directory, too, which is synced once. With the lock. */
+static int sync_data(struct bh_open *o)
+{
+    if (!o->has_data || atomic_load(&o->stale))
+        return 0;
+    int rc = bh_dfile_sync(&o->data);
+    if (rc == 0 && !atomic_load(&o->is_named) && (rc = bh_disk_sync_names(o->files->disk)) == 0)
+        atomic_store(&o->is_named, true);
+    return rc;
+}
+
 int bh_open_sync(struct bh_open *o, struct bh_error *err)
 {
     int rc = bh_open_flush(o, true, err);
     if (rc)
         return rc;
     pthread_rwlock_rdlock(&o->lock);
-    if (o->has_data && !atomic_load(&o->stale))
-        rc = bh_dfile_sync(&o->data);
+    rc = sync_data(o);
     pthread_rwlock_unlock(&o->lock);
     return rc ? rc : bh_names_sync(o->files->names, err);
 }

@@ -2,7 +2,10 @@
 #include "store/files_private.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 bool files_is_writable(const struct bh_open *o)
 {
@@ -19,22 +22,87 @@ static int cut(struct bh_blobs *b, uint64_t number, struct bh_dfile *data, uint6
     return (uint64_t)st.st_size > size ? bh_dfile_truncate(data, size) : 0;
 }
 
-/* A new data file with the first `len` bytes of the blob that `of` names. As long as the bucket
- * takes. */
-static int copy_blob(struct bh_blobs *b, struct bh_blob *blob, const struct bh_content *of,
-                     uint64_t len, uint64_t *number, struct bh_dfile *data,
-                     const struct bh_call *call, struct bh_error *err)
+/* What was durable is so in the copy, before names have that instead. */
+static int make_durable(struct bh_files *f, struct bh_dfile *copy, struct bh_error *err)
 {
-    bool checked = false;
+    int rc = bh_dfile_sync(copy);
+    if (rc == 0)
+        rc = bh_disk_sync_names(f->disk);
+    return rc ? bh_fail(err, rc, "a copy of a content cannot be synced in %s: %s",
+                        bh_disk_path(f->disk), strerror(rc))
+              : 0;
+}
+
+/* What a copy is made of: of content.data, if that is a blob as well, else fd, else blob. */
+struct origin {
+    uint64_t version; /* of the file */
+    struct bh_content content;
+    int fd; /* -1, or a data file that became the blob */
+    struct bh_blob *blob;
+};
+
+static void drop_origin(struct origin *from)
+{
+    if (from->fd >= 0)
+        close(from->fd);
+    bh_blob_close(from->blob);
+}
+
+/* With the lock. */
+static int take_origin(const struct bh_open *o, struct origin *from)
+{
+    *from = (struct origin){.version = o->version, .content = o->content, .fd = -1};
+    if (from->content.data || from->content.size == 0)
+        return 0;
+    if (o->has_data) {
+        from->fd = fcntl(o->data.fd, F_DUPFD_CLOEXEC, 0);
+        return from->fd < 0 ? errno : 0;
+    }
+    if (!o->blob)
+        return bh_blob_open(o->files->blobs, o->content.hash, o->content.hash_size, &from->blob);
+    from->blob = bh_blob_ref(o->blob);
+    return 0;
+}
+
+/* A new data file with the first `len` bytes of the blob. As long as the bucket takes. */
+static int copy_blob(struct bh_files *f, const struct origin *from, uint64_t len, uint64_t *number,
+                     struct bh_dfile *data, const struct bh_call *call, struct bh_error *err)
+{
+    struct bh_blobs *b = f->blobs;
+    bool checked = from->fd >= 0; /* hashed when it became the blob */
     int rc = bh_data_create(b, number, data, err);
-    if (rc)
+    if (rc || len == 0)
         return rc;
-    rc = len ? bh_blob_copy(blob, data, len, &checked, call, err) : 0;
+    rc = from->fd >= 0 ? bh_data_copy(b, from->fd, len, data, call, err)
+                       : bh_blob_copy(from->blob, data, len, &checked, call, err);
+    if (rc == 0)
+        rc = make_durable(f, data, err);
     if (rc) {
         bh_dfile_close(data);
         bh_data_remove(b, *number);
     } else if (checked) {
-        bh_data_is_copy(b, *number, of->hash, of->hash_size, len);
+        bh_data_is_copy(b, *number, from->content.hash, from->content.hash_size, len);
+    }
+    return rc;
+}
+
+/* A data file that can be written, with the first `len` bytes at least. EALREADY: *data is the one
+ * that the file has. */
+static int open_own(struct bh_files *f, const struct origin *from, uint64_t len, uint64_t *number,
+                    struct bh_dfile *data, const struct bh_call *call, struct bh_error *err)
+{
+    *number = from->content.data;
+    if (!*number || len == 0)
+        return copy_blob(f, from, len, number, data, call, err);
+    int rc = bh_data_open_to_write(f->blobs, number, len, data, call, err);
+    if (rc)
+        return rc;
+    if (*number == from->content.data)
+        return EALREADY;
+    rc = make_durable(f, data, err);
+    if (rc) {
+        bh_dfile_close(data);
+        bh_data_remove(f->blobs, *number);
     }
     return rc;
 }
@@ -50,10 +118,12 @@ static void take_own(struct bh_open *o, const struct bh_content *now, struct bh_
     o->blob = NULL;
     o->data = data;
     o->has_data = true;
+    if (old != now->data)
+        atomic_store(&o->is_named, false);
     atomic_store(&o->is_shared, false);
     o->content = *now;
     if (old != now->data)
-        bh_data_remove(o->files->blobs, old);
+        files_discard(o->files, old);
 }
 
 /* The same, in names, too, with so many bytes. With the gate entered and the lock for writing. The
@@ -83,45 +153,18 @@ int files_make_own(struct bh_open *o, uint64_t keep, struct bh_error *err)
     struct bh_blobs *b = o->files->blobs;
     const struct bh_call call = {.stop = &o->files->cancel};
     struct bh_dfile data;
-    uint64_t number = o->content.data;
+    struct origin from;
+    uint64_t number;
     if (keep > o->content.size)
         keep = o->content.size;
-    int rc = 0;
-    if (number && keep) {
-        rc = bh_data_open_to_write(b, &number, keep, &data, &call, err);
-        if (rc == 0 && (rc = cut(b, number, &data, keep)) != 0) {
-            bh_dfile_close(&data);
-            if (number != o->content.data)
-                bh_data_remove(b, number);
-        }
-    } else {
-        if (keep && !o->blob)
-            rc = bh_blob_open(b, o->content.hash, o->content.hash_size, &o->blob);
-        if (rc == 0)
-            rc = copy_blob(b, o->blob, &o->content, keep, &number, &data, &call, err);
-    }
+    int rc = take_origin(o, &from);
+    if (rc)
+        return rc;
+    rc = open_own(o->files, &from, keep, &number, &data, &call, err);
+    drop_origin(&from);
+    if (rc == EALREADY && (rc = cut(b, number, &data, keep)) != 0)
+        bh_dfile_close(&data);
     return rc ? rc : install(o, number, keep, data, err);
-}
-
-/* What a copy is made of while nobody holds a lock. */
-struct origin {
-    uint64_t version; /* of the file */
-    struct bh_content content;
-    struct bh_blob *blob; /* NULL: of the data file */
-};
-
-/* With the lock. EALREADY: it can be written as it is, or will be empty. */
-static int take_origin(struct bh_open *o, uint64_t keep, struct origin *from)
-{
-    if (o->content.size == 0 || keep == 0 || atomic_load(&o->stale) || files_is_writable(o))
-        return EALREADY;
-    *from = (struct origin){.version = o->version, .content = o->content};
-    if (from->content.data)
-        return 0;
-    if (!o->blob)
-        return bh_blob_open(o->files->blobs, o->content.hash, o->content.hash_size, &from->blob);
-    from->blob = bh_blob_ref(o->blob);
-    return 0;
 }
 
 /* The copy becomes the file's, unless that was changed or copied meanwhile. */
@@ -137,7 +180,7 @@ static int install_copy(struct bh_open *o, const struct origin *from, uint64_t n
     if (same) {
         rc = install(o, number, size, data, err);
         if (rc == 0 && size < from->content.size)
-            files_wrote(o, 0);
+            files_changes(o);
     }
     pthread_rwlock_unlock(&o->lock);
     bh_files_leave(o->files, same && rc == 0);
@@ -148,29 +191,17 @@ static int install_copy(struct bh_open *o, const struct origin *from, uint64_t n
     return rc;
 }
 
-/* EALREADY: nothing has to be copied, or it was done by somebody else. */
-static int copy_origin(struct bh_blobs *b, const struct origin *from, uint64_t size,
-                       uint64_t *number, struct bh_dfile *data, const struct bh_call *call,
-                       struct bh_error *err)
+/* With the lock: it has to be copied before it can be written, or cut to `keep` bytes. */
+static bool needs_copy(const struct bh_open *o, uint64_t keep)
 {
-    if (from->blob)
-        return copy_blob(b, from->blob, &from->content, size, number, data, call, err);
-    *number = from->content.data;
-    int rc = bh_data_open_to_write(b, number, size, data, call, err);
-    if (rc)
-        return rc == ENOENT ? EALREADY : rc;
-    if (*number == from->content.data)
-        rc = EALREADY;
-    else if ((rc = cut(b, *number, data, size)) != 0)
-        bh_data_remove(b, *number);
-    if (rc)
-        bh_dfile_close(data);
-    return rc;
+    return o->content.size > 0 && keep > 0 && keep != o->content.size && !atomic_load(&o->stale) &&
+           !files_is_writable(o);
 }
 
-int files_own(struct bh_open *o, uint64_t keep, const struct bh_call *call, struct bh_error *err)
+int bh_open_own(struct bh_open *o, uint64_t keep, const struct bh_call *call, struct bh_error *err)
 {
-    if (o->files->read_only)
+    struct bh_files *f = o->files;
+    if (f->read_only)
         return EROFS;
     struct bh_dfile data;
     struct origin from;
@@ -178,26 +209,17 @@ int files_own(struct bh_open *o, uint64_t keep, const struct bh_call *call, stru
     int rc = files_lock_to_read(o, true, err);
     if (rc)
         return rc;
-    rc = take_origin(o, keep, &from);
+    bool needs = needs_copy(o, keep);
+    rc = needs ? take_origin(o, &from) : 0;
     pthread_rwlock_unlock(&o->lock);
-    if (rc)
-        return rc == EALREADY ? 0 : rc;
+    if (rc || !needs)
+        return rc;
     uint64_t size = keep < from.content.size ? keep : from.content.size;
-    rc = copy_origin(o->files->blobs, &from, size, &number, &data, call, err);
-    bh_blob_close(from.blob);
-    if (rc)
-        return rc == EALREADY ? 0 : rc;
-    return install_copy(o, &from, number, size, data, err);
-}
-
-int bh_files_own(struct bh_files *f, uint64_t ino, uint64_t keep, const struct bh_call *call,
-                 struct bh_error *err)
-{
-    struct bh_open *o;
-    int rc = bh_files_use(f, ino, false, &o, true, err);
-    if (rc)
-        return rc == EISDIR ? 0 : rc;
-    rc = files_own(o, keep, call, err);
-    bh_open_drop(o, false);
-    return rc;
+    rc = open_own(f, &from, size, &number, &data, call, err);
+    drop_origin(&from);
+    if (rc == EALREADY)
+        bh_dfile_close(&data);
+    if (rc == EALREADY || (rc == ENOENT && from.content.data))
+        return 0; /* somebody else has copied it meanwhile */
+    return rc ? rc : install_copy(o, &from, number, size, data, err);
 }

@@ -40,6 +40,7 @@ struct bh_open {
     int64_t mtime, ctime;  /* if dirty */
     atomic_bool dirty;     /* size and times are newer here than in names */
     bool has_data;         /* data is open: of content.data, or of what became content.hash */
+    atomic_bool is_named;  /* after a power cut that data file is there */
     atomic_bool is_shared; /* data is a blob, or may be: it must not be written as it is */
     struct bh_dfile data;
     struct bh_blob *blob;
@@ -108,19 +109,18 @@ struct bh_files {
 /* --- files_io.c --- */
 /* Has o->lock for reading, with what is read from open. EAGAIN (not wait), EIO. */
 int files_lock_to_read(struct bh_open *o, bool wait, struct bh_error *err);
-/* With o->lock for writing: the content was changed, up to `end` at least. */
-void files_wrote(struct bh_open *o, uint64_t end);
+/* With o->lock for writing, before a byte of the content is changed: what fails then may have
+ * changed some. */
+void files_changes(struct bh_open *o);
 /* With the gate entered and o->lock for writing. */
 int files_set_size(struct bh_open *o, uint64_t size, struct bh_error *err);
 
 /* --- files_own.c --- */
 /* With o->lock: its data file is open, and is no blob as well. */
 bool files_is_writable(const struct bh_open *o);
-/* See bh_files_own. Neither the gate nor a lock may be held. */
-int files_own(struct bh_open *o, uint64_t keep, const struct bh_call *call, struct bh_error *err);
 /* With the gate entered and o->lock for writing: a data file that can be written, with the content
  * up to `keep` bytes: the one that it has, or a copy if that is a blob, too, or one of the blob
- * (files_own has made that before, unless somebody came in between). */
+ * (bh_open_own has made that before, unless somebody came in between). */
 int files_make_own(struct bh_open *o, uint64_t keep, struct bh_error *err);
 
 /* --- files_use.c --- */

@@ -106,8 +106,8 @@ static int make_blob(struct bh_files *f, struct item *it, bool patient, const st
     it->taken = !written && it->size > 0;
     rc = it->size && !o->has_data
              ? EAGAIN
-             : bh_blobs_publish(f->blobs, &o->data, it->size, it->data, it->taken,
-                                nobody_wants, &w, it->hash, call, err);
+             : bh_blobs_publish(f->blobs, &o->data, it->size, it->data, it->taken, nobody_wants, &w,
+                                it->hash, call, err);
     if (rc == 0 && it->taken) /* whoever writes once the lock is free makes a copy first */
         atomic_store(&o->is_shared, true);
     pthread_rwlock_unlock(&o->lock);
@@ -146,7 +146,7 @@ static int name_blob(struct bh_files *f, struct item *it, struct bh_error *err)
     bool named = same && rc == 0, free_data = named && !o->content.data;
     pthread_rwlock_unlock(&o->lock);
     if (free_data)
-        bh_data_remove(f->blobs, it->data);
+        files_discard(f, it->data);
     if (named) {
         if (it->size)
             files_touch(f, it->hash, it->size, o->ino);
@@ -230,15 +230,20 @@ int files_publish_all(struct bh_files *f, const struct bh_call *call, struct bh_
 
 /* --- the thread that does it in the background --- */
 
-/* With the mutex, which it lets go meanwhile. */
+/* With the mutex, which it lets go meanwhile. Not before names have what is there instead, also
+ * after a power cut. */
 static void remove_discarded(struct bh_files *f)
 {
+    struct bh_error err;
     uint64_t *numbers = f->discarded;
     size_t count = f->discarded_count;
     f->discarded = NULL;
     f->discarded_count = f->discarded_room = 0;
     pthread_mutex_unlock(&f->mutex);
-    for (size_t i = 0; i < count; i++)
+    int rc = bh_names_sync(f->names, &err);
+    if (rc)
+        bh_log(BH_LOG_WARNING, "%zu data files stay until the next start: %s", count, err.text);
+    for (size_t i = 0; rc == 0 && i < count; i++)
         bh_data_remove(f->blobs, numbers[i]);
     free(numbers);
     pthread_mutex_lock(&f->mutex);
