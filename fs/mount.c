@@ -408,8 +408,10 @@ static int start_serving(struct daemon *d, struct server *s, const struct option
     files_attach(d);
     bh_log_on_append(on_log, NULL);
     rc = server_start(s, d, err);
-    if (rc)
+    if (rc) { /* nobody would answer */
+        fuse_session_unmount(d->session);
         return rc;
+    }
     rc = check_mounted(d, err);
     if (rc == 0 && ext && ext->started && (rc = ext->started(d->bh)) != 0)
         bh_fail(err, rc, "the extension did not start: %s", strerror(rc));

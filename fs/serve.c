@@ -31,6 +31,8 @@ int server_start(struct server *s, struct daemon *d, struct bh_error *err)
     s->daemon = d;
     s->ended = eventfd(0, EFD_CLOEXEC);
     int rc = s->ended < 0 ? errno : pthread_create(&s->loop, NULL, server_main, s);
+    if (rc && s->ended >= 0)
+        close(s->ended);
     return rc ? bh_fail(err, rc, "the request loop cannot be started: %s", strerror(rc)) : 0;
 }
 
