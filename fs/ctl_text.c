@@ -37,28 +37,25 @@ static void number(struct facts *f, const char *name, uint64_t value)
 }
 
 /* False: no flush is busy with files. */
-static bool files_progress(struct facts *f, struct daemon *d)
+static bool files_progress(struct facts *f, const struct bh_files_status *st)
 {
-    struct bh_files_status st = {.phase = BH_FILES_IDLE};
-    if (d->files)
-        bh_files_status(d->files, &st);
-    if (st.phase == BH_FILES_IDLE)
+    if (st->phase == BH_FILES_IDLE)
         return false;
-    text(f, "flush_under_way", st.phase == BH_FILES_HASHING ? "hashing files" : "uploading files");
-    number(f, "flush_files_done", st.files_done);
-    number(f, "flush_files_total", st.files_total);
-    number(f, "flush_bytes_done", st.bytes_done);
-    number(f, "flush_bytes_total", st.bytes_total);
+    text(f, "flush_under_way", st->phase == BH_FILES_HASHING ? "hashing files" : "uploading files");
+    number(f, "flush_files_done", st->files_done);
+    number(f, "flush_files_total", st->files_total);
+    number(f, "flush_bytes_done", st->bytes_done);
+    number(f, "flush_bytes_total", st->bytes_total);
     return true;
 }
 
-static void progress(struct facts *f, struct daemon *d)
+static void progress(struct facts *f, struct daemon *d, const struct bh_files_status *files)
 {
     static const char *const phases[] = {"none", "freezing", "hashing",
                                          "keeping the previous snapshot", "uploading"};
     struct bh_progress *p = bh_progress_of(d->bh);
     int phase = atomic_load(&p->phase);
-    if (files_progress(f, d))
+    if (files_progress(f, files))
         return;
     text(f, "flush_under_way", phases[phase]);
     if (phase) {
@@ -182,22 +179,18 @@ static void following(struct facts *f, struct daemon *d)
     text(f, "follow_error", st.error[0] ? st.error : "none");
 }
 
-static void file_facts(struct facts *f, struct daemon *d)
+static void file_facts(struct facts *f, const struct bh_files_status *st)
 {
-    struct bh_files_status st;
-    if (!d->files)
-        return;
-    bh_files_status(d->files, &st);
-    number(f, "files", st.names.inodes);
-    number(f, "files_unpublished", st.unpublished);
-    number(f, "uploads_pending", st.blobs.pending);
-    number(f, "uploads_pending_bytes", st.blobs.pending_bytes);
-    number(f, "uploads_under_way", st.blobs.uploading);
-    number(f, "uploaded_files", st.blobs.uploaded);
-    number(f, "uploaded_bytes", st.blobs.uploaded_bytes);
-    text(f, "upload_error", st.blobs.error[0] ? st.blobs.error : "none");
-    number(f, "files_cache_bytes", st.blobs.cached_bytes);
-    number(f, "files_cache_max", st.blobs.cache_max);
+    number(f, "files", st->names.inodes);
+    number(f, "files_unpublished", st->unpublished);
+    number(f, "uploads_pending", st->blobs.pending);
+    number(f, "uploads_pending_bytes", st->blobs.pending_bytes);
+    number(f, "uploads_under_way", st->blobs.uploading);
+    number(f, "uploaded_files", st->blobs.uploaded);
+    number(f, "uploaded_bytes", st->blobs.uploaded_bytes);
+    text(f, "upload_error", st->blobs.error[0] ? st->blobs.error : "none");
+    number(f, "files_cache_bytes", st->blobs.cached_bytes);
+    number(f, "files_cache_max", st->blobs.cache_max);
 }
 
 void text_branch(struct daemon *d, struct bh_strbuf *out)
@@ -220,9 +213,12 @@ void text_hydrate(struct daemon *d, struct bh_strbuf *out)
 static void status(struct daemon *d, struct facts *f)
 {
     struct bh_info info;
+    struct bh_files_status files = {.phase = BH_FILES_IDLE};
     struct bh_lock_summary locks = bh_locks_summary(d->locks, &d->db->locks);
     char when[32];
     bh_get_info(d->bh, &info);
+    if (d->files)
+        bh_files_status(d->files, &files);
     text(f, "state", d->read_only ? "mounted read-only" : "mounted");
     text(f, "version", BHFS_VERSION);
     text(f, "mountpoint", d->mountpoint);
@@ -243,11 +239,12 @@ static void status(struct daemon *d, struct facts *f)
     number(f, "wal_bytes", bh_store_wal_size(d->store));
     text(f, "unflushed", bh_is_dirty(d->bh) ? "yes" : "no");
     history(f, d);
-    file_facts(f, d);
+    if (d->files)
+        file_facts(f, &files);
     following(f, d);
     number(f, "flushes", info.flush_index);
     last_flush(f, &info);
-    progress(f, d);
+    progress(f, d, &files);
     text(f, "last_error", info.last_error[0] ? info.last_error : "none");
     text(f, "recovered", info.recovered[0] ? info.recovered : "none");
     number(f, "clients", locks.clients);
