@@ -117,16 +117,18 @@ static int check_mountpoint(const char *given, char **absolute, struct bh_error 
     struct statvfs fs;
     if (!given[0])
         return bh_fail(err, EINVAL, "no mount point was given; see bhfs --help");
-    /* statvfs too: stat may be answered from the kernel's cache although the daemon behind it is
-     * dead */
-    if (stat(given, &st) != 0 && errno == ENOENT)
+    int rc = stat(given, &st) == 0 ? 0 : errno;
+    if (rc == ENOENT)
         return bh_fail(err, ENOENT, "the mount point %s does not exist: make it (mkdir %s)", given,
                        given);
-    if (stat(given, &st) != 0 || statvfs(given, &fs) != 0)
-        return bh_fail(err, errno,
-                       errno == ENOTCONN ? "%s is a mount whose daemon died (%s); run: umount %s"
-                                         : "the mount point %s cannot be used: %s",
-                       given, strerror(errno), given);
+    /* stat may be answered from the kernel's cache although the daemon behind it is dead */
+    if (rc == 0 && statvfs(given, &fs) != 0)
+        rc = errno;
+    if (rc)
+        return bh_fail(err, rc,
+                       rc == ENOTCONN ? "%s is a mount whose daemon died (%s); run: umount %s"
+                                      : "the mount point %s cannot be used: %s",
+                       given, strerror(rc), given);
     if (!S_ISDIR(st.st_mode))
         return bh_fail(err, ENOTDIR, "the mount point %s is not a directory", given);
     if (is_on_bhfs(&st))
