@@ -109,14 +109,15 @@ void reply_absent(fuse_req_t req, double timeout)
 static void refuse_in_ctl(struct daemon *d, const char *name)
 {
     BH_STRBUF commands = {0};
+    if (ctl_find(name) >= 0) {
+        explain(d, CTL_DIR "/%s cannot be made, removed or renamed", name);
+        return;
+    }
     for (int i = 0; ctl_name(i); i++)
         if (ctl_is_command(i))
             bh_strbuf_addf(&commands, "%s%s", commands.len ? ", " : "", ctl_name(i));
-    if (ctl_find(name) < 0)
-        explain(d, "there is no %.100s in " CTL_DIR "; the commands are %s", name,
-                commands.failed ? "listed there" : commands.data);
-    else
-        explain(d, CTL_DIR "/%s cannot be made, removed or renamed", name);
+    explain(d, "there is no %.100s in " CTL_DIR "; the commands are %s", name,
+            commands.failed ? "listed there" : commands.data);
 }
 
 void root_refuse(fuse_req_t req, const struct node *dir, const char *name)
