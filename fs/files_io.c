@@ -199,16 +199,11 @@ static int run_write(struct request *r, bool wait, struct bh_error *err)
 void files_write(fuse_req_t req, const char *buf, size_t size, off_t off,
                  const struct fuse_file_info *fi)
 {
-    struct request r = {.req = req,
-                        .daemon = daemon_of(req),
-                        .run = run_write,
-                        .name = "",
-                        .new_name = "",
-                        .fi = *fi,
-                        .offset = (uint64_t)off,
-                        .data = buf,
-                        .data_size = size};
-    r.files = r.daemon->files;
+    struct request r;
+    request_on(&r, req, fi, run_write);
+    r.offset = (uint64_t)off;
+    r.data = buf;
+    r.data_size = size;
     request_start(&r);
 }
 
@@ -279,8 +274,7 @@ static int run_lseek(struct request *r, bool wait, struct bh_error *err)
     int rc = bh_open_seek(handle_of(&r->fi)->open, r->offset, (int)r->flags, &at, wait, err);
     if (rc)
         return rc;
-    if (wait)
-        fuse_req_interrupt_func(r->req, NULL, NULL);
+    request_settle(r);
     fuse_reply_lseek(r->req, (off_t)at);
     return 0;
 }
