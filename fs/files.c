@@ -2,11 +2,11 @@
 #include "files.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "util/cleanup.h"
 #include "util/log.h"
 
 #define EPOCHS 256u /* that can be told apart */

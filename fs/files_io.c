@@ -4,12 +4,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "util/cleanup.h"
-#include "util/log.h"
 
 /* What is larger is written by a worker: a disk that falls behind makes who writes wait, and the
  * loop thread must not. */
