@@ -78,7 +78,7 @@ void files_keep_removed(struct daemon *d, uint64_t ino);
 void files_drop_removed(struct daemon *d); /* all of them: the mount is gone */
 
 /* files_xattr.c: for views, too. */
-bool files_xattr_is_ours(const char *name); /* user.bh.*, which nobody sets */
+bool files_xattr_is_ours(const char *name); /* user.bh.*, but user.bh.meta.* */
 int files_xattr_check(const char *name);    /* 0, or what a name is refused with */
 /* What is told of a content. */
 struct files_content {

@@ -92,8 +92,8 @@ static int run_opendir(struct request *r, bool wait, struct bh_error *err)
     pthread_mutex_init(&dir->mutex, NULL);
     dir->ino = r->ino;
     r->fi.fh = (uintptr_t)dir;
-    r->fi.cache_readdir = r->fi.keep_cache =
-        1; /* all changes come through the kernel, but a swap */
+    /* Changes come through the kernel, but for swaps and names of rows: see files_attach. */
+    r->fi.cache_readdir = r->fi.keep_cache = 1;
     if (fuse_reply_open(r->req, &r->fi) == -ENOENT)
         (void)close_dir(r->daemon, dir, wait); /* else it is kept until the unmount */
     return 0;

@@ -132,7 +132,7 @@ enum bh_files_phase { BH_FILES_IDLE, BH_FILES_HASHING, BH_FILES_UPLOADING };
 struct bh_files_status {
     struct bh_names_stats names;
     struct bh_blobs_stats blobs;
-    uint64_t unpublished; /* files that were written and are not a blob yet */
+    uint64_t unpublished; /* closed, and in the queue to become blobs */
     enum bh_files_phase phase;
     uint64_t files_done, files_total; /* of that phase; while uploading those are contents */
     uint64_t bytes_done, bytes_total;
