@@ -145,6 +145,9 @@ struct bh_blob *bh_blob_ref(struct bh_blob *o);
 void bh_blob_close(struct bh_blob *o);
 /* Reading it will make no request, as far as is known now. */
 bool bh_blob_is_here(const struct bh_blob *o);
+/* A small blob (BH_BLOB_WHOLE) that somebody may want soon: is fetched after all that is waited
+ * for, unless it is here. Without memory or room it is not. Does not sleep. */
+void bh_blobs_fetch_ahead(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t size);
 /* What can be had without waiting for disk or bucket: all of [offset, offset + len) up to the end,
  * or EAGAIN. */
 int bh_blob_read_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offset, size_t *got);

@@ -105,7 +105,11 @@ struct bh_blob *bh_blob_ref(struct bh_blob *o)
 
 bool bh_blob_is_here(const struct bh_blob *o)
 {
-    return atomic_load(&o->content->fd) >= 0;
+    if (atomic_load(&o->content->fd) >= 0)
+        return true;
+    BH_LOCK_SCOPE(&o->blobs->mutex);
+    enum blobs_kind kind = o->content->entry->kind;
+    return kind == KIND_PENDING || kind == KIND_CACHED;
 }
 
 void bh_blob_close(struct bh_blob *o)
@@ -350,6 +354,20 @@ int bh_blobs_check_unsure(struct bh_blobs *b, struct blobs_fetch *f, struct bh_e
     BH_LOCK_SCOPE(&b->mutex);
     bh_blobs_become(b, e, KIND_CACHED, c->size);
     return 0;
+}
+
+void bh_blobs_fetch_ahead(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t size)
+{
+    BH_LOCK_SCOPE(&b->mutex);
+    if (size > BH_BLOB_WHOLE || atomic_load(&b->stopped) || bh_blobs_disk_is_full(b))
+        return;
+    struct blobs_content *c = content_of(b, hash, size, NULL);
+    if (!c)
+        return;
+    if (c->entry->kind == KIND_NONE && !c->fetches && !c->bad && c->size == size)
+        (void)bh_blobs_fetch(b, c, FETCH_WHOLE, 0, 0, true); /* without memory it is not */
+    c->opened--;
+    bh_blobs_content_drop(b, c);
 }
 
 /* Begins or joins the fetch that makes the whole blob be here, and waits for it. */

@@ -77,6 +77,8 @@ static int read_blob(struct bh_open *o, void *buf, size_t *len, uint64_t offset,
 {
     struct bh_blob *blob = bh_blob_ref(o->blob);
     pthread_rwlock_unlock(&o->lock);
+    if (offset == 0)
+        files_ahead(o->files, o->ino, bh_blob_is_here(blob));
     int rc = bh_blob_read(blob, buf, *len, offset, len, call, err);
     bh_blob_close(blob);
     return rc;
@@ -93,7 +95,9 @@ int bh_open_read(struct bh_open *o, void *buf, size_t len, uint64_t offset, size
     if (len && !o->has_data && wait) {
         rc = read_blob(o, buf, &len, offset, call, err);
     } else {
-        if (len && !o->has_data)
+        if (len && !o->has_data && offset == 0 && files_ahead_is_due(o->files, o->ino))
+            rc = EAGAIN;
+        else if (len && !o->has_data)
             rc = bh_blob_read_at_once(o->blob, buf, len, offset, &len);
         else if (len && wait)
             rc = bh_pread_full(o->data.fd, buf, len, offset, NULL);

@@ -39,6 +39,7 @@ struct bh_open {
     struct bh_content content;
     int64_t mtime, ctime;  /* if dirty */
     atomic_bool dirty;     /* size and times are newer here than in names */
+    bool was_left;         /* by clients who are gone: see bh_files_clients_gone */
     bool has_data;         /* data is open: of content.data, or of what became content.hash */
     atomic_bool is_named;  /* after a power cut that data file is there */
     atomic_bool is_shared; /* data is a blob, or may be: it must not be written as it is */
@@ -48,6 +49,14 @@ struct bh_open {
     uint64_t published; /* the version that content.hash is of; 0: none */
     atomic_bool
         settled; /* was closed or synced since it was written: may be published while open */
+};
+
+/* Inodes of neighbouring numbers: see files_ahead.c. */
+#define FILES_GROUPS 64u
+struct files_group {
+    uint64_t number;
+    unsigned misses;
+    int64_t fetched_ms; /* 0: it was not */
 };
 
 /* How far a flush is. What is uploaded meanwhile for others counts, too. */
@@ -73,7 +82,8 @@ struct bh_files {
     void (*appeared)(void *arg, const char *name); /* with the mutex */
     void *appeared_arg;
 
-    pthread_mutex_t mutex; /* what follows; taken before any lock of a file, never while waiting */
+    pthread_mutex_t
+        mutex; /* what follows; taken after the lock of a file, never kept while waiting */
     struct bh_open *in_use[FILES_SLOTS];
     struct files_touched *touched;
     size_t touched_count, touched_room;
@@ -89,6 +99,7 @@ struct bh_files {
     size_t discarded_count, discarded_room;
     bool stopping;
     struct files_progress progress;
+    struct files_group groups[FILES_GROUPS];
     uint64_t epoch;  /* how often the content was swapped */
     unsigned inside; /* changes under way */
     bool gate_closed;
@@ -114,6 +125,13 @@ int files_lock_to_read(struct bh_open *o, bool wait, struct bh_error *err);
 void files_changes(struct bh_open *o);
 /* With the gate entered and o->lock for writing. */
 int files_set_size(struct bh_open *o, uint64_t size, struct bh_error *err);
+
+/* --- files_ahead.c --- */
+/* Somebody begins to read this file, which is a blob: others may be fetched with it. Sleeps for
+ * names, not for the bucket. is_here: it had not to be fetched. */
+void files_ahead(struct bh_files *f, uint64_t ino, bool is_here);
+/* Whether files_ahead would, where the file is here. */
+bool files_ahead_is_due(struct bh_files *f, uint64_t ino);
 
 /* --- files_own.c --- */
 /* With o->lock: its data file is open, and is no blob as well. */

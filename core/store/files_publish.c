@@ -88,13 +88,10 @@ static int make_blob(struct bh_files *f, struct item *it, bool patient, const st
     int rc = files_lock_to_read(o, true, err); /* opens the data file */
     if (rc)
         return rc;
-    pthread_rwlock_unlock(&o->lock);
-    /* Before the file's lock, which comes after the mutex. A writer who comes in between makes a
-     * copy before he writes, as he would later. */
+    /* A writer who comes later makes a copy before he writes. */
     pthread_mutex_lock(&f->mutex);
     bool written = o->writers > 0;
     pthread_mutex_unlock(&f->mutex);
-    pthread_rwlock_rdlock(&o->lock);
     if (!o->content.data || atomic_load(&o->stale) || !atomic_load(&o->settled) ||
         (written && o->published == o->version)) {
         pthread_rwlock_unlock(&o->lock);

@@ -233,21 +233,35 @@ int bh_files_set(struct bh_files *f, uint64_t ino, unsigned what, const struct b
 
 /* --- the end --- */
 
+/* One that was not looked at yet, with a reference. */
+static struct bh_open *take_left(struct bh_files *f)
+{
+    BH_LOCK_SCOPE(&f->mutex);
+    for (unsigned i = 0; i < FILES_SLOTS; i++)
+        for (struct bh_open *o = f->in_use[i]; o; o = o->next)
+            if (!o->was_left && bh_names_ref(f->names, o->ino) == 0) {
+                o->was_left = true;
+                o->users++;
+                return o;
+            }
+    return NULL;
+}
+
 void bh_files_clients_gone(struct bh_files *f)
 {
     struct bh_error err;
-    if (!f)
-        return;
-    BH_LOCK_SCOPE(&f->mutex); /* nobody else uses them any more */
-    for (unsigned i = 0; i < FILES_SLOTS; i++)
-        for (struct bh_open *o = f->in_use[i]; o; o = o->next) {
-            pthread_rwlock_wrlock(&o->lock);
-            if (files_push(o, true, &err) != 0)
-                bh_log(BH_LOG_ERROR, "the size of a file could not be stored: %s", err.text);
-            atomic_store(&o->settled, true);
-            o->writers = 0;
-            pthread_rwlock_unlock(&o->lock);
-        }
+    struct bh_open *o;
+    while (f && (o = take_left(f))) {
+        pthread_rwlock_wrlock(&o->lock);
+        if (files_push(o, true, &err) != 0)
+            bh_log(BH_LOG_ERROR, "the size of a file could not be stored: %s", err.text);
+        atomic_store(&o->settled, true);
+        pthread_rwlock_unlock(&o->lock);
+        pthread_mutex_lock(&f->mutex);
+        o->writers = 0;
+        pthread_mutex_unlock(&f->mutex);
+        put(o, false, false);
+    }
 }
 
 void files_free_in_use(struct bh_files *f)

@@ -12,7 +12,8 @@
 
 rules=$T/rules
 : >"$rules"
-tries=${BH_TRIES:-12}
+tries=${BH_TRIES:-${BHFS_LONG:+12}}
+tries=${tries:-6}
 value=0
 say_seed
 

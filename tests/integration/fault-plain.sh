@@ -3,5 +3,6 @@
 # level: full
 # time: 900
 # buckets: file
-export BUCKETHEAD_SNAPSHOT__HISTORY=false BH_TRIES="${BH_TRIES:-6}"
+export BUCKETHEAD_SNAPSHOT__HISTORY=false BH_TRIES="${BH_TRIES:-${BHFS_LONG:+6}}"
+BH_TRIES=${BH_TRIES:-4}
 . "$(dirname "${BASH_SOURCE[0]}")/fault-flush.sh"
