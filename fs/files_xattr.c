@@ -72,15 +72,31 @@ int files_xattr_value(const char *name, const struct files_content *c, struct bh
     return out->failed ? ENOMEM : 0;
 }
 
+const char *files_xattr_mime(struct bh_files *f, const char *attribute, const char *name,
+                             const struct bh_content *c, struct bh_blob_row *row)
+{
+    struct bh_error err;
+    if (strcmp(attribute, OURS "mime") != 0)
+        return NULL;
+    const char *mime = bh_files_mime(f, name, c);
+    /* What is not here was seen when its row was made. */
+    if (strcmp(mime, BH_MIME_UNKNOWN) != 0 || bh_sha256_is_none(c->hash) || c->data ||
+        bh_files_find_row(f, c->hash, row, &err) != 0 || !row->mime[0])
+        return mime;
+    return row->mime;
+}
+
 static int our_value(struct request *r, const struct bh_inode *i, struct bh_strbuf *out,
                      struct bh_error *err)
 {
     char name[256];
+    struct bh_blob_row row;
     bh_names_name(bh_files_names(r->files), i->ino, name);
-    const struct files_content c = {.blobs = bh_files_blobs(r->files),
-                                    .inode = i,
-                                    .state = bh_files_state(r->files, i),
-                                    .mime = bh_files_mime(name)};
+    const struct files_content c = {
+        .blobs = bh_files_blobs(r->files),
+        .inode = i,
+        .state = bh_files_state(r->files, i),
+        .mime = files_xattr_mime(r->files, r->name, name, &i->content, &row)};
     return files_xattr_value(r->name, &c, out, err);
 }
 

@@ -125,8 +125,12 @@ int bh_files_list_blobs(struct bh_files *f, struct bh_blob_list **out, struct bh
 
 /* --- state --- */
 enum bh_blob_state bh_files_state(struct bh_files *f, const struct bh_inode *i);
-/* A file's MIME type, by its name's ending. */
-const char *bh_files_mime(const char *name);
+#define BH_MIME_UNKNOWN "application/octet-stream"
+/* A file's MIME type: by its name's ending, or by its first bytes where these are here. Makes no
+ * request. Sleeps. */
+const char *bh_files_mime(struct bh_files *f, const char *name, const struct bh_content *c);
+const char *bh_mime_of_name(const char *name);
+const char *bh_mime_of_bytes(const void *data, size_t len); /* the first 512 or more */
 /* What a flush does for files/ before anything is frozen. */
 enum bh_files_phase { BH_FILES_IDLE, BH_FILES_HASHING, BH_FILES_UPLOADING };
 struct bh_files_status {

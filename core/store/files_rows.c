@@ -14,78 +14,11 @@
 #include "util/clock.h"
 #include "util/log.h"
 
-const char *bh_files_mime(const char *name)
-{
-    static const struct {
-        const char *ending, *mime;
-    } known[] = {
-        {"avi", "video/x-msvideo"},
-        {"bin", "application/octet-stream"},
-        {"bmp", "image/bmp"},
-        {"bz2", "application/x-bzip2"},
-        {"c", "text/x-csrc"},
-        {"css", "text/css"},
-        {"csv", "text/csv"},
-        {"db", "application/vnd.sqlite3"},
-        {"doc", "application/msword"},
-        {"docx", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"},
-        {"epub", "application/epub+zip"},
-        {"flac", "audio/flac"},
-        {"gif", "image/gif"},
-        {"gz", "application/gzip"},
-        {"h", "text/x-chdr"},
-        {"htm", "text/html"},
-        {"html", "text/html"},
-        {"ico", "image/vnd.microsoft.icon"},
-        {"jpeg", "image/jpeg"},
-        {"jpg", "image/jpeg"},
-        {"js", "text/javascript"},
-        {"json", "application/json"},
-        {"md", "text/markdown"},
-        {"mkv", "video/x-matroska"},
-        {"mov", "video/quicktime"},
-        {"mp3", "audio/mpeg"},
-        {"mp4", "video/mp4"},
-        {"odt", "application/vnd.oasis.opendocument.text"},
-        {"ogg", "audio/ogg"},
-        {"parquet", "application/vnd.apache.parquet"},
-        {"pdf", "application/pdf"},
-        {"png", "image/png"},
-        {"pptx", "application/vnd.openxmlformats-officedocument.presentationml.presentation"},
-        {"py", "text/x-python"},
-        {"rtf", "application/rtf"},
-        {"sh", "application/x-sh"},
-        {"sqlite", "application/vnd.sqlite3"},
-        {"svg", "image/svg+xml"},
-        {"tar", "application/x-tar"},
-        {"tif", "image/tiff"},
-        {"tiff", "image/tiff"},
-        {"toml", "application/toml"},
-        {"tsv", "text/tab-separated-values"},
-        {"txt", "text/plain"},
-        {"wasm", "application/wasm"},
-        {"wav", "audio/x-wav"},
-        {"webm", "video/webm"},
-        {"webp", "image/webp"},
-        {"xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"},
-        {"xml", "application/xml"},
-        {"xz", "application/x-xz"},
-        {"yaml", "application/yaml"},
-        {"yml", "application/yaml"},
-        {"zip", "application/zip"},
-        {"zst", "application/zstd"},
-    };
-    const char *dot = strrchr(name, '.');
-    for (size_t i = 0; dot && i < sizeof known / sizeof *known; i++)
-        if (!strcasecmp(dot + 1, known[i].ending))
-            return known[i].mime;
-    return "application/octet-stream";
-}
-
 struct row {
     struct files_touched touched;
     bool wanted; /* by some name */
     char name[256];
+    const char *mime;
     char *meta; /* a JSON object */
 };
 
@@ -177,7 +110,7 @@ static int put_row(sqlite3_stmt *st, const struct rows_job *j, const struct row 
     snprintf(object, sizeof object, "%s%s", j->prefix, hex);
     bind_text(st, "@key", hex);
     bind_text(st, "@object_key", object);
-    bind_text(st, "@mime", bh_files_mime(r->name));
+    bind_text(st, "@mime", r->mime);
     bind_text(st, "@filename", r->name[0] ? r->name : hex);
     bind_text(st, "@metadata", r->meta ? r->meta : "{}");
     int i = sqlite3_bind_parameter_index(st, "@size");
@@ -356,7 +289,7 @@ static int fill_rows(struct bh_files *f, struct files_touched *touched, size_t c
         struct row *r = &j->rows[j->count];
         if (i > 0 && !memcmp(touched[i].hash, touched[i - 1].hash, sizeof touched[i].hash))
             continue;
-        *r = (struct row){.touched = touched[i]};
+        *r = (struct row){.touched = touched[i], .mime = bh_mime_of_name("")};
         int rc = bh_names_find_blob(f->names, r->touched.hash, &r->touched.size, err);
         r->wanted = rc == 0;
         if (rc && rc != ENOENT)
@@ -365,6 +298,9 @@ static int fill_rows(struct bh_files *f, struct files_touched *touched, size_t c
         if (!r->wanted || !r->touched.ino)
             continue;
         bh_names_name(f->names, r->touched.ino, r->name);
+        struct bh_content content = {.size = r->touched.size, .hash_size = r->touched.size};
+        memcpy(content.hash, r->touched.hash, sizeof content.hash);
+        r->mime = bh_files_mime(f, r->name, &content);
         rc = read_meta(f, r->touched.ino, &r->meta, err);
         if (rc == ENOENT || rc == ENODATA)
             r->touched.meta = false;

@@ -21,5 +21,5 @@ assert_match "$OUT" "Errno 16" "the type meanwhile"
 assert_match "$(last_status)" "process ${session_pid[c]} .*live.db" "the sentence"
 assert_eq "$(ask c COMMIT)" ""
 leave c
-assert_eq "$(attribute mime "$MNT/blobs/$key")" application/octet-stream
+assert_eq "$(attribute mime "$MNT/blobs/$key")" text/plain
 umount_bh

@@ -17,6 +17,23 @@ flush
 assert_eq "$(attribute key "$FILES/x.json")" "$(sha256sum <"$FILES/x.json" | cut -d' ' -f1)" user.bh.key
 assert_eq "$(attribute state "$FILES/x.json")" stored user.bh.state
 assert_match "$(attribute mime "$FILES/x.json")" '^application/json' user.bh.mime
+
+# Where the name says nothing the first bytes do, also where only the bucket has these.
+mimes() { for f in picture script notes noise; do attribute mime "$FILES/$f" && echo; done; }
+known=$(printf '%s\n' image/png text/x-sh text/plain application/octet-stream)
+printf '\x89PNG\r\n\x1a\n0000' >"$FILES/picture"
+printf '#!/bin/sh\nexit 0\n' >"$FILES/script"
+echo 'nothing special' >"$FILES/notes"
+printf '\001\002\003\000\004' >"$FILES/noise"
+assert_eq "$(mimes)" "$known" "user.bh.mime of what was just written"
+flush
+assert_eq "$(mimes)" "$known" "user.bh.mime of what was flushed"
+umount_bh
+drop_state
+files_mount
+assert_eq "$(mimes)" "$known" "user.bh.mime of what is only in the bucket"
+rm "$FILES/picture" "$FILES/script" "$FILES/notes" "$FILES/noise"
+flush
 if [ "$ON" = ceph ]; then
     assert_eq "$(curl -sS --noproxy '*' "$(attribute url "$FILES/x.json")")" '{"a": 1}' "what user.bh.url leads to"
     snapshot=$(ls "$MNT/snapshots" | tail -1)
