@@ -379,18 +379,14 @@ static int give_name(struct adoption *a, const struct found *found, struct bh_er
     return 0;
 }
 
-static int compare(const void *a, const void *b)
-{
-    return memcmp(a, b, BH_SHA256_LEN); /* the hash comes first */
-}
-
 /* Whether a row is one that is to go. Only where all rows are looked at is that to be asked: new
  * ones have come since; and one that says so has, too. */
 static bool is_dropped(const struct adoption *a, const struct found *found)
 {
     const struct files_touched *d = NULL;
     if (a->scan.all && a->dropped_count)
-        d = bsearch(found->hash, a->dropped, a->dropped_count, sizeof *a->dropped, compare);
+        d = bsearch(found->hash, a->dropped, a->dropped_count, sizeof *a->dropped,
+                    bh_sha256_compare);
     return d && found->ns <= d->at;
 }
 
@@ -442,10 +438,10 @@ static int list_dropped(struct adoption *a, struct bh_error *err)
     for (size_t i = 0; i < f->touched_count; i++)
         if (f->touched[i].ino == 0)
             a->dropped[a->dropped_count++] = f->touched[i];
-    qsort(a->dropped, a->dropped_count, sizeof *a->dropped, compare);
+    qsort(a->dropped, a->dropped_count, sizeof *a->dropped, bh_sha256_compare);
     size_t kept = 0; /* each once, with its latest time */
     for (size_t i = 0; i < a->dropped_count; i++)
-        if (kept == 0 || compare(&a->dropped[i], &a->dropped[kept - 1]) != 0)
+        if (kept == 0 || bh_sha256_compare(&a->dropped[i], &a->dropped[kept - 1]) != 0)
             a->dropped[kept++] = a->dropped[i];
         else if (a->dropped[i].at > a->dropped[kept - 1].at)
             a->dropped[kept - 1].at = a->dropped[i].at;

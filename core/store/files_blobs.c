@@ -130,11 +130,6 @@ static int list_rows(sqlite3 *db, void *arg, struct bh_error *err)
     return rc;
 }
 
-static int compare(const void *a, const void *b)
-{
-    return memcmp(a, b, BH_SHA256_LEN); /* the hash comes first */
-}
-
 int bh_files_list_blobs(struct bh_files *f, struct bh_blob_list **out, struct bh_error *err)
 {
     struct list_job j = {0};
@@ -150,9 +145,9 @@ int bh_files_list_blobs(struct bh_files *f, struct bh_blob_list **out, struct bh
     }
     size_t kept = 0;
     if (l->count)
-        qsort(l->blobs, l->count, sizeof l->blobs[0], compare);
+        qsort(l->blobs, l->count, sizeof l->blobs[0], bh_sha256_compare);
     for (size_t i = 0; i < l->count; i++)
-        if (kept == 0 || compare(&l->blobs[i], &l->blobs[kept - 1]) != 0)
+        if (kept == 0 || bh_sha256_compare(&l->blobs[i], &l->blobs[kept - 1]) != 0)
             l->blobs[kept++] = l->blobs[i];
     l->count = kept;
     *out = l;

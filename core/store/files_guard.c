@@ -62,11 +62,6 @@ static int open_guard(struct bh_files *f, struct bh_error *err)
     return 0;
 }
 
-static int compare(const void *a, const void *b)
-{
-    return memcmp(a, b, BH_SHA256_LEN); /* the hash comes first */
-}
-
 /* What was named since the base was made was uploaded after that, or looked for. */
 static int64_t base_ms(const struct bh_files *f)
 {
@@ -101,10 +96,10 @@ static int add_touched(struct bh_files *f, const struct files_touched *touched, 
         memcpy(u->hash, touched[i].hash, sizeof u->hash);
     }
     if (g->count)
-        qsort(g->items, g->count, sizeof *g->items, compare);
+        qsort(g->items, g->count, sizeof *g->items, bh_sha256_compare);
     size_t kept = 0;
     for (size_t i = 0; i < g->count; i++)
-        if (kept && !compare(&g->items[i], &g->items[kept - 1]))
+        if (kept && !bh_sha256_compare(&g->items[i], &g->items[kept - 1]))
             merge(&g->items[kept - 1], &g->items[i]);
         else
             g->items[kept++] = g->items[i];
@@ -187,7 +182,7 @@ static int note_there(void *arg, const char *key, bool is_prefix, const struct b
     if (is_prefix || strncmp(key, f->prefix, len) != 0 || !bh_sha256_parse(key + len, hash))
         return 0;
     struct unnamed *u =
-        bsearch(hash, f->guard->items, f->guard->count, sizeof *f->guard->items, compare);
+        bsearch(hash, f->guard->items, f->guard->count, sizeof *f->guard->items, bh_sha256_compare);
     if (u && u->size == info->size)
         seen(u);
     return 0;

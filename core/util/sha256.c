@@ -63,6 +63,11 @@ bool bh_sha256_is_none(const uint8_t hash[BH_SHA256_LEN])
     return memcmp(hash, none, sizeof none) == 0;
 }
 
+int bh_sha256_compare(const void *a, const void *b)
+{
+    return memcmp(a, b, BH_SHA256_LEN);
+}
+
 void bh_sha256_format(const uint8_t hash[BH_SHA256_LEN], char hex[BH_SHA256_HEX])
 {
     for (unsigned int i = 0; i < BH_SHA256_LEN; i++) {

@@ -26,6 +26,8 @@ int bh_sha256_of(const void *data, size_t len, uint8_t hash[BH_SHA256_LEN]);
 
 /* All zeros, which stand for no hash. */
 bool bh_sha256_is_none(const uint8_t hash[BH_SHA256_LEN]);
+/* For qsort and bsearch of items that begin with a raw hash. */
+int bh_sha256_compare(const void *a, const void *b);
 
 /* Raw to hex, lower case. */
 void bh_sha256_format(const uint8_t hash[BH_SHA256_LEN], char hex[BH_SHA256_HEX]);
