@@ -46,93 +46,6 @@ int vfs_io_error(int rc, int otherwise)
     }
 }
 
-/* --- changes --- */
-
-static void note_data(struct vfs_file *f, uint64_t begin, uint64_t end)
-{
-    struct changes *c = f->changes;
-    if (!c || begin >= end)
-        return;
-    c->any = true;
-    for (size_t i = 0; i < c->count; i++)
-        if (begin <= c->data[i].end && c->data[i].begin <= end) {
-            c->data[i].begin = begin < c->data[i].begin ? begin : c->data[i].begin;
-            c->data[i].end = end > c->data[i].end ? end : c->data[i].end;
-            return;
-        }
-    if (c->count == RANGES_MAX) {
-        struct range all = {begin, end};
-        for (size_t i = 0; i < c->count; i++) {
-            all.begin = c->data[i].begin < all.begin ? c->data[i].begin : all.begin;
-            all.end = c->data[i].end > all.end ? c->data[i].end : all.end;
-        }
-        c->data[0] = all;
-        c->count = 1;
-        return;
-    }
-    c->data[c->count++] = (struct range){begin, end};
-}
-
-/* --- telling the mount --- */
-
-void vfs_tell_name(struct bh_vfs *v, const char *name)
-{
-    if (v->hooks.name_changed)
-        v->hooks.name_changed(v->hooks.arg, name);
-}
-
-/* A file that was made and deleted in the meantime is nobody's business; one that stays is. */
-static void tell_side(struct bh_vfs *v, const char *name, uint64_t begin, uint64_t end)
-{
-    struct bh_file *f;
-    if (bh_store_lookup(v->store, name, &f))
-        return;
-    if (atomic_exchange(&f->inner, false))
-        vfs_tell_name(v, f->name);
-    else if (end > begin)
-        v->hooks.data_changed(v->hooks.arg, f, begin, end - begin);
-    bh_file_unref(f);
-}
-
-static void tell_wal(struct bh_vfs *v)
-{
-    pthread_mutex_lock(&v->wal_mutex);
-    struct range r = v->wal_changes;
-    v->wal_changes = (struct range){0};
-    pthread_mutex_unlock(&v->wal_mutex);
-    if (r.end > r.begin)
-        tell_side(v, BH_WAL_NAME, r.begin, r.end);
-}
-
-static void note_wal(struct bh_vfs *v, uint64_t begin, uint64_t end)
-{
-    BH_LOCK_SCOPE(&v->wal_mutex);
-    struct range *r = &v->wal_changes;
-    bool empty = r->begin == r->end;
-    if (begin >= end)
-        return;
-    r->begin = empty || begin < r->begin ? begin : r->begin;
-    r->end = empty || end > r->end ? end : r->end;
-}
-
-void vfs_tell_changes(struct vfs_file *f)
-{
-    struct changes *c = f->changes;
-    struct bh_vfs *v = f->vfs;
-    if (v->hooks.data_changed) {
-        tell_wal(v);
-        if (f->shm && f->shm->inner)
-            tell_side(v, BH_SHM_NAME, 0, 0);
-        if (c->any)
-            tell_side(v, BH_JOURNAL_NAME, 0, UINT64_MAX);
-        for (size_t i = 0; i < c->count; i++)
-            v->hooks.data_changed(v->hooks.arg, f->file, c->data[i].begin,
-                                  c->data[i].end - c->data[i].begin);
-    }
-    c->count = 0;
-    c->any = false;
-}
-
 /* --- files --- */
 
 static int x_close(sqlite3_file *base)
@@ -165,19 +78,11 @@ static int x_read(sqlite3_file *base, void *buf, int len, sqlite3_int64 offset)
     return got < (size_t)len ? SQLITE_IOERR_SHORT_READ : SQLITE_OK;
 }
 
-static void note(struct vfs_file *f, uint64_t begin, uint64_t end)
-{
-    if (f->file->kind == BH_FILE_WAL)
-        note_wal(f->vfs, begin, end);
-    else
-        note_data(f, begin, end);
-}
-
 static int x_write(sqlite3_file *base, const void *buf, int len, sqlite3_int64 offset)
 {
     struct vfs_file *f = file_of(base);
     int rc = bh_file_write(f->file, BH_DOOR_INTERNAL, buf, (size_t)len, (uint64_t)offset);
-    note(f, (uint64_t)offset, (uint64_t)offset + (uint64_t)len);
+    vfs_note_change(f, (uint64_t)offset, (uint64_t)offset + (uint64_t)len);
     return vfs_io_error(rc, SQLITE_IOERR_WRITE);
 }
 
@@ -186,7 +91,7 @@ static int x_truncate(sqlite3_file *base, sqlite3_int64 size)
     struct vfs_file *f = file_of(base);
     uint64_t old = bh_file_size(f->file);
     int rc = bh_file_truncate(f->file, BH_DOOR_INTERNAL, (uint64_t)size);
-    note(f, (uint64_t)size, old);
+    vfs_note_change(f, (uint64_t)size, old);
     return vfs_io_error(rc, SQLITE_IOERR_TRUNCATE);
 }
 
@@ -490,8 +395,7 @@ static int x_current_time(sqlite3_vfs *base, double *now)
 
 static int x_last_error(sqlite3_vfs *base, int len, char *text)
 {
-    return last_errno ? last_errno
-                      : vfs_of(base)->os->xGetLastError(vfs_of(base)->os, len, text);
+    return last_errno ? last_errno : vfs_of(base)->os->xGetLastError(vfs_of(base)->os, len, text);
 }
 
 static int x_current_time64(sqlite3_vfs *base, sqlite3_int64 *now)

@@ -55,12 +55,16 @@ static inline struct vfs_file *file_of(sqlite3_file *f)
 }
 
 int vfs_io_error(int rc, int otherwise);
-/* Tells the mount of everything that was changed under the lock that is about to be let go. */
-void vfs_tell_changes(struct vfs_file *f);
-void vfs_tell_name(struct bh_vfs *v, const char *name);
 /* A lock of this connection on [start, start + len) of a file: SQLITE_OK, BUSY or IOERR_LOCK. */
 int vfs_lock_range(struct vfs_file *f, struct bh_lockset *set, enum bh_lock_type type,
                    uint64_t start, uint64_t len);
+
+/* --- vfs_changes.c --- */
+/* [begin, end) of the file changed. */
+void vfs_note_change(struct vfs_file *f, uint64_t begin, uint64_t end);
+/* Tells the mount of everything that was changed under the lock that is about to be let go. */
+void vfs_tell_changes(struct vfs_file *f);
+void vfs_tell_name(struct bh_vfs *v, const char *name);
 
 /* --- vfs_shm.c: SQLite's shared memory methods --- */
 int vfs_shm_map(sqlite3_file *base, int region, int size, int extend, volatile void **out);
