@@ -1,4 +1,4 @@
-#include "live/locks.h"
+#include "live/locks_private.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -51,14 +51,9 @@ void bh_locks_free(struct bh_locks *t)
 
 /* --- one set --- */
 
-static bool overlaps(const struct bh_lock *l, uint64_t start, uint64_t end)
-{
-    return l->start <= end && start <= l->end;
-}
-
 static bool conflicts(const struct bh_lock *l, const struct bh_lock_request *r)
 {
-    return !bh_owner_equal(l->owner, r->owner) && overlaps(l, r->start, r->end) &&
+    return !bh_owner_equal(l->owner, r->owner) && locks_overlap(l, r->start, r->end) &&
            (l->write || r->type == BH_LOCK_WRITE);
 }
 
@@ -86,7 +81,7 @@ static void cut(struct bh_lockset *s, struct bh_owner owner, uint64_t start, uin
 {
     for (size_t i = 0; i < s->count;) {
         struct bh_lock *l = &s->locks[i];
-        if (!bh_owner_equal(l->owner, owner) || !overlaps(l, start, end)) {
+        if (!bh_owner_equal(l->owner, owner) || !locks_overlap(l, start, end)) {
             i++;
             continue;
         }
@@ -165,7 +160,7 @@ static bool holds_wal(const struct bh_lockset *s, struct bh_owner owner)
 {
     for (size_t i = 0; i < s->count; i++)
         if (bh_owner_equal(s->locks[i].owner, owner) &&
-            overlaps(&s->locks[i], BH_WAL_FIRST, BH_WAL_LAST))
+            locks_overlap(&s->locks[i], BH_WAL_FIRST, BH_WAL_LAST))
             return true;
     return false;
 }
@@ -378,7 +373,7 @@ bool bh_locks_owns(struct bh_locks *t, struct bh_lockset *s, struct bh_owner own
     BH_LOCK_SCOPE(&t->mutex);
     for (size_t i = 0; i < s->count; i++)
         if (s->locks[i].write && bh_owner_equal(s->locks[i].owner, owner) &&
-            overlaps(&s->locks[i], byte, byte))
+            locks_overlap(&s->locks[i], byte, byte))
             return true;
     return false;
 }
@@ -447,38 +442,10 @@ void bh_locks_transfer(struct bh_locks *t, struct bh_lockset *s, struct bh_owner
 
 /* --- SQLite's view --- */
 
-static struct bh_lock_summary summarise(const struct bh_lockset *s)
-{
-    struct bh_lock_summary sum = {0};
-    for (size_t i = 0; i < s->count; i++) {
-        const struct bh_lock *l = &s->locks[i];
-        if (l->owner.internal) {
-            sum.inner |= !l->brief;
-            continue;
-        }
-        bool counted = false;
-        for (size_t j = 0; j < i && !counted; j++)
-            counted = bh_owner_equal(s->locks[j].owner, l->owner);
-        sum.clients += !counted;
-        bool exclusive = l->write && overlaps(l, BH_SHARED_FIRST, BH_SHARED_FIRST);
-        if (exclusive) {
-            sum.client_exclusive = true;
-            sum.exclusive_owner = l->owner;
-        }
-        if (exclusive || (l->write && overlaps(l, BH_PENDING_BYTE, BH_PENDING_BYTE))) {
-            sum.client_writer = true;
-            sum.pid = l->pid;
-        } else if (!sum.client_writer) {
-            sum.pid = l->pid;
-        }
-    }
-    return sum;
-}
-
 struct bh_lock_summary bh_locks_summary(struct bh_locks *t, struct bh_lockset *s)
 {
     BH_LOCK_SCOPE(&t->mutex);
-    return summarise(s);
+    return locks_summarise(s);
 }
 
 void bh_locks_set_wal(struct bh_locks *t, struct bh_lockset *wal)
@@ -499,39 +466,16 @@ void bh_locks_refuse_wal_writers(struct bh_locks *t, bool refuse)
     finish(ended);
 }
 
-static struct bh_wal_summary summarise_wal(const struct bh_lockset *s)
-{
-    struct bh_wal_summary sum = {0};
-    for (size_t i = 0; s && i < s->count; i++) {
-        const struct bh_lock *l = &s->locks[i];
-        if (l->owner.internal)
-            continue;
-        bool writer = l->write && overlaps(l, BH_WAL_WRITE, BH_WAL_CKPT);
-        sum.attached += overlaps(l, BH_WAL_DMS, BH_WAL_DMS);
-        sum.client_writer |= writer;
-        sum.client_ckpt |= l->write && overlaps(l, BH_WAL_CKPT, BH_WAL_CKPT);
-        sum.writing |= writer || (l->write && overlaps(l, BH_WAL_RECOVER, BH_WAL_RECOVER));
-        if (overlaps(l, BH_WAL_READ, BH_WAL_LAST)) {
-            sum.readers++;
-            if (l->since_ms > sum.youngest_ms)
-                sum.youngest_ms = l->since_ms;
-        }
-        if (writer || (!sum.client_writer && overlaps(l, BH_WAL_FIRST, BH_WAL_LAST)))
-            sum.pid = l->pid;
-    }
-    return sum;
-}
-
 struct bh_wal_summary bh_locks_wal_summary(struct bh_locks *t)
 {
     BH_LOCK_SCOPE(&t->mutex);
-    return summarise_wal(t->wal);
+    return locks_summarise_wal(t->wal);
 }
 
 unsigned bh_locks_attached(struct bh_locks *t, const struct bh_lockset *shm)
 {
     BH_LOCK_SCOPE(&t->mutex);
-    return summarise_wal(shm).attached;
+    return locks_summarise_wal(shm).attached;
 }
 
 /* --- the gate --- */
@@ -558,8 +502,8 @@ unsigned bh_gate_open(struct bh_locks *t)
 
 static bool wal_need_met(const struct bh_locks *t, enum bh_gate_need need)
 {
-    struct bh_wal_summary wal = summarise_wal(t->wal);
-    if (wal.writing || summarise(t->gated).client_writer)
+    struct bh_wal_summary wal = locks_summarise_wal(t->wal);
+    if (wal.writing || locks_summarise(t->gated).client_writer)
         return false;
     return wal.readers == 0 ||
            (need == BH_GATE_WAL_WRITE && bh_mono_ms() - wal.youngest_ms > BH_OLD_READER_MS);
@@ -569,7 +513,7 @@ static bool need_met(const struct bh_locks *t, enum bh_gate_need need)
 {
     if (need == BH_GATE_WAL_WRITE || need == BH_GATE_WAL_ALONE)
         return wal_need_met(t, need);
-    struct bh_lock_summary sum = summarise(t->gated);
+    struct bh_lock_summary sum = locks_summarise(t->gated);
     return need == BH_GATE_NO_CLIENTS ? sum.clients == 0 && !sum.inner : !sum.client_writer;
 }
 
