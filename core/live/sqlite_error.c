@@ -37,12 +37,18 @@ int bh_sqlite_errno(int rc)
     }
 }
 
+int bh_sqlite_code(sqlite3 *db)
+{
+    int rc = sqlite3_extended_errcode(db);
+    if ((rc & 0xFF) == SQLITE_IOERR && sqlite3_system_errno(db) == ETIMEDOUT)
+        return ETIMEDOUT; /* a part of it is in the bucket only, which did not answer */
+    return bh_sqlite_errno(rc);
+}
+
 int bh_sqlite_fail(sqlite3 *db, struct bh_error *err, const char *what)
 {
     int rc = db ? sqlite3_extended_errcode(db) : SQLITE_NOMEM;
-    int code = bh_sqlite_errno(rc);
-    if (db && (rc & 0xFF) == SQLITE_IOERR && sqlite3_system_errno(db) == ETIMEDOUT)
-        code = ETIMEDOUT; /* a part of it is in the bucket only, which did not answer */
+    int code = db ? bh_sqlite_code(db) : ENOMEM;
     return bh_fail(err, code ? code : EIO, "%s: %s (SQLite code %d)", what,
                    db ? sqlite3_errmsg(db) : "out of memory", rc);
 }

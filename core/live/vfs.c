@@ -128,7 +128,7 @@ int vfs_lock_range(struct vfs_file *f, struct bh_lockset *set, enum bh_lock_type
                                 .start = start,
                                 .end = start + len - 1};
     int rc = bh_locks_request(bh_store_locks(f->vfs->store), &r);
-    return rc == 0 ? SQLITE_OK : rc == EAGAIN ? SQLITE_BUSY : SQLITE_IOERR_LOCK;
+    return rc == EAGAIN ? SQLITE_BUSY : vfs_io_error(rc, SQLITE_IOERR_LOCK);
 }
 
 static int lock_range(struct vfs_file *f, enum bh_lock_type type, uint64_t start, uint64_t len)
@@ -183,7 +183,7 @@ static int x_unlock(sqlite3_file *base, int level)
         if (rc == SQLITE_OK)
             rc = lock_range(f, BH_LOCK_NONE, BH_PENDING_BYTE, 2);
         if (rc != SQLITE_OK)
-            return SQLITE_IOERR_UNLOCK;
+            return vfs_io_error(EIO, SQLITE_IOERR_UNLOCK);
     }
     f->level = level;
     return SQLITE_OK;
@@ -348,7 +348,7 @@ static int access_super(struct bh_vfs *v, const char *path, int flags, int *resu
                  " with the program that wrote it, so "
                  "that it recovers both databases",
                  path);
-        return SQLITE_IOERR_ACCESS;
+        return vfs_io_error(EIO, SQLITE_IOERR_ACCESS);
     }
     return v->os->xAccess(v->os, path, flags, result);
 }

@@ -52,8 +52,9 @@ unsigned bh_vfs_connections(struct bh_vfs *v);
 
 /* The errno that a SQLite result code means. */
 int bh_sqlite_errno(int rc);
-/* Fills *err from the connection's last error, with the errno of its code; ETIMEDOUT where the
- * bucket did not answer. */
+/* The errno of the connection's last error; ETIMEDOUT where the bucket did not answer. */
+int bh_sqlite_code(sqlite3 *db);
+/* Fills *err from the connection's last error, with bh_sqlite_code. db NULL: out of memory. */
 int bh_sqlite_fail(sqlite3 *db, struct bh_error *err, const char *what);
 
 #endif

@@ -54,8 +54,11 @@ static inline struct vfs_file *file_of(sqlite3_file *f)
     return (struct vfs_file *)(void *)f;
 }
 
+/* The SQLite code of an errno, which is noted for sqlite3_system_errno: a SQLITE_IOERR that does
+ * not come from here is told with the errno of an earlier one. 0: SQLITE_OK. */
 int vfs_io_error(int rc, int otherwise);
-/* A lock of this connection on [start, start + len) of a file: SQLITE_OK, BUSY or IOERR_LOCK. */
+/* A lock of this connection on [start, start + len) of a file: SQLITE_OK, BUSY, IOERR_LOCK or
+ * IOERR_NOMEM. */
 int vfs_lock_range(struct vfs_file *f, struct bh_lockset *set, enum bh_lock_type type,
                    uint64_t start, uint64_t len);
 

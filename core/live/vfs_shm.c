@@ -34,7 +34,7 @@ int vfs_shm_map(sqlite3_file *base, int region, int size, int extend, volatile v
     struct vfs_file *f = file_of(base);
     *out = NULL;
     if (size != (int)BH_SHM_REGION)
-        return SQLITE_IOERR_SHMSIZE;
+        return vfs_io_error(EINVAL, SQLITE_IOERR_SHMSIZE);
     int rc = f->shm ? 0 : attach(f);
     if (rc == 0)
         rc = bh_shm_region(f->shm->shm, &f->vfs->hooks, (unsigned)region, extend != 0, out);
@@ -67,7 +67,7 @@ int vfs_shm_lock(sqlite3_file *base, int first, int count, int flags)
     struct vfs_file *f = file_of(base);
     unsigned mask = ((1u << count) - 1) << first;
     if (!f->shm) /* SQLite maps before it locks */
-        return SQLITE_IOERR_SHMLOCK;
+        return vfs_io_error(EINVAL, SQLITE_IOERR_SHMLOCK);
     if (flags & SQLITE_SHM_UNLOCK)
         return let_go(f, mask, first, count);
     bool exclusive = flags & SQLITE_SHM_EXCLUSIVE;

@@ -88,9 +88,7 @@ int db_open(struct bh_names *n, sqlite3 **db, struct bh_error *err)
 
 int db_fail(sqlite3 *db, struct bh_error *err, const char *what)
 {
-    int rc = sqlite3_extended_errcode(db), code = bh_sqlite_errno(rc);
-    if ((rc & 0xFF) == SQLITE_IOERR && sqlite3_system_errno(db) == ETIMEDOUT) /* the bucket's */
-        code = ETIMEDOUT;
+    int code = bh_sqlite_code(db);
     if (code == EINVAL) /* a table or a column is not what it should be */
         return bh_fail(err, EIO, "names.db is damaged: %s", sqlite3_errmsg(db));
     if (code == 0 || code == EINTR || code == EBUSY)

@@ -218,6 +218,27 @@ static void test_a_bucket_that_does_not_answer_is_told_from_a_broken_disk(void *
     sqlite3_close(c);
 }
 
+/* On the same thread: SQLite asks what went wrong last, long after. */
+static void test_an_old_timeout_does_not_colour_another_error(void **state)
+{
+    (void)state;
+    leave_hot_journal("/no/such/directory/other.db-mj0123459AB");
+    open_live(NULL);
+    struct bh_names_base there = elsewhere();
+    must(bh_live_names_replace(live, &there, ERR));
+    sqlite3 *c = connect_names();
+    remote.failing = ETIMEDOUT;
+    assert_int_not_equal(sql(c, "SELECT sum(length(fill)) FROM t"), SQLITE_OK);
+    assert_int_equal(bh_sqlite_code(c), ETIMEDOUT);
+    remote.failing = 0;
+    sqlite3 *other = connect_live();
+    assert_int_not_equal(sql(other, "SELECT count(*) FROM t"), SQLITE_OK);
+    assert_int_equal(sqlite3_extended_errcode(other), SQLITE_IOERR_ACCESS);
+    assert_int_equal(bh_sqlite_code(other), EIO);
+    sqlite3_close(other);
+    sqlite3_close(c);
+}
+
 /* --- readers that take turns --- */
 
 static atomic_int replaced;
@@ -368,6 +389,7 @@ int main(void)
         TEST(test_nothing_is_left_over),
         TEST(test_a_hot_journal_goes_before_the_content),
         TEST(test_a_bucket_that_does_not_answer_is_told_from_a_broken_disk),
+        TEST(test_an_old_timeout_does_not_colour_another_error),
         TEST(test_readers_that_take_turns_do_not_keep_a_replacement_out),
         TEST(test_a_power_cut_leaves_what_the_replacement_has_here),
         TEST(test_a_power_cut_leaves_whole_commits),
