@@ -102,6 +102,8 @@ int bh_disk_open_file(struct bh_disk *d, const char *name, int flags, unsigned m
         if (rc) {
             close(fd);
             out->fd = -1;
+            if (flags & O_EXCL) /* it was made just now, and nobody knows of it */
+                unlinkat(d->dirfd, name, 0);
             return rc;
         }
         if (flags & O_TRUNC)

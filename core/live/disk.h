@@ -39,7 +39,7 @@ bool bh_disk_is_memory(const struct bh_disk *d);
 bool bh_disk_is_mirrored(const struct bh_disk *d);
 
 /* flags as for openat (O_CREAT, O_EXCL, O_TRUNC, ...); mode for a new file. Closed with
- * bh_dfile_close. */
+ * bh_dfile_close. What O_EXCL made is not left behind where this fails. */
 int bh_disk_open_file(struct bh_disk *d, const char *name, int flags, unsigned mode,
                       struct bh_dfile *out);
 void bh_dfile_close(struct bh_dfile *f);

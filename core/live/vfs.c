@@ -16,6 +16,7 @@
 /* Longer than any path: a super-journal's name that did not fit would pass for none at all, and be
  * rolled back. */
 #define PATHNAME_MAX 4096
+#define OPEN_TRIES   100
 
 static atomic_uint_fast64_t next_owner = 1;
 static atomic_uint next_name = 1;
@@ -269,14 +270,16 @@ static const char *tree_name(const struct bh_vfs *v, const char *path)
     return name && bh_file_kind_of(name) != BH_FILE_OTHER ? name : NULL;
 }
 
+/* Another connection may make it, or remove it, in between; not for ever: there may be a file of
+ * that name in the state directory which is not the tree's. */
 static int open_tree_file(struct bh_vfs *v, const char *name, struct vfs_file *f, int flags)
 {
-    int rc;
-    do { /* another connection may make it, or remove it, in between */
+    int rc = EEXIST;
+    for (int i = 0; i < OPEN_TRIES && rc == EEXIST; i++) {
         rc = bh_store_lookup(v->store, name, &f->file);
         if (rc == ENOENT && (flags & SQLITE_OPEN_CREATE))
             rc = bh_store_create(v->store, BH_DOOR_INTERNAL, name, 0644, &f->file);
-    } while (rc == EEXIST);
+    }
     return rc;
 }
 

@@ -65,6 +65,21 @@ static void test_memory_is_known(void **state)
     assert_false(bh_disk_is_memory(disk));
 }
 
+/* What is made anew, and cannot be used then, is not left behind for nobody to know. */
+static void test_a_file_that_fails_once_it_is_made(void **state)
+{
+    char command[100];
+    open_disk(1);
+    put_file("real/old", "x", 1);
+    snprintf(command, sizeof command, "rm -r %s", at("mirror"));
+    assert_int_equal(system(command), 0); /* nothing is made there any more */
+    assert_int_not_equal(bh_disk_open_file(disk, "new", O_RDWR | O_CREAT | O_EXCL, 0600, &a), 0);
+    assert_false(is_there("real/new"));
+    must_fail(bh_disk_open_file(disk, "old", O_RDWR | O_CREAT | O_EXCL, 0600, &a), EEXIST);
+    assert_int_not_equal(bh_disk_open_file(disk, "old", O_RDWR | O_CREAT, 0600, &a), 0);
+    assert_true(is_there("real/old"));
+}
+
 /* --- the mirror: content --- */
 
 static void test_what_was_there_is_mirrored(void **state)
@@ -504,6 +519,7 @@ int main(void)
         TEST(test_replace_is_whole_and_leaves_nothing_behind),
         TEST(test_links_are_not_followed),
         TEST(test_memory_is_known),
+        TEST(test_a_file_that_fails_once_it_is_made),
         TEST(test_what_was_there_is_mirrored),
         TEST(test_synced_content_with_a_synced_name_is_there),
         TEST(test_unsynced_writes_may_be_missing),

@@ -408,11 +408,26 @@ static void test_changes_are_told_before_the_lock_goes(void **state)
     assert_int_equal(told_unlocked, 0);
 }
 
+/* Not ours, or left behind: SQLite hears that it cannot be opened, now. */
+static void test_a_journal_that_only_the_disk_has(void **state)
+{
+    (void)state;
+    open_live(NULL);
+    sqlite3 *c = connect_live();
+    must_sql(c, "PRAGMA journal_mode=DELETE; CREATE TABLE t(n)");
+    put_file("state/" BH_JOURNAL_NAME, "", 0);
+    assert_int_equal(sql(c, "INSERT INTO t VALUES(1)"), SQLITE_CANTOPEN);
+    assert_int_equal(unlink(at("state/" BH_JOURNAL_NAME)), 0);
+    must_sql(c, "INSERT INTO t VALUES(1)");
+    sqlite3_close(c);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, db_setup, db_teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(test_a_journal_that_only_the_disk_has),
         TEST(test_counter_with_delete),
         TEST(test_counter_with_truncate),
         TEST(test_counter_with_persist),
