@@ -265,26 +265,19 @@ int bh_live_freeze(struct bh_live *l, bool patient, struct bh_frozen **out, stru
 
 /* --- a client's death in mid-commit --- */
 
-/* The journal is the only way back: a reference in *out. */
-static bool has_hot_journal(struct bh_live *l, struct bh_file **out)
-{
-    if (bh_store_lookup(l->store, BH_JOURNAL_NAME, out) != 0)
-        return false;
-    if ((*out)->has_magic)
-        return true;
-    bh_file_unref(*out);
-    return false;
-}
-
 /* Its owner never had EXCLUSIVE: nothing was written to the database since the journal was begun.
  */
-static int empty_journal(struct bh_live *l, struct bh_file *journal, struct bh_error *err)
+static int empty_journal(struct bh_live *l, struct bh_error *err)
 {
+    struct bh_file *journal;
+    if (bh_store_lookup(l->store, BH_JOURNAL_NAME, &journal) != 0)
+        return 0;
     int rc = bh_file_truncate(journal, BH_DOOR_INTERNAL, 0);
     if (rc == 0)
         rc = bh_file_sync(journal);
     if (l->hooks.data_changed)
         l->hooks.data_changed(l->hooks.arg, journal, 0, 0);
+    bh_file_unref(journal);
     return rc ? bh_fail(err, rc, "the journal of a dead client cannot be emptied: %s", strerror(rc))
               : 0;
 }
@@ -295,13 +288,11 @@ static int empty_journal(struct bh_live *l, struct bh_file *journal, struct bh_e
 static int roll_back(struct bh_live *l, struct bh_error *err)
 {
     struct bh_locks *t = bh_store_locks(l->store);
-    struct bh_file *journal;
-    if (!has_hot_journal(l, &journal))
+    if (!bh_store_has_hot_journal(l->store)) /* the only way back */
         return 0;
     int rc = bh_locks_owns(t, &bh_store_db(l->store)->locks, undo_owner, BH_SHARED_FIRST)
                  ? bh_sql_recover(l->sql, undo_owner, err)
-                 : empty_journal(l, journal, err);
-    bh_file_unref(journal);
+                 : empty_journal(l, err);
     if (rc == 0)
         bh_log(BH_LOG_INFO, "a client died in mid-commit: its transaction was rolled back");
     return rc;
