@@ -12,7 +12,6 @@
 #include "util/array.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
-#include "util/io.h"
 #include "util/log.h"
 
 #define CHECKPOINT_MS 5000

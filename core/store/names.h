@@ -108,10 +108,10 @@ int bh_names_list(struct bh_names *n, uint64_t dir, struct bh_names_listing **ou
 
 /* --- changing; the log has it when they return 0. EROFS where nothing changes. --- */
 
-/* mknod, mkdir, symlink (target not NULL), create. what: mode (with type), uid, gid, rdev; of a file
- * whose content is published (a hash) that content, atime and mtime, too. The group and S_ISGID are
- * inherited from a directory that has S_ISGID. ref: as by bh_names_ref. EEXIST
- * (*out is what is there then), ENOENT: the directory was removed; ENOSPC, EMLINK. */
+/* mknod, mkdir, symlink (target not NULL), create. what: mode (with type), uid, gid, rdev; of a
+ * file whose content is published (a hash) that content, atime and mtime, too. The group and
+ * S_ISGID are inherited from a directory that has S_ISGID. ref: as by bh_names_ref. EEXIST (*out is
+ * what is there then), ENOENT: the directory was removed; ENOSPC, EMLINK. */
 int bh_names_make(struct bh_names *n, uint64_t dir, const char *name, const struct bh_inode *what,
                   const char *target, bool ref, struct bh_inode *out, bool wait,
                   struct bh_error *err);
@@ -215,9 +215,10 @@ struct bh_names_rows {
 };
 void bh_names_rows(struct bh_names *n, struct bh_names_rows *out);
 void bh_names_set_rows(struct bh_names *n, const struct bh_names_rows *rows);
-/* Calls fn with each content that has lost its last name and was not given to bh_names_forget since,
- * in this life or an earlier one, and has no name again: names.db keeps them.
- * at: when, in nanoseconds since 1970, or a little later. Makes a checkpoint. What fn returns ends it. Sleeps. */
+/* Calls fn with each content that has lost its last name and was not given to bh_names_forget
+ * since, in this life or an earlier one, and has no name again: names.db keeps them. at: when, in
+ * nanoseconds since 1970, or a little later. Makes a checkpoint. What fn returns ends it. Sleeps.
+ * The caller keeps swaps out meanwhile. */
 int bh_names_each_dropped(struct bh_names *n,
                           int (*fn)(void *arg, const uint8_t hash[BH_SHA256_LEN], int64_t at),
                           void *arg, struct bh_error *err);

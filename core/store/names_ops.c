@@ -6,8 +6,8 @@
 #include <sys/stat.h>
 
 #include "store/names_private.h"
-#include "util/clock.h"
 #include "util/cleanup.h"
+#include "util/clock.h"
 
 static void show(struct bh_inode *out, const struct inode *i)
 {
