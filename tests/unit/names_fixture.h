@@ -101,6 +101,25 @@ static inline int names_teardown(void **state)
     return scratch_teardown(state);
 }
 
+/* A test's setup: the tree is open. */
+static inline int open_setup(void **state)
+{
+    int rc = names_setup(state);
+    if (rc == 0)
+        open_names();
+    return rc;
+}
+
+/* After a start: from the log as a kill leaves it, or else from the database. */
+static inline void again(bool killed)
+{
+    if (killed)
+        kill_names();
+    else
+        close_names();
+    open_names();
+}
+
 /* --- calls as the door makes them: at once if that can be, else with wait --- */
 
 #define TRY(call_false, call_true)                                                                 \

@@ -6,23 +6,6 @@
 
 #define FILE_ (S_IFREG | 0644)
 
-static int setup(void **state)
-{
-    int rc = names_setup(state);
-    if (rc == 0)
-        open_names();
-    return rc;
-}
-
-static void again(bool killed)
-{
-    if (killed)
-        kill_names();
-    else
-        close_names();
-    open_names();
-}
-
 static uint64_t with_content(const char *name, uint8_t content)
 {
     uint64_t f = made(ROOT, name, FILE_);
@@ -258,7 +241,7 @@ static void test_made_with_content(void **state)
     }
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, names_teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, open_setup, names_teardown)
 
 int main(void)
 {
