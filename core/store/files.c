@@ -20,6 +20,9 @@
 #define NAMES_CACHE 300000u
 /* A flush gives an upload up after so many failures of its own: the bucket has retried each. */
 #define UPLOAD_TRIES 2
+/* ... and writes rows beside some that nobody has looked at after so many looks, as a client that
+ * always adds some must not keep it from ending. */
+#define ROWS_TRIES 3
 
 /* --- the gate --- */
 
@@ -119,8 +122,14 @@ static int publish(struct bh_files *f, const struct bh_call *call, struct bh_err
     files_progress_end(f);
     if (rc)
         return rc;
-    files_adopt(f, false);
-    return files_write_rows(f, call, err);
+    enum files_look how = FILES_LOOK_SOON;
+    for (unsigned tries = 1;; tries++) {
+        files_adopt(f, how);
+        rc = files_write_rows(f, tries == ROWS_TRIES, call, err);
+        if (rc != EAGAIN || tries == ROWS_TRIES)
+            return rc;
+        how = FILES_LOOK_NOW;
+    }
 }
 
 /* gate_closed is of the thread that is here now: whoever replaces content flushes, too. */

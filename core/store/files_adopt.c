@@ -516,12 +516,13 @@ static void note_look(struct bh_files *f, const struct adoption *a, int64_t bega
     f->look_not_before_ms = idle && took >= SLOW_MS ? now + rest : 0;
 }
 
-void files_adopt(struct bh_files *f, bool quiet)
+void files_adopt(struct bh_files *f, enum files_look how)
 {
     int64_t began = bh_mono_ms();
+    bool quiet = how == FILES_LOOK_QUIET;
     if (quiet && !may_have_tables(f))
         return;
-    bool later = !quiet && began < f->look_not_before_ms;
+    bool later = how == FILES_LOOK_SOON && began < f->look_not_before_ms;
     atomic_store(&f->look_due, later);
     if (later)
         return;

@@ -17,10 +17,15 @@ void files_safe_name(const char *name, size_t len, const char *key, char out[FIL
 /* "name (2).ext". */
 void files_numbered_name(const char *name, uint64_t number, char out[FILES_NAME_MAX + 1]);
 
+enum files_look {
+    FILES_LOOK_QUIET, /* as bh_names_quiet, not by a flush */
+    FILES_LOOK_SOON,  /* by a flush; it may be left to a later one */
+    FILES_LOOK_NOW    /* by a flush */
+};
+
 /* All rows that came since they were looked at last get a name, if their content has none. What
- * fails is logged, and tried again by the next call. quiet: as bh_names_quiet, else by a flush.
- * With f->publishing. */
-void files_adopt(struct bh_files *f, bool quiet);
+ * fails is logged, and tried again by the next call. With f->publishing. */
+void files_adopt(struct bh_files *f, enum files_look how);
 
 /* On the SQL thread: the last row. mark 0: there is none, or no rows that could be adopted. */
 int files_last_row(sqlite3 *db, struct bh_names_rows *last, struct bh_error *err);

@@ -286,7 +286,7 @@ static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t retry_m
 static void adopt(struct bh_files *f)
 {
     pthread_mutex_lock(&f->publishing);
-    files_adopt(f, true);
+    files_adopt(f, FILES_LOOK_QUIET);
     pthread_mutex_unlock(&f->publishing);
     BH_LOCK_SCOPE(&f->mutex);
     f->adopted = true;

@@ -27,6 +27,7 @@ struct rows_job {
     struct row *rows;
     size_t count;
     struct bh_names_rows seen; /* the last row that was looked at; then, that of these */
+    bool last_try;             /* also if there are others behind it */
 };
 
 /* Upstream's table, of which somebody may have made another version: what it has is filled. */
@@ -165,6 +166,8 @@ static int rows_job(sqlite3 *db, void *arg, struct bh_error *err)
     if (rc)
         return rc;
     bool all_seen = !last.mark || (last.mark == j->seen.mark && last.row == j->seen.row);
+    if (!all_seen && !j->last_try)
+        return bh_fail(err, EAGAIN, "table filestore has new rows");
     BH_FREE char *sql = insert_sql(has);
     if (!sql)
         return bh_fail(err, ENOMEM, "out of memory while writing table filestore");
@@ -310,9 +313,10 @@ static int fill_rows(struct bh_files *f, struct files_touched *touched, size_t c
     return 0;
 }
 
-int files_write_rows(struct bh_files *f, const struct bh_call *call, struct bh_error *err)
+int files_write_rows(struct bh_files *f, bool last_try, const struct bh_call *call,
+                     struct bh_error *err)
 {
-    struct rows_job j = {.prefix = f->prefix};
+    struct rows_job j = {.prefix = f->prefix, .last_try = last_try};
     pthread_mutex_lock(&f->mutex);
     bool all = f->reconcile;
     pthread_mutex_unlock(&f->mutex);
@@ -342,7 +346,7 @@ int files_write_rows(struct bh_files *f, const struct bh_call *call, struct bh_e
         rc = bh_sql_run(f->live->sql, BH_SQL_WRITE, rows_job, &j, err);
     for (size_t i = 0; i < j.count; i++)
         free(rows[i].meta);
-    if (rc) { /* nothing is forgotten: the next flush tries again */
+    if (rc) { /* nothing is forgotten: the next try, or the next flush, has it */
         for (size_t i = 0; i < count; i++)
             files_touch_at(f, &touched[i]);
         return rc;

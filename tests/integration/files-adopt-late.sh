@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Rows of table filestore beside a flush that looks for them late, or cannot: rows of ours that are written meanwhile are no rows
+# that upstream put, and what is removed does not come back; those of a client get their names without anybody asking again, and
+# their objects are kept from gc.
+# level: full
+# time: 120
+# serial
+. "${BASH_SOURCE%/*}/../files.sh"
+mount_only
+
+sha() { sha256sum | cut -d' ' -f1; }
+row() { # TEXT FILENAME: the object, and its row as upstream inserts one
+    local hash
+    hash=$(printf '%s' "$1" | sha)
+    printf '%s' "$1" >"$T/blob"
+    bucket_put "$T/blob" "files/$hash"
+    sql "INSERT INTO filestore(bh_key, object_key, size, mime, filename, metadata, created_at)
+         VALUES('$hash', 'files/$hash', ${#1}, 'text/plain', '$2', '{}', 1000000000)"
+}
+rows() { sql 'SELECT filename FROM filestore ORDER BY 1' | xargs; }
+# slow_flush: one that waits for a client to look for rows, finds none, and leaves the next ones without a look.
+slow_flush() {
+    session slow "$DB"
+    echo x >>"$FILES/log"
+    flush
+    ask slow 'BEGIN EXCLUSIVE;'
+    mkdir "$FILES/dir.$RANDOM$RANDOM"
+    flush &
+    local flushing=$!
+    sleep 0.4
+    ask slow 'COMMIT;'
+    leave slow
+    wait $flushing || fail_at_caller "a flush beside a client's transaction: $(last_status)"
+}
+
+files_mount -o live.journal=delete -o snapshot.interval=0
+echo one >"$FILES/one"
+flush
+assert_eq "$(rows)" one "rows at first"
+
+# --- a row of a client and one of ours, in a flush that does not look
+slow_flush
+row 'of a client' theirs
+echo two >"$FILES/two"
+flush
+assert_eq "$(rows)" "log one theirs two" "rows after a flush right after one that took long"
+rm "$FILES/two"
+sleep 2.5
+flush
+flush
+[ ! -e "$FILES/two" ] || fail "a file that was removed came back, as if upstream had put its row"
+assert_eq "$(cat "$FILES/theirs")" 'of a client' "a row of a client"
+assert_eq "$(rows)" "log one theirs" "rows after a removal"
+files_umount
