@@ -71,6 +71,7 @@ static void make_stale(struct bh_files *f)
     f->queue_count = f->touched_count = 0;
     f->dropped_known = false;
     f->adopt = true;
+    f->adopt_not_before_ms = 0;
     pthread_cond_signal(&f->wake);
 }
 
@@ -395,6 +396,7 @@ int bh_files_start(struct bh_files *f, struct bh_error *err)
     if (f->read_only)
         return 0;
     f->adopt = true;
+    f->adopt_not_before_ms = 0;
     int rc = files_publisher_start(f, err);
     BH_LOCK_SCOPE(&f->mutex);
     while (rc == 0 && !f->adopted &&

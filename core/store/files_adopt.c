@@ -506,14 +506,27 @@ static bool may_have_tables(const struct bh_files *f)
 #define SLOW_MS     30
 #define REST_FACTOR 20
 #define REST_MAX_MS 2000
+/* After one that failed the publisher looks again: there may be no other flush for long. */
+#define AGAIN_MS 5000
 
-static void note_look(struct bh_files *f, const struct adoption *a, int64_t began_ms)
+static void note_look(struct bh_files *f, const struct adoption *a, int64_t began_ms, int rc,
+                      const struct bh_error *err)
 {
     int64_t now = bh_mono_ms(), took = now - began_ms, rest = took * REST_FACTOR;
-    bool idle = !a->scan.all && a->made == 0 && a->scan.bad == 0;
+    bool idle = rc == 0 && !a->scan.all && a->made == 0 && a->scan.bad == 0;
     if (rest > REST_MAX_MS)
         rest = REST_MAX_MS;
     f->look_not_before_ms = idle && took >= SLOW_MS ? now + rest : 0;
+    bool told = f->look_failed;
+    f->look_failed = rc != 0;
+    if (rc == 0 || rc == ESHUTDOWN)
+        return;
+    bh_log(told ? BH_LOG_DEBUG : BH_LOG_WARNING,
+           "rows of table filestore have no name in files/ yet: %s", err->text);
+    BH_LOCK_SCOPE(&f->mutex);
+    f->adopt = true;
+    f->adopt_not_before_ms = now + AGAIN_MS;
+    pthread_cond_signal(&f->wake);
 }
 
 void files_adopt(struct bh_files *f, enum files_look how)
@@ -531,9 +544,7 @@ void files_adopt(struct bh_files *f, enum files_look how)
     if (quiet)
         bh_names_quiet(f->names, true);
     int rc = adopt(&a, &err);
-    note_look(f, &a, began);
     if (a.quiet)
         bh_names_quiet(f->names, false);
-    if (rc && rc != ESHUTDOWN)
-        bh_log(BH_LOG_WARNING, "rows of table filestore have no name in files/ yet: %s", err.text);
+    note_look(f, &a, began, rc, &err);
 }

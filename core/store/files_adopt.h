@@ -24,7 +24,8 @@ enum files_look {
 };
 
 /* All rows that came since they were looked at last get a name, if their content has none. What
- * fails is logged, and tried again by the next call. With f->publishing. */
+ * fails is logged, and tried again by the next call, which the publisher makes if nobody else does.
+ * With f->publishing. */
 void files_adopt(struct bh_files *f, enum files_look how);
 
 /* On the SQL thread: the last row. mark 0: there is none, or no rows that could be adopted. */

@@ -89,6 +89,7 @@ struct bh_files {
     size_t touched_count, touched_room;
     bool dropped_known;         /* what names.db has as dropped is among the touched */
     bool adopt;                 /* rows may have no name: the publisher looks */
+    int64_t adopt_not_before_ms;
     bool adopted;               /* it has, after the start */
     bool reconcile;             /* rows may be missing: all are compared */
     struct files_queued *queue; /* due times ascend */
@@ -114,6 +115,7 @@ struct bh_files {
     atomic_bool cancel;         /* of what waits for the bucket */
     atomic_bool changed;        /* since the last flush began */
     int64_t look_not_before_ms; /* with publishing: for rows that upstream put */
+    bool look_failed;           /* with publishing: the last one */
     atomic_bool look_due;       /* a flush left that out */
 };
 

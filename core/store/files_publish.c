@@ -248,6 +248,15 @@ static void remove_discarded(struct bh_files *f)
 
 #define ADOPT (BATCH + 1)
 
+/* With something that waits. */
+static int64_t next_due(const struct bh_files *f, int64_t not_before)
+{
+    int64_t due = INT64_MAX;
+    if (f->queue_count)
+        due = f->queue[0].due_ms > not_before ? f->queue[0].due_ms : not_before;
+    return f->adopt && f->adopt_not_before_ms < due ? f->adopt_not_before_ms : due;
+}
+
 /* Takes what is due; 0: the thread ends; ADOPT: rows are to be looked at. */
 static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t retry_ms)
 {
@@ -259,7 +268,7 @@ static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t retry_m
         int64_t now = bh_mono_ms();
         if (f->stopping)
             return 0;
-        if (f->adopt) {
+        if (f->adopt && now >= f->adopt_not_before_ms) {
             f->adopt = false;
             return ADOPT;
         }
@@ -273,8 +282,8 @@ static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t retry_m
             memmove(f->queue, f->queue + n, f->queue_count * sizeof *f->queue);
             return n;
         }
-        if (f->queue_count) {
-            int64_t due = f->queue[0].due_ms > not_before ? f->queue[0].due_ms : not_before;
+        if (f->queue_count || f->adopt) {
+            int64_t due = next_due(f, not_before);
             struct timespec until = bh_mono_after_ms(due - now + 1);
             pthread_cond_timedwait(&f->wake, &f->mutex, &until);
         } else {

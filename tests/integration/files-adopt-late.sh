@@ -23,17 +23,17 @@ slow_flush() {
     session slow "$DB"
     echo x >>"$FILES/log"
     flush
-    ask slow 'BEGIN EXCLUSIVE;'
+    ask slow 'BEGIN EXCLUSIVE;' >"$T/answer"
     mkdir "$FILES/dir.$RANDOM$RANDOM"
     flush &
     local flushing=$!
     sleep 0.4
-    ask slow 'COMMIT;'
+    ask slow 'COMMIT;' >"$T/answer"
     leave slow
     wait $flushing || fail_at_caller "a flush beside a client's transaction: $(last_status)"
 }
 
-files_mount -o live.journal=delete -o snapshot.interval=0
+files_mount -o live.journal=delete -o live.busy_timeout=500ms -o snapshot.interval=0 -o retention.grace=6s -o snapshot.lease=5s
 echo one >"$FILES/one"
 flush
 assert_eq "$(rows)" one "rows at first"
@@ -51,4 +51,20 @@ flush
 [ ! -e "$FILES/two" ] || fail "a file that was removed came back, as if upstream had put its row"
 assert_eq "$(cat "$FILES/theirs")" 'of a client' "a row of a client"
 assert_eq "$(rows)" "log one theirs" "rows after a removal"
+
+# --- a look that fails, of a flush that has nothing to write but a name
+session busy "$DB"
+ask busy 'BEGIN EXCLUSIVE;' >"$T/answer"
+printf 'in between' >"$T/blob"
+HASH=$(sha <"$T/blob")
+bucket_put "$T/blob" "files/$HASH"
+ask busy "INSERT INTO filestore(bh_key, object_key, size, filename, metadata, created_at)
+    VALUES('$HASH', 'files/$HASH', 10, 'between', '{}', 1000000000);" >"$T/answer"
+mkdir "$FILES/another"
+touch "$CTL/flush" 2>"$T/err" || true # it may fail as well
+log_has 'rows of table filestore have no name in files/ yet' || fail "the look did not fail"
+ask busy 'COMMIT;' >"$T/answer"
+leave busy
+wait_for 20 [ -e "$FILES/between" ]
+assert_eq "$(cat "$FILES/between")" 'in between' "a row that a failed look has not seen"
 files_umount
