@@ -362,7 +362,8 @@ static int give_name(struct adoption *a, const struct found *found, struct bh_er
         return bh_fail_prefix(err, rc, "\"%s\" cannot be named in files/", name);
     set_meta(f, made.ino, &found->meta);
     a->made++;
-    if (!a->quiet) { /* it is of a client, and in no snapshot: gc does not know it */
+    /* It is of a client, and in no snapshot: gc does not know it. */
+    if (!a->quiet || bh_store_is_dirty(f->live->store)) {
         struct files_touched t = {
             .size = found->size, .ino = made.ino, .at = bh_real_ns(), .at_ms = -1};
         memcpy(t.hash, found->hash, sizeof t.hash);

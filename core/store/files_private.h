@@ -87,8 +87,8 @@ struct bh_files {
     struct bh_open *in_use[FILES_SLOTS];
     struct files_touched *touched;
     size_t touched_count, touched_room;
-    bool dropped_known;         /* what names.db has as dropped is among the touched */
-    bool adopt;                 /* rows may have no name: the publisher looks */
+    bool dropped_known; /* what names.db has as dropped is among the touched */
+    bool adopt;         /* rows may have no name: the publisher looks */
     int64_t adopt_not_before_ms;
     bool adopted;               /* it has, after the start */
     bool reconcile;             /* rows may be missing: all are compared */

@@ -37,6 +37,7 @@ files_mount -o live.journal=delete -o live.busy_timeout=500ms -o snapshot.interv
 echo one >"$FILES/one"
 flush
 assert_eq "$(rows)" one "rows at first"
+mkdir "$MNT/branches/other"
 
 # --- a row of a client and one of ours, in a flush that does not look
 slow_flush
@@ -67,4 +68,13 @@ ask busy 'COMMIT;' >"$T/answer"
 leave busy
 wait_for 20 [ -e "$FILES/between" ]
 assert_eq "$(cat "$FILES/between")" 'in between' "a row that a failed look has not seen"
+
+# --- what has got a name like that is in no snapshot yet: gc on another branch leaves its object
+mount_at "$T/mnt2" "$T/state2" "$URL" -o snapshot.interval=0 -o snapshot.branch=other -o retention.grace=6s
+for i in 1 2 3; do
+    sleep 7
+    touch "$T/mnt2/.ctl/gc" || fail "gc: $(last_status "$T/mnt2")"
+done
+umount_bh "$T/mnt2"
+bucket_has "files/$HASH" || fail "gc has deleted what a client's row names that is not flushed yet"
 files_umount
