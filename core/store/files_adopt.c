@@ -15,16 +15,12 @@
 #include <unistd.h>
 
 #include "store/files_private.h"
-#include "util/array.h"
+#include "store/files_scan.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
-#include "util/crc.h"
 #include "util/log.h"
-#include "util/strbuf.h"
 
-#define CHUNK     1000   /* rows of one job */
 #define QUIET_MAX 10000u /* names that are made anew by each mount until something is flushed */
-#define NAMED_BAD 3u     /* rows that are not adopted and are said one by one */
 
 /* --- names --- */
 
@@ -84,209 +80,11 @@ void files_numbered_name(const char *name, uint64_t number, char out[FILES_NAME_
     join(name, (size_t)(ending - name), middle, ending, out);
 }
 
-/* --- reading rows, on the SQL thread --- */
-
-struct found {
-    uint8_t hash[BH_SHA256_LEN];
-    uint64_t size;
-    int64_t ns; /* 0: not known */
-    char name[FILES_NAME_MAX + 1];
-    struct bh_strbuf meta; /* name, NUL, value, NUL, and so on */
-};
-
-struct scan {
-    const char *prefix;
-    struct bh_names_rows last; /* looked at */
-    bool begun, all, end;      /* all: from the first row on */
-    struct found *found;
-    size_t count, room;
-    uint64_t bad; /* rows that cannot be adopted */
-};
-
-static uint64_t mark_of(sqlite3_stmt *st, int key, int created)
-{
-    uint64_t crc = bh_crc_begin(&bh_crc64nvme);
-    for (int i = 0; i < 2; i++) {
-        const void *text = sqlite3_column_blob(st, i ? created : key);
-        if (text)
-            crc = bh_crc_update(&bh_crc64nvme, crc, text,
-                                (size_t)sqlite3_column_bytes(st, i ? created : key));
-        crc = bh_crc_update(&bh_crc64nvme, crc, "|", 1);
-    }
-    return (bh_crc_end(&bh_crc64nvme, crc) & INT64_MAX) | 1;
-}
-
-static bool has_column(sqlite3 *db, const char *name)
-{
-    return sqlite3_table_column_metadata(db, NULL, "filestore", name, NULL, NULL, NULL, NULL,
-                                         NULL) == SQLITE_OK;
-}
-
-/* *st NULL: there is no table that rows could be adopted of. */
-static int prepare(sqlite3 *db, const char *where, sqlite3_stmt **st, struct bh_error *err)
-{
-    static const char *const columns[] = {"created_at", "size", "filename", "object_key",
-                                          "metadata"};
-    BH_STRBUF sql = {0};
-    *st = NULL;
-    /* A statement looks whether the schema that the connection knows is still the one. */
-    if (sqlite3_exec(db, "SELECT 1 FROM sqlite_master LIMIT 1", NULL, NULL, NULL) != SQLITE_OK)
-        return bh_sqlite_fail(db, err, "table filestore cannot be read");
-    if (!has_column(db, "bh_key") || !has_column(db, "rowid") || !has_column(db, "size"))
-        return 0;
-    bh_strbuf_addf(&sql, "SELECT rowid, bh_key");
-    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-        bh_strbuf_addf(&sql, ", %s", has_column(db, columns[i]) ? columns[i] : "NULL");
-    bh_strbuf_addf(&sql, " FROM filestore %s", where);
-    if (sql.failed)
-        return bh_fail(err, ENOMEM, "out of memory while table filestore is read");
-    if (sqlite3_prepare_v2(db, sql.data, -1, st, NULL) != SQLITE_OK)
-        return bh_sqlite_fail(db, err, "table filestore cannot be read");
-    return 0;
-}
-
-static void take_last(sqlite3_stmt *st, struct bh_names_rows *last)
-{
-    last->row = sqlite3_column_int64(st, 0);
-    last->mark = mark_of(st, 1, 2);
-}
-
-int files_last_row(sqlite3 *db, struct bh_names_rows *last, struct bh_error *err)
-{
-    sqlite3_stmt *st;
-    *last = (struct bh_names_rows){0};
-    int rc = prepare(db, "ORDER BY rowid DESC LIMIT 1", &st, err);
-    if (rc || !st)
-        return rc;
-    int code = sqlite3_step(st);
-    if (code == SQLITE_ROW)
-        take_last(st, last);
-    else if (code != SQLITE_DONE)
-        rc = bh_sqlite_fail(db, err, "table filestore cannot be read");
-    sqlite3_finalize(st);
-    return rc;
-}
-
-/* Where to go on: behind the last row that was looked at, if it is still the same. */
-static int begin_scan(sqlite3 *db, struct scan *s, struct bh_error *err)
-{
-    struct bh_names_rows now = {0};
-    sqlite3_stmt *st = NULL;
-    int code, rc = s->last.mark ? prepare(db, "WHERE rowid = ?1", &st, err) : 0;
-    if (rc)
-        return rc;
-    if (st) {
-        sqlite3_bind_int64(st, 1, s->last.row);
-        code = sqlite3_step(st);
-        if (code == SQLITE_ROW)
-            take_last(st, &now);
-        else if (code != SQLITE_DONE)
-            rc = bh_sqlite_fail(db, err, "table filestore cannot be read");
-        sqlite3_finalize(st);
-    }
-    s->begun = rc == 0;
-    s->all = !now.mark || now.mark != s->last.mark;
-    if (s->all)
-        s->last = (struct bh_names_rows){.row = INT64_MIN};
-    return rc;
-}
-
-/* Seconds since 1970, as upstream has them. */
-static int64_t time_of(sqlite3_stmt *st, int column)
-{
-    int type = sqlite3_column_type(st, column);
-    double seconds = sqlite3_column_double(st, column);
-    bool good = (type == SQLITE_FLOAT || type == SQLITE_INTEGER) && seconds > 0 && seconds < 9e9;
-    return good ? (int64_t)(seconds * 1e9) : 0;
-}
-
-/* An object's members, as attributes: what is none is left out. */
-static void read_meta(sqlite3 *db, const char *json, struct bh_strbuf *out)
-{
-    static const char sql[] = "SELECT key, value FROM json_each(CASE WHEN json_valid(?1) AND "
-                              "json_type(?1) = 'object' THEN ?1 ELSE '{}' END)";
-    sqlite3_stmt *st = NULL;
-    if (!json || !strcmp(json, "{}") || sqlite3_prepare_v2(db, sql, -1, &st, NULL) != SQLITE_OK)
-        return;
-    sqlite3_bind_text(st, 1, json, -1, SQLITE_STATIC);
-    while (sqlite3_step(st) == SQLITE_ROW) {
-        const char *key = (const char *)sqlite3_column_text(st, 0);
-        const char *value = (const char *)sqlite3_column_text(st, 1);
-        if (key && value && *key && strlen(BH_FILES_META) + strlen(key) <= FILES_NAME_MAX)
-            bh_strbuf_addf(out, BH_FILES_META "%s%c%s%c", key, 0, value, 0);
-    }
-    sqlite3_finalize(st);
-}
-
-/* 0, or why it gets no name. */
-static const char *read_row(sqlite3 *db, sqlite3_stmt *st, const char *prefix, struct found *f)
-{
-    bool is_text = sqlite3_column_type(st, 1) == SQLITE_TEXT; /* types before conversions */
-    const char *key = is_text ? (const char *)sqlite3_column_text(st, 1) : NULL;
-    const char *object = (const char *)sqlite3_column_text(st, 5);
-    if (!key || sqlite3_column_bytes(st, 1) != BH_SHA256_HEX - 1 || !bh_sha256_parse(key, f->hash))
-        return "its bh_key is no SHA-256";
-    if (sqlite3_column_type(st, 3) != SQLITE_INTEGER || sqlite3_column_int64(st, 3) < 0)
-        return "its size is none";
-    if (object && *object &&
-        (strncmp(object, prefix, strlen(prefix)) != 0 || strcmp(object + strlen(prefix), key) != 0))
-        return "its object has another key than files.prefix and bh_key make (blobs/ has it)";
-    f->size = (uint64_t)sqlite3_column_int64(st, 3);
-    f->ns = time_of(st, 2);
-    is_text = sqlite3_column_type(st, 4) == SQLITE_TEXT;
-    const char *name = is_text ? (const char *)sqlite3_column_text(st, 4) : NULL;
-    files_safe_name(name, name ? (size_t)sqlite3_column_bytes(st, 4) : 0, key, f->name);
-    if (sqlite3_column_type(st, 6) == SQLITE_TEXT)
-        read_meta(db, (const char *)sqlite3_column_text(st, 6), &f->meta);
-    return NULL;
-}
-
-static int scan_chunk(sqlite3 *db, void *arg, struct bh_error *err)
-{
-    struct scan *s = arg;
-    sqlite3_stmt *st;
-    int code = SQLITE_DONE, n = 0;
-    int rc = s->begun ? 0 : begin_scan(db, s, err);
-    if (rc == 0)
-        rc = prepare(db, "WHERE rowid > ?1 ORDER BY rowid", &st, err);
-    if (rc || !st) {
-        s->end = true;
-        return rc;
-    }
-    sqlite3_bind_int64(st, 1, s->last.row);
-    for (; rc == 0 && n < CHUNK && (code = sqlite3_step(st)) == SQLITE_ROW; n++) {
-        if (!bh_grow(s->found, s->room, s->count)) {
-            rc = bh_fail(err, ENOMEM, "out of memory while table filestore is read");
-            break;
-        }
-        struct found *f = &s->found[s->count];
-        *f = (struct found){0};
-        const char *wrong = read_row(db, st, s->prefix, f);
-        s->count += !wrong;
-        if (wrong && s->bad++ < NAMED_BAD)
-            bh_log(BH_LOG_WARNING, "row %lld of table filestore gets no name in files/: %s",
-                   (long long)sqlite3_column_int64(st, 0), wrong);
-        take_last(st, &s->last);
-    }
-    s->end = code == SQLITE_DONE;
-    if (rc == 0 && code != SQLITE_ROW && code != SQLITE_DONE)
-        rc = bh_sqlite_fail(db, err, "table filestore cannot be read");
-    sqlite3_finalize(st);
-    return rc;
-}
-
-static void forget_found(struct scan *s)
-{
-    for (size_t i = 0; i < s->count; i++)
-        bh_strbuf_free(&s->found[i].meta);
-    s->count = 0;
-}
-
 /* --- giving names --- */
 
 struct adoption {
     struct bh_files *files;
-    struct scan scan;
+    struct files_scan scan;
     struct files_touched *dropped; /* rows of these are to go; ascending */
     size_t dropped_count;
     bool quiet;
@@ -340,7 +138,7 @@ static void set_meta(struct bh_files *f, uint64_t ino, const struct bh_strbuf *m
     }
 }
 
-static int give_name(struct adoption *a, const struct found *found, struct bh_error *err)
+static int give_name(struct adoption *a, const struct files_found *found, struct bh_error *err)
 {
     struct bh_files *f = a->files;
     char name[FILES_NAME_MAX + 1];
@@ -382,7 +180,7 @@ static int give_name(struct adoption *a, const struct found *found, struct bh_er
 
 /* Whether a row is one that is to go. Only where all rows are looked at is that to be asked: new
  * ones have come since; and one that says so has, too. */
-static bool is_dropped(const struct adoption *a, const struct found *found)
+static bool is_dropped(const struct adoption *a, const struct files_found *found)
 {
     const struct files_touched *d = NULL;
     if (a->scan.all && a->dropped_count)
@@ -395,7 +193,7 @@ static int name_found(struct adoption *a, struct bh_error *err)
 {
     int rc = 0;
     for (size_t i = 0; i < a->scan.count && rc == 0; i++) {
-        const struct found *found = &a->scan.found[i];
+        const struct files_found *found = &a->scan.found[i];
         bool has;
         rc = bh_names_has_hash(a->files->names, found->hash, &has, err);
         if (rc == 0 && !has && !is_dropped(a, found))
@@ -458,12 +256,12 @@ static int adopt(struct adoption *a, struct bh_error *err)
     bh_names_rows(f->names, &seen);
     a->scan.last = seen;
     while (rc == 0 && !a->scan.end) {
-        rc = bh_sql_run(f->live->sql, BH_SQL_READ, scan_chunk, &a->scan, err);
+        rc = bh_sql_run(f->live->sql, BH_SQL_READ, files_scan_chunk, &a->scan, err);
         if (rc == 0 && a->scan.all && !a->dropped)
             rc = list_dropped(a, err);
         if (rc == 0)
             rc = name_found(a, err);
-        forget_found(&a->scan);
+        files_scan_forget(&a->scan);
     }
     if (rc == 0 && !a->scan.last.mark)
         a->scan.last.row = 0; /* there is none */
@@ -476,7 +274,7 @@ static int adopt(struct adoption *a, struct bh_error *err)
     if (a->made)
         bh_log(BH_LOG_INFO, "%llu rows of table filestore have a name in files/ now",
                (unsigned long long)a->made);
-    if (a->scan.bad > NAMED_BAD)
+    if (a->scan.bad > FILES_NAMED_BAD)
         bh_log(BH_LOG_WARNING, "%llu rows of table filestore get no name in files/",
                (unsigned long long)a->scan.bad);
     free(a->scan.found);

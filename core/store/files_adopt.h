@@ -28,7 +28,4 @@ enum files_look {
  * With f->publishing. */
 void files_adopt(struct bh_files *f, enum files_look how);
 
-/* On the SQL thread: the last row. mark 0: there is none, or no rows that could be adopted. */
-int files_last_row(sqlite3 *db, struct bh_names_rows *last, struct bh_error *err);
-
 #endif

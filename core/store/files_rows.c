@@ -9,7 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "store/files_adopt.h"
+#include "store/files_scan.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
