@@ -267,7 +267,8 @@ static int adopt(struct adoption *a, struct bh_error *err)
         a->scan.last.row = 0; /* there is none */
     if (rc == 0 && (a->scan.last.mark || seen.mark))
         bh_names_set_rows(f->names, &a->scan.last);
-    if (rc == 0 && a->scan.all && seen.mark) { /* another database: it may not have ours */
+    /* Another database: it may not have ours. */
+    if (rc == 0 && a->scan.all && (seen.mark || a->scan.restarts)) {
         BH_LOCK_SCOPE(&f->mutex);
         f->reconcile = true;
     }

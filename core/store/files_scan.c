@@ -12,7 +12,8 @@
 #include "util/crc.h"
 #include "util/log.h"
 
-#define CHUNK 1000 /* rows of one job */
+#define CHUNK        1000 /* rows of one job */
+#define RESTARTS_MAX 8u
 
 static uint64_t mark_of(sqlite3_stmt *st, int key, int created)
 {
@@ -78,7 +79,8 @@ int files_last_row(sqlite3 *db, struct bh_names_rows *last, struct bh_error *err
     return rc;
 }
 
-/* Where to go on: behind the last row that was looked at, if it is still the same. */
+/* Where to go on: behind the last row that was looked at, if it is still the same. Asked before
+ * each chunk: whoever makes the table anew in between gives its rows other numbers. */
 static int begin_scan(sqlite3 *db, struct files_scan *s, struct bh_error *err)
 {
     struct bh_names_rows now = {0};
@@ -95,11 +97,14 @@ static int begin_scan(sqlite3 *db, struct files_scan *s, struct bh_error *err)
             rc = bh_sqlite_fail(db, err, "table filestore cannot be read");
         sqlite3_finalize(st);
     }
-    s->begun = rc == 0;
-    s->all = !now.mark || now.mark != s->last.mark;
-    if (s->all)
-        s->last = (struct bh_names_rows){.row = INT64_MIN};
-    return rc;
+    if (rc || (now.mark && now.mark == s->last.mark))
+        return rc;
+    if (s->begun && ++s->restarts > RESTARTS_MAX)
+        return bh_fail(err, EBUSY, "table filestore is made anew again and again while it is read");
+    s->all = true;
+    s->bad = 0;
+    s->last = (struct bh_names_rows){.row = INT64_MIN};
+    return 0;
 }
 
 /* Seconds since 1970, as upstream has them. */
@@ -158,7 +163,8 @@ int files_scan_chunk(sqlite3 *db, void *arg, struct bh_error *err)
     struct files_scan *s = arg;
     sqlite3_stmt *st;
     int code = SQLITE_DONE, n = 0;
-    int rc = s->begun ? 0 : begin_scan(db, s, err);
+    int rc = begin_scan(db, s, err);
+    s->begun = true;
     if (rc == 0)
         rc = prepare(db, "WHERE rowid > ?1 ORDER BY rowid", &st, err);
     if (rc || !st) {

@@ -22,6 +22,7 @@ struct files_scan {
     const char *prefix;
     struct bh_names_rows last; /* looked at */
     bool begun, all, end;      /* all: from the first row on */
+    unsigned restarts;         /* the table was made anew meanwhile */
     struct files_found *found;
     size_t count, room;
     uint64_t bad; /* rows that cannot be adopted */
