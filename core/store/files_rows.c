@@ -224,9 +224,14 @@ static int touch_all(struct bh_files *f, struct bh_error *err)
     int sq = sqlite3_prepare_v2(
         db, "SELECT hash, hash_size, ino FROM inodes WHERE hash IS NOT NULL", -1, &st, NULL);
     while (sq == SQLITE_OK && (sq = sqlite3_step(st)) == SQLITE_ROW) {
-        if (sqlite3_column_bytes(st, 0) == BH_SHA256_LEN)
-            files_touch(f, sqlite3_column_blob(st, 0), (uint64_t)sqlite3_column_int64(st, 1),
-                        (uint64_t)sqlite3_column_int64(st, 2));
+        /* When it got its name is not known. */
+        struct files_touched t = {.size = (uint64_t)sqlite3_column_int64(st, 1),
+                                  .ino = (uint64_t)sqlite3_column_int64(st, 2),
+                                  .at = bh_real_ns()};
+        if (sqlite3_column_bytes(st, 0) == BH_SHA256_LEN) {
+            memcpy(t.hash, sqlite3_column_blob(st, 0), sizeof t.hash);
+            files_touch_at(f, &t);
+        }
         sq = SQLITE_OK;
     }
     if (sq != SQLITE_DONE)
@@ -324,9 +329,6 @@ int files_write_rows(struct bh_files *f, bool last_try, const struct bh_call *ca
     if (rc)
         return rc;
     pthread_mutex_lock(&f->mutex);
-    for (size_t i = 0; all && i < f->touched_count; i++)
-        if (f->touched[i].at_ms > 0)
-            f->touched[i].at_ms = 0; /* when each got its name is not known */
     size_t count = f->touched_count;
     BH_FREE struct files_touched *touched = f->touched;
     f->touched = NULL;
