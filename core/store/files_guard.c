@@ -289,10 +289,22 @@ int files_guard_check(struct bh_files *f, const struct files_touched *touched, s
     return rc;
 }
 
+static bool is_unflushed(const struct bh_files *f)
+{
+    return atomic_load(&f->changed) || bh_store_is_dirty(f->live->store) ||
+           bh_store_is_dirty(f->live->names);
+}
+
 int files_guard_keep(struct bh_files *f, const struct bh_call *call, struct bh_error *err)
 {
     int rc = open_guard(f, err);
     if (rc || bh_boot_ms() - f->guard->kept_ms < fresh_ms(f))
+        return rc;
+    /* What was named before a crash is in no list yet; if all was flushed there is no such thing.
+     */
+    if (is_unflushed(f))
+        rc = files_reconcile(f, err);
+    if (rc)
         return rc;
     pthread_mutex_lock(&f->mutex);
     size_t count = f->touched_count; /* the next flush takes them */

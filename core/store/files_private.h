@@ -175,6 +175,8 @@ void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t
 void files_touch_at(struct bh_files *f, const struct files_touched *t);
 
 /* --- files_rows.c: table filestore --- */
+/* If rows may be missing, all that has a name counts as touched. With f->publishing. */
+int files_reconcile(struct bh_files *f, struct bh_error *err);
 /* Rows of what was touched appear and go, as one transaction. EAGAIN, unless it is the last try:
  * there are rows that were not looked at yet; behind these, ours would look like upstream's. */
 int files_write_rows(struct bh_files *f, bool last_try, const struct bh_call *call,

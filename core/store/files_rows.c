@@ -241,6 +241,20 @@ static int touch_all(struct bh_files *f, struct bh_error *err)
     return rc;
 }
 
+int files_reconcile(struct bh_files *f, struct bh_error *err)
+{
+    pthread_mutex_lock(&f->mutex);
+    bool all = f->reconcile;
+    f->reconcile = false;
+    pthread_mutex_unlock(&f->mutex);
+    int rc = all ? touch_all(f, err) : 0;
+    if (rc) {
+        BH_LOCK_SCOPE(&f->mutex);
+        f->reconcile = true;
+    }
+    return rc;
+}
+
 /* What the row has as metadata. ENOENT: the file is gone. */
 static int read_meta(struct bh_files *f, uint64_t ino, char **json, struct bh_error *err)
 {
@@ -322,10 +336,7 @@ int files_write_rows(struct bh_files *f, bool last_try, const struct bh_call *ca
                      struct bh_error *err)
 {
     struct rows_job j = {.prefix = f->prefix, .last_try = last_try};
-    pthread_mutex_lock(&f->mutex);
-    bool all = f->reconcile;
-    pthread_mutex_unlock(&f->mutex);
-    int rc = all ? touch_all(f, err) : 0;
+    int rc = files_reconcile(f, err);
     if (rc)
         return rc;
     pthread_mutex_lock(&f->mutex);
@@ -333,7 +344,6 @@ int files_write_rows(struct bh_files *f, bool last_try, const struct bh_call *ca
     BH_FREE struct files_touched *touched = f->touched;
     f->touched = NULL;
     f->touched_count = f->touched_room = 0;
-    f->reconcile = false;
     pthread_mutex_unlock(&f->mutex);
     rc = files_guard_check(f, touched, count, call, err);
     if (rc == 0 && count == 0)

@@ -33,7 +33,8 @@ slow_flush() {
     wait $flushing || fail_at_caller "a flush beside a client's transaction: $(last_status)"
 }
 
-files_mount -o live.journal=delete -o live.busy_timeout=500ms -o snapshot.interval=0 -o retention.grace=6s -o snapshot.lease=5s
+options=(-o live.journal=delete -o live.busy_timeout=500ms -o snapshot.interval=0 -o retention.grace=6s -o snapshot.lease=5s)
+files_mount "${options[@]}"
 echo one >"$FILES/one"
 flush
 assert_eq "$(rows)" one "rows at first"
@@ -69,12 +70,16 @@ leave busy
 wait_for 20 [ -e "$FILES/between" ]
 assert_eq "$(cat "$FILES/between")" 'in between' "a row that a failed look has not seen"
 
-# --- what has got a name like that is in no snapshot yet: gc on another branch leaves its object
-mount_at "$T/mnt2" "$T/state2" "$URL" -o snapshot.interval=0 -o snapshot.branch=other -o retention.grace=6s
-for i in 1 2 3; do
-    sleep 7
-    touch "$T/mnt2/.ctl/gc" || fail "gc: $(last_status "$T/mnt2")"
+# --- what has got a name like that is in no snapshot yet: gc on another branch leaves its object, also after a kill
+for when in first killed; do
+    [ $when = first ] || { kill_daemon && files_mount "${options[@]}"; }
+    mount_at "$T/mnt2" "$T/state2" "$URL" -o snapshot.interval=0 -o snapshot.branch=other -o retention.grace=6s
+    for i in 1 2 3; do
+        sleep 7
+        touch "$T/mnt2/.ctl/gc" || fail "gc: $(last_status "$T/mnt2")"
+    done
+    umount_bh "$T/mnt2"
+    bucket_has "files/$HASH" || fail "$when: gc has deleted what a client's row names that is not flushed yet"
 done
-umount_bh "$T/mnt2"
-bucket_has "files/$HASH" || fail "gc has deleted what a client's row names that is not flushed yet"
+assert_eq "$(cat "$FILES/between")" 'in between' "its content"
 files_umount
