@@ -382,6 +382,8 @@ static int wait_for_whole(struct bh_blob *o, int64_t since_ms, const struct bh_c
     if (c->entry->kind == KIND_PENDING || c->entry->kind == KIND_CACHED)
         return 0;
     struct blobs_fetch *f = c->fetches;
+    while (f && f->what == FETCH_MEMORY) /* of a time when the disk was full: nothing is kept */
+        f = f->sibling;
     if (f)
         f->refs++;
     else

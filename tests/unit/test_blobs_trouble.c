@@ -3,6 +3,8 @@
 
 #include <sys/mount.h>
 
+#include "store/blobs_private.h"
+
 static uint8_t hash[BH_SHA256_LEN];
 
 static void test_wait_ends_with_the_error_after_some_tries(void **state)
@@ -286,6 +288,26 @@ static void test_reading_on_a_full_disk(void **state)
     leave_small_disk();
 }
 
+/* What others fetch into memory does not bring the whole blob. */
+static void test_a_whole_blob_is_not_waited_for_in_memory(void **state)
+{
+    options.read_timeout_ms = 2000;
+    put_object(1, 100 * KIB, hash);
+    open_blobs(false);
+    struct bh_blob *o = open_blob(hash, 100 * KIB);
+    set_rules("get:delay=60s");
+    pthread_mutex_lock(&blobs->mutex);
+    const struct blobs_fetch *f =
+        bh_blobs_fetch(blobs, o->content, FETCH_MEMORY, 0, blobs_units(100 * KIB), true);
+    assert_non_null(f);
+    pthread_mutex_unlock(&blobs->mutex);
+    usleep(300000); /* it hangs */
+    set_rules("");
+    must_read(o, 1, 0, 100 * KIB);
+    assert_true(is_there(local('c', hash)));
+    bh_blob_close(o);
+}
+
 static void test_the_cache_gives_way_to_what_is_written(void **state)
 {
     uint8_t cached[BH_SHA256_LEN];
@@ -345,6 +367,7 @@ int main(void)
         TEST(test_a_bad_day),
         TEST(test_a_full_disk),
         TEST(test_reading_on_a_full_disk),
+        TEST(test_a_whole_blob_is_not_waited_for_in_memory),
         TEST(test_the_cache_gives_way_to_what_is_written),
         TEST(test_a_failed_sync_is_not_made_up_for_by_another),
     };
