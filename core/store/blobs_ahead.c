@@ -170,7 +170,8 @@ static int read_here(struct bh_blob *o, void *buf, size_t len, uint64_t offset, 
     return rc;
 }
 
-int bh_blobs_parts_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offset)
+/* EAGAIN: not all of it is here, or may not be handed out yet. */
+static int read_if_here(struct bh_blob *o, void *buf, size_t len, uint64_t offset, bool at_once)
 {
     struct bh_blobs *b = o->blobs;
     struct blobs_content *c = o->content;
@@ -178,12 +179,18 @@ int bh_blobs_parts_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t of
     pthread_mutex_lock(&b->mutex);
     bool may = c->parts && !c->bad && !c->parts->checking && !is_unchecked(c);
     pthread_mutex_unlock(&b->mutex);
-    if (!may || read_here(o, buf, len, offset, true, &missing) != 0)
+    if (!may || read_here(o, buf, len, offset, at_once, &missing) != 0)
         return EAGAIN;
     BH_LOCK_SCOPE(&b->mutex);
     note_read(o, len, offset);
-    (void)read_ahead(o, offset + len); /* without memory there is none */
+    if (!bh_blobs_disk_is_full(b))
+        (void)read_ahead(o, offset + len); /* without memory there is none */
     return 0;
+}
+
+int bh_blobs_parts_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offset)
+{
+    return read_if_here(o, buf, len, offset, true);
 }
 
 static int open_parts(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err)
@@ -199,6 +206,13 @@ static int open_parts(struct bh_blobs *b, struct blobs_content *c, struct bh_err
     BH_LOCK_SCOPE(&b->mutex);
     bh_blobs_check_if_all(b, c);
     return 0;
+}
+
+int bh_blobs_parts_here(struct bh_blob *o, void *buf, size_t len, uint64_t offset)
+{
+    if (open_parts(o->blobs, o->content, NULL) != 0)
+        return EAGAIN;
+    return read_if_here(o, buf, len, offset, false);
 }
 
 static int parts_ready(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err)

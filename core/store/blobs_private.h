@@ -364,6 +364,9 @@ uint64_t bh_blobs_parts_shrink(struct bh_blobs *b, struct blobs_content *c, uint
 int bh_blobs_parts_read(struct bh_blob *o, void *buf, size_t len, uint64_t offset, int64_t since_ms,
                         const struct bh_call *call, bool *missing, struct bh_error *err);
 int bh_blobs_parts_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t offset);
+/* Of a blob of which there are parts: without the bucket, but the disk is waited for. EAGAIN: not
+ * all of it is here. */
+int bh_blobs_parts_here(struct bh_blob *o, void *buf, size_t len, uint64_t offset);
 /* A range is no longer being fetched; with the mutex. */
 void bh_blobs_parts_free(struct blobs_parts *p, uint64_t first, uint64_t count);
 /* If all is here it is to be hashed; with the mutex. */

@@ -429,6 +429,9 @@ static int fetch_for(struct bh_blob *o, void *buf, size_t len, uint64_t offset, 
     }
     if (!bh_blobs_is_full(rc))
         return rc == EAGAIN ? 0 : rc;
+    *done = full && kind == KIND_PARTS && bh_blobs_parts_here(o, buf, len, offset) == 0;
+    if (*done)
+        return 0;
     if (!full)
         bh_blobs_note_full(b);
     rc = bh_blobs_memory_read(o, buf, len, offset, since_ms, call, missing, err);

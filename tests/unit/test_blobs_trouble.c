@@ -288,6 +288,27 @@ static void test_reading_on_a_full_disk(void **state)
     leave_small_disk();
 }
 
+/* Nor what is here of a large blob asked for again. */
+static void test_parts_are_read_on_a_full_disk(void **state)
+{
+    uint64_t size = 16 * MIB;
+    put_object(2, size, hash);
+    open_blobs(false);
+    struct bh_blob *o = open_blob(hash, size);
+    must_read(o, 2, 5 * MIB, MIB);
+    bh_blobs_note_full(blobs);
+    set_rules("get:eio");
+    must_read(o, 2, 5 * MIB, MIB);
+    must_read(o, 2, 5 * MIB + 100, 1000);
+    bh_blob_close(o);
+    o = open_blob(hash, size); /* nor after it was closed */
+    must_read(o, 2, 5 * MIB, MIB);
+    set_rules("");
+    must_read(o, 2, 6 * MIB - 100, 200); /* the rest, and what is missing, is from the bucket */
+    must_read(o, 2, 12 * MIB, 200);
+    bh_blob_close(o);
+}
+
 /* What others fetch into memory does not bring the whole blob. */
 static void test_a_whole_blob_is_not_waited_for_in_memory(void **state)
 {
@@ -367,6 +388,7 @@ int main(void)
         TEST(test_a_bad_day),
         TEST(test_a_full_disk),
         TEST(test_reading_on_a_full_disk),
+        TEST(test_parts_are_read_on_a_full_disk),
         TEST(test_a_whole_blob_is_not_waited_for_in_memory),
         TEST(test_the_cache_gives_way_to_what_is_written),
         TEST(test_a_failed_sync_is_not_made_up_for_by_another),
