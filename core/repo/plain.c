@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "bucket/bucket_util.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
@@ -264,12 +264,7 @@ static int look(struct bh_plain *p, const char *snapshot, uint64_t size,
 
 static void back_off(int attempt, const struct bh_call *call)
 {
-    int64_t ms = bh_jitter_ms(INT64_C(100) << attempt);
-    for (int64_t end = bh_mono_ms() + ms; bh_mono_ms() < end;) {
-        if (bh_call_check(call, "", NULL))
-            return;
-        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
-    }
+    (void)bh_call_sleep(call, bh_jitter_ms(INT64_C(100) << attempt), "", NULL);
 }
 
 /* Stores without conditional writes: the key is looked at before, and after by `look`. */

@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "bucket/bucket_util.h"
 #include "config/config.h"
 #include "repo/gc.h"
 #include "util/array.h"
@@ -216,16 +216,12 @@ static int look_for_stale(struct bh_files *f, const struct bh_call *call, struct
     return rc;
 }
 
-static void rest(int64_t ms)
-{
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
-}
-
 /* Until gc has deleted what it is about to delete, or may not any more. */
 static int wait_for_gc(struct bh_files *f, const struct unnamed *u, const struct bh_call *call,
                        struct bh_error *err)
 {
     struct files_guard *g = f->guard;
+    const char *what = "waiting for gc, which deletes blobs just now";
     const int64_t end = bh_mono_ms() + 2 * BH_GC_DOOM_MS;
     int64_t now, wait_ms;
     for (;;) {
@@ -233,14 +229,16 @@ static int wait_for_gc(struct bh_files *f, const struct unnamed *u, const struct
         if (rc == 0)
             rc = bh_gc_guard_look(&g->list, f->bucket, g->prefix, call, err);
         if (rc == 0)
-            rc = bh_call_check(call, "waiting for gc, which deletes blobs just now", err);
+            rc = bh_call_check(call, what, err);
         if (rc || !bh_gc_guard_has(g->list, u->hash, now, &wait_ms) || wait_ms == 0)
             return rc;
         if (bh_mono_ms() > end)
             return bh_fail(err, EBUSY,
                            "gc has been about to delete a content that is wanted again for long: "
                            "flush again");
-        rest(wait_ms < POLL_MS ? wait_ms : POLL_MS);
+        rc = bh_call_sleep(call, wait_ms < POLL_MS ? wait_ms : POLL_MS, what, err);
+        if (rc)
+            return rc;
     }
 }
 
