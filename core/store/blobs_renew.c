@@ -12,8 +12,6 @@
 #include "util/cleanup.h"
 #include "util/io.h"
 
-#define PART_MIN ((uint64_t)5 << 20)
-
 struct renewal {
     struct bh_blobs *b;
     const struct bh_call *call;
@@ -74,7 +72,5 @@ int bh_blobs_renew(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64
         return rc;
     struct bh_source src = {.size = size, .read = read_body, .arg = &r};
     struct bh_transfer how = {.part_size = b->o.part_size, .parallel = b->o.parallel};
-    if (size <= b->o.part_size || how.part_size < PART_MIN)
-        return bh_bucket_put(b->o.bucket, r.key, &src, NULL, NULL, NULL, call, err);
     return bh_bucket_upload(b->o.bucket, r.key, &src, NULL, NULL, &how, NULL, call, err);
 }
