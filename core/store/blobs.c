@@ -127,18 +127,15 @@ void bh_blobs_set_cache_max(struct bh_blobs *b, uint64_t max)
 int bh_blobs_link(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], const char *object_key,
                   int64_t seconds, struct bh_strbuf *url, struct bh_error *err)
 {
-    char key[BH_KEY_MAX + 1], hex[BH_SHA256_HEX];
+    char key[BH_KEY_MAX + 1];
     if (!(bh_bucket_caps(b->o.bucket) & BH_CAP_PRESIGN) ||
         bh_blobs_state(b, hash) != BH_BLOB_STORED)
         return bh_fail(
             err, ENODATA,
             "there is no link: the content is not in the bucket, or the bucket has no links");
-    bh_sha256_format(hash, hex);
-    if (object_key && *object_key)
-        snprintf(key, sizeof key, "%s", object_key);
-    else
-        snprintf(key, sizeof key, "%s%s", b->prefix, hex);
-    return bh_bucket_presign(b->o.bucket, key, seconds, url, err);
+    bh_blobs_key(b, hash, key);
+    return bh_bucket_presign(b->o.bucket, object_key && *object_key ? object_key : key, seconds,
+                             url, err);
 }
 
 void bh_blobs_stats(struct bh_blobs *b, struct bh_blobs_stats *out)
