@@ -1,163 +1,18 @@
-#include "bucket/transfer.h"
-
+/* Uploads in parts. */
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bucket/bucket_util.h"
+#include "bucket/transfer_private.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
 
-#define PART_MIN       ((uint64_t)5 << 20)
-#define PART_MAX       ((uint64_t)5 << 30)
 #define PARTS_MAX      10000
-#define PARALLEL_MAX   256
 #define COMPLETE_TRIES 5     /* completions of which the answer was lost */
 #define COMPLETE_MS    100   /* the first pause between them */
 #define ABORT_MS       10000 /* a failed upload's caller waits no longer for its end */
-#define POLL_MS        20    /* how soon the caller's cancel reaches the threads */
-
-/* --- the threads of one transfer --- */
-
-struct team {
-    struct bh_bucket *bucket;
-    const char *key;
-    uint64_t size, part_size;
-    unsigned parts;
-    const struct bh_call *outer; /* the caller's; may be NULL */
-    struct bh_call call;         /* the same, but `over` ends it, too */
-    bool relay;                  /* outer's cancel had to give way to `over` in call */
-    atomic_bool over;            /* nothing more is to be done */
-    pthread_mutex_t mutex;       /* guards what follows */
-    pthread_cond_t changed;
-    int rc; /* the first error */
-    struct bh_error error;
-    unsigned next;    /* the part that is taken next */
-    unsigned running; /* threads that have not ended */
-    unsigned count;
-    pthread_t threads[PARALLEL_MAX];
-};
-
-static void team_init(struct team *t, struct bh_bucket *b, const char *key,
-                      const struct bh_call *call)
-{
-    *t = (struct team){.bucket = b, .key = key, .outer = call};
-    if (call)
-        t->call = *call;
-    t->relay = t->call.cancel && t->call.stop;
-    if (t->call.cancel && !t->relay)
-        t->call.stop = &t->over;
-    else
-        t->call.cancel = &t->over;
-    pthread_mutex_init(&t->mutex, NULL);
-    pthread_cond_init(&t->changed, NULL);
-}
-
-static uint64_t part_length(const struct team *t, unsigned part)
-{
-    uint64_t at = part * t->part_size;
-    return t->size - at < t->part_size ? t->size - at : t->part_size;
-}
-
-/* Keeps the first error; all threads end soon. Returns whether this was it. */
-static bool team_fail(struct team *t, int rc, const struct bh_error *why)
-{
-    BH_LOCK_SCOPE(&t->mutex);
-    bool first = !t->rc;
-    if (first) {
-        t->rc = rc;
-        t->error = *why;
-    }
-    atomic_store(&t->over, true);
-    pthread_cond_broadcast(&t->changed);
-    return first;
-}
-
-/* Starts up to `count` more threads; fewer will do. Signals are for the program's own threads. */
-static int team_start(struct team *t, void *(*entry)(void *), void *arg, unsigned count,
-                      struct bh_error *err)
-{
-    sigset_t all, before;
-    int rc = 0;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_mutex_lock(&t->mutex);
-    for (; count > 0 && !rc; count--) {
-        rc = pthread_create(&t->threads[t->count], NULL, entry, arg);
-        if (!rc) {
-            t->count++;
-            t->running++;
-        }
-    }
-    bool none = t->count == 0;
-    pthread_mutex_unlock(&t->mutex);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return rc && none ? bh_fail(err, ENOMEM, "no thread can be started for the transfer of %s: %s",
-                                t->key, strerror(rc))
-                      : 0;
-}
-
-/* The last deed of a thread. */
-static void team_leave(struct team *t)
-{
-    BH_LOCK_SCOPE(&t->mutex);
-    t->running--;
-    pthread_cond_broadcast(&t->changed);
-}
-
-/* Waits for a change, as the caller's thread, which holds the mutex; relays the caller's cancel
- * meanwhile. */
-static void team_wait(struct team *t)
-{
-    if (!t->relay) {
-        pthread_cond_wait(&t->changed, &t->mutex);
-        return;
-    }
-    struct timespec until = bh_mono_after_ms(POLL_MS);
-    pthread_cond_clockwait(&t->changed, &t->mutex, CLOCK_MONOTONIC, &until);
-    struct bh_error why;
-    int rc = t->rc ? 0 : bh_call_check(t->outer, t->key, &why);
-    if (rc) {
-        t->rc = rc;
-        t->error = why;
-        atomic_store(&t->over, true);
-        pthread_cond_broadcast(&t->changed);
-    }
-}
-
-/* Waits for the threads to end; the first error of all. */
-static int team_join(struct team *t, struct bh_error *err)
-{
-    pthread_mutex_lock(&t->mutex);
-    while (t->running > 0)
-        team_wait(t);
-    pthread_mutex_unlock(&t->mutex);
-    for (unsigned i = 0; i < t->count; i++)
-        pthread_join(t->threads[i], NULL);
-    t->count = 0;
-    return t->rc ? bh_fail(err, t->rc, "%s", t->error.text) : 0;
-}
-
-static void team_destroy(struct team *t)
-{
-    pthread_cond_destroy(&t->changed);
-    pthread_mutex_destroy(&t->mutex);
-}
-
-static int check(const struct bh_transfer *how, struct bh_error *err)
-{
-    if (how->part_size < PART_MIN || how->part_size > PART_MAX)
-        return bh_fail(err, EINVAL, "a part size of %llu bytes is not between 5 MiB and 5 GiB",
-                       (unsigned long long)how->part_size);
-    if (how->parallel < 1 || how->parallel > PARALLEL_MAX)
-        return bh_fail(err, EINVAL, "%u parts at once are not between 1 and %d", how->parallel,
-                       PARALLEL_MAX);
-    return 0;
-}
-
-/* --- upload --- */
 
 struct upload {
     struct team team;
@@ -182,7 +37,7 @@ static bool upload_take(struct upload *u, char **buf, unsigned *part, struct bh_
     if (atomic_load(&t->over) || t->next == t->parts)
         return false;
     *part = t->next++;
-    uint64_t at = *part * t->part_size, len = part_length(t, *part);
+    uint64_t at = *part * t->part_size, len = bh_team_part_length(t, *part);
     *body = (struct bh_source){.size = len};
     if (u->reuse && u->reuse->has(u->reuse->arg, at, len)) {
         u->reuse->copied += len;
@@ -202,7 +57,7 @@ static bool upload_take(struct upload *u, char **buf, unsigned *part, struct bh_
     }
     body->data = *buf;
     if (rc)
-        team_fail(t, rc, &err);
+        bh_team_fail(t, rc, &err);
     return !rc;
 }
 
@@ -235,13 +90,13 @@ static void *upload_main(void *arg)
         struct bh_error err = {0};
         int rc = upload_part(u, part, &body, &err);
         if (rc) {
-            if (team_fail(t, rc, &err) && !body.data) /* read when the threads have ended */
+            if (bh_team_fail(t, rc, &err) && !body.data) /* read when the threads have ended */
                 u->reuse->refused = true;
             break;
         }
     }
     free(buf);
-    team_leave(t);
+    bh_team_leave(t);
     return NULL;
 }
 
@@ -333,7 +188,7 @@ static int upload_plan(struct team *t, uint64_t size, uint64_t part_size, struct
         part_size = (size + PARTS_MAX - 1) / PARTS_MAX;
         part_size = (part_size + BH_CHUNK - 1) / BH_CHUNK * BH_CHUNK;
     }
-    if (part_size > PART_MAX)
+    if (part_size > BH_PART_MAX)
         return bh_fail(err, EFBIG, "%s has %llu bytes, more than an upload may have", t->key,
                        (unsigned long long)size);
     t->size = size;
@@ -357,9 +212,9 @@ static int upload_parts(struct upload *u, const struct bh_meta *meta, unsigned p
         rc = bh_bucket_mp_begin(t->bucket, t->key, &marked, u->id, t->outer, err);
     if (rc)
         return rc;
-    rc = team_start(t, upload_main, u, parallel < t->parts ? parallel : t->parts, err);
+    rc = bh_team_start(t, upload_main, u, parallel < t->parts ? parallel : t->parts, err);
     if (!rc)
-        rc = team_join(t, err);
+        rc = bh_team_join(t, err);
     if (!rc)
         rc = upload_complete(u, info, err);
     if (rc)
@@ -388,7 +243,7 @@ int bh_bucket_upload(struct bh_bucket *b, const char *key, const struct bh_sourc
                      const struct bh_call *call, struct bh_error *err)
 {
     bool conditional = cond && (cond->if_match || cond->if_none_match);
-    int rc = check(how, err);
+    int rc = bh_transfer_check(how, err);
     if (how->reuse) {
         how->reuse->copied = 0;
         how->reuse->refused = false;
@@ -400,7 +255,7 @@ int bh_bucket_upload(struct bh_bucket *b, const char *key, const struct bh_sourc
     if (conditional) /* a failure shows where the upload itself fails */
         (void)bh_bucket_learn(b, call, NULL);
     bool whole = conditional && !(bh_bucket_caps(b) & BH_CAP_MP_COND);
-    if (whole && src->size <= PART_MAX)
+    if (whole && src->size <= BH_PART_MAX)
         return bh_bucket_put(b, key, src, meta, cond, info, call, err);
     if (whole)
         return bh_fail(err, ENOTSUP,
@@ -413,198 +268,12 @@ int bh_bucket_upload(struct bh_bucket *b, const char *key, const struct bh_sourc
     u->src = src;
     u->cond = cond;
     u->reuse = how->reuse && can_copy(b, cond, how->reuse->etag) ? how->reuse : NULL;
-    team_init(&u->team, b, key, call);
+    bh_team_init(&u->team, b, key, call);
     pthread_mutex_init(&u->source, NULL);
     rc = upload_plan(&u->team, src->size, how->part_size, err);
     if (!rc)
         rc = upload_parts(u, meta, how->parallel, info, err);
     pthread_mutex_destroy(&u->source);
-    team_destroy(&u->team);
-    return rc;
-}
-
-/* --- download --- */
-
-/* The first range streams to the sink in the caller's thread; it tells how large the object is.
- * Then threads fetch the ranges after it into slots: part i into slot i modulo their number, which
- * is free again when the caller's thread has given it to the sink. */
-struct slot {
-    char *buf; /* part_size bytes, kept for the next part */
-    bool taken, full;
-};
-
-struct download {
-    struct team team;
-    unsigned parallel;
-    bh_sink_fn *sink;
-    void *arg;
-    struct bh_object_info *info; /* of the first range */
-    char etag[BH_ETAG_MAX];      /* which every range must have */
-    struct slot *slots;          /* parallel of them; the team's mutex guards them */
-};
-
-struct range {
-    struct download *d;
-    struct bh_object_info info; /* of this range's answer */
-    char *buf;
-    uint64_t len, got;
-};
-
-static int replaced(struct download *d, struct bh_error *err)
-{
-    return bh_fail(err, EIO, "%s was replaced or deleted while it was read", d->team.key);
-}
-
-static int range_take(void *arg, const void *data, size_t len, struct bh_error *err)
-{
-    struct range *r = arg;
-    if (r->info.size != r->d->team.size || strcmp(r->info.etag, r->d->etag) != 0)
-        return replaced(r->d, err);
-    if (len > r->len - r->got)
-        return bh_fail(err, EIO, "%s delivered more bytes than were asked for", r->d->team.key);
-    memcpy(r->buf + r->got, data, len);
-    r->got += len;
-    return 0;
-}
-
-static int range_get(struct download *d, unsigned part, char *buf, struct bh_error *err)
-{
-    struct team *t = &d->team;
-    struct range r = {.d = d, .buf = buf, .len = part_length(t, part)};
-    int rc = bh_bucket_get(t->bucket, t->key, part * t->part_size, r.len, range_take, &r, &r.info,
-                           &t->call, err);
-    if (rc == EINVAL || rc == ENOENT) /* the range is not there any more */
-        return replaced(d, err);
-    if (!rc && r.got != r.len)
-        rc = bh_fail(err, EIO, "%s delivered %llu of %llu bytes", t->key, (unsigned long long)r.got,
-                     (unsigned long long)r.len);
-    return rc;
-}
-
-/* The next part, as soon as its slot is free; false: there is none, or the download is over. */
-static bool download_take(struct download *d, unsigned *part)
-{
-    struct team *t = &d->team;
-    BH_LOCK_SCOPE(&t->mutex);
-    while (!atomic_load(&t->over) && t->next < t->parts && d->slots[t->next % d->parallel].taken)
-        pthread_cond_wait(&t->changed, &t->mutex);
-    if (atomic_load(&t->over) || t->next == t->parts)
-        return false;
-    *part = t->next++;
-    d->slots[*part % d->parallel].taken = true;
-    return true;
-}
-
-static void *download_main(void *arg)
-{
-    struct download *d = arg;
-    struct team *t = &d->team;
-    unsigned part;
-    while (download_take(d, &part)) {
-        struct bh_error err = {0};
-        struct slot *slot = &d->slots[part % d->parallel];
-        int rc = 0;
-        if (!slot->buf && !(slot->buf = malloc((size_t)t->part_size)))
-            rc = bh_fail(&err, ENOMEM, "out of memory while reading %s", t->key);
-        if (!rc)
-            rc = range_get(d, part, slot->buf, &err);
-        if (rc) {
-            team_fail(t, rc, &err);
-            break;
-        }
-        BH_LOCK_SCOPE(&t->mutex);
-        slot->full = true;
-        pthread_cond_broadcast(&t->changed);
-    }
-    team_leave(t);
-    return NULL;
-}
-
-/* The sink of the first range: starts the threads when the size is known. */
-static int first_take(void *arg, const void *data, size_t len, struct bh_error *err)
-{
-    struct download *d = arg;
-    struct team *t = &d->team;
-    if (t->parts == 0) {
-        memcpy(d->etag, d->info->etag, sizeof d->etag);
-        t->size = d->info->size;
-        t->parts = (unsigned)((t->size + t->part_size - 1) / t->part_size);
-        unsigned others = t->parts - 1 < d->parallel - 1 ? t->parts - 1 : d->parallel - 1;
-        int rc = others ? team_start(t, download_main, d, others, err) : 0;
-        if (rc)
-            return rc;
-    }
-    if (atomic_load(&t->over)) /* another range failed: team_join tells why */
-        return bh_fail(err, ECANCELED, "the download of %s has failed", t->key);
-    return d->sink(d->arg, data, len, err);
-}
-
-/* Gives part after part to the sink. */
-static int download_deliver(struct download *d, struct bh_error *err)
-{
-    struct team *t = &d->team;
-    int rc = 0;
-    for (unsigned part = 1; !rc && part < t->parts; part++) {
-        struct slot *slot = &d->slots[part % d->parallel];
-        uint64_t len = part_length(t, part);
-        pthread_mutex_lock(&t->mutex);
-        while (!slot->full && !t->rc)
-            team_wait(t);
-        rc = t->rc;
-        pthread_mutex_unlock(&t->mutex);
-        for (uint64_t at = 0; !rc && at < len; at += BH_CHUNK) {
-            rc = bh_call_check(t->outer, "the download", err);
-            if (!rc)
-                rc = d->sink(d->arg, slot->buf + at,
-                             len - at < BH_CHUNK ? (size_t)(len - at) : BH_CHUNK, err);
-        }
-        BH_LOCK_SCOPE(&t->mutex);
-        slot->taken = slot->full = false;
-        pthread_cond_broadcast(&t->changed);
-    }
-    return rc;
-}
-
-static int download_parts(struct download *d, struct bh_error *err)
-{
-    struct team *t = &d->team;
-    struct bh_error why = {0};
-    t->next = 1;
-    int rc = bh_bucket_get(t->bucket, t->key, 0, t->part_size, first_take, d, d->info,
-                           t->relay ? t->outer : &t->call, &why);
-    if (!rc && t->count < d->parallel && t->parts > 1 + t->count) /* the caller's turn is over */
-        rc = team_start(t, download_main, d, 1, &why);
-    if (!rc)
-        rc = download_deliver(d, &why);
-    if (rc)
-        team_fail(t, rc, &why);
-    return team_join(t, err);
-}
-
-int bh_bucket_download(struct bh_bucket *b, const char *key, const struct bh_transfer *how,
-                       bh_sink_fn *sink, void *arg, struct bh_object_info *info,
-                       const struct bh_call *call, struct bh_error *err)
-{
-    struct bh_object_info own;
-    int rc = check(how, err);
-    if (rc)
-        return rc;
-    if (how->parallel == 1 || !sink)
-        return bh_bucket_get(b, key, 0, UINT64_MAX, sink, arg, info, call, err);
-    BH_FREE struct download *d = calloc(1, sizeof *d);
-    BH_FREE struct slot *slots = calloc(how->parallel, sizeof *slots);
-    if (!d || !slots)
-        return bh_fail(err, ENOMEM, "out of memory while reading %s", key ? key : "");
-    *d = (struct download){.parallel = how->parallel,
-                           .sink = sink,
-                           .arg = arg,
-                           .info = info ? info : &own,
-                           .slots = slots};
-    team_init(&d->team, b, key, call);
-    d->team.part_size = how->part_size;
-    rc = download_parts(d, err);
-    for (unsigned i = 0; i < how->parallel; i++)
-        free(slots[i].buf);
-    team_destroy(&d->team);
+    bh_team_destroy(&u->team);
     return rc;
 }
