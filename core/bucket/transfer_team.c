@@ -1,11 +1,11 @@
 /* The threads of one transfer. */
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 
 #include "bucket/transfer_private.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
+#include "util/thread.h"
 
 #define POLL_MS 20 /* how soon the caller's cancel reaches the threads */
 
@@ -45,13 +45,10 @@ bool bh_team_fail(struct team *t, int rc, const struct bh_error *why)
 int bh_team_start(struct team *t, void *(*entry)(void *), void *arg, unsigned count,
                   struct bh_error *err)
 {
-    sigset_t all, before;
     int rc = 0;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_mutex_lock(&t->mutex);
     for (; count > 0 && !rc; count--) {
-        rc = pthread_create(&t->threads[t->count], NULL, entry, arg);
+        rc = bh_thread_start(&t->threads[t->count], entry, arg);
         if (!rc) {
             t->count++;
             t->running++;
@@ -59,7 +56,6 @@ int bh_team_start(struct team *t, void *(*entry)(void *), void *arg, unsigned co
     }
     bool none = t->count == 0;
     pthread_mutex_unlock(&t->mutex);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rc && none ? bh_fail(err, ENOMEM, "no thread can be started for the transfer of %s: %s",
                                 t->key, strerror(rc))
                       : 0;
