@@ -10,6 +10,7 @@
 #include "util/log.h"
 
 #define PARTS_MAX      10000
+#define REUSE_PARTS    1000  /* in one upload that copies some */
 #define COMPLETE_TRIES 5     /* completions of which the answer was lost */
 #define COMPLETE_MS    100   /* the first pause between them */
 #define ABORT_MS       10000 /* a failed upload's caller waits no longer for its end */
@@ -235,6 +236,19 @@ static bool can_copy(struct bh_bucket *b, const struct bh_cond *cond, bool if_ma
 bool bh_bucket_can_assemble(struct bh_bucket *b, const struct bh_cond *cond)
 {
     return can_copy(b, cond, true);
+}
+
+uint64_t bh_reuse_part_size(uint64_t size, uint64_t most)
+{
+    uint64_t part = (size / REUSE_PARTS + BH_CHUNK - 1) / BH_CHUNK * BH_CHUNK;
+    part = part > most ? most : part;
+    return part < BH_PART_MIN ? BH_PART_MIN : part;
+}
+
+bool bh_reuse_was_refused(const struct bh_reuse *reuse, int rc, const struct bh_call *call)
+{
+    return rc && reuse->refused && rc != EAGAIN && rc != ETIMEDOUT && rc != ECANCELED &&
+           rc != ENOMEM && rc != ENOSPC && bh_call_check(call, "", NULL) == 0;
 }
 
 int bh_bucket_upload(struct bh_bucket *b, const char *key, const struct bh_source *src,

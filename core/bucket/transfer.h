@@ -28,6 +28,15 @@ struct bh_transfer {
  */
 bool bh_bucket_can_assemble(struct bh_bucket *b, const struct bh_cond *cond);
 
+/* The part size with which a body of `size` bytes, made of an older object, is to go up: small, as
+ * each change costs a part, but no more than some 1000 of them, as each part costs a request; and
+ * no larger than `most`, which is an ordinary upload's. Parts are equal but for the last one, as
+ * some stores want them. */
+uint64_t bh_reuse_part_size(uint64_t size, uint64_t most);
+/* Whether an upload that ended with rc failed because the store does not copy, and not because it
+ * is away or the call is over: then all is to be sent. */
+bool bh_reuse_was_refused(const struct bh_reuse *reuse, int rc, const struct bh_call *call);
+
 /* Like bh_bucket_put (atomic, same errors, same conditions), but what is larger than part_size goes
  * up as a multipart upload, parts in parallel. A condition that the store honours for a put and not
  * for a completion (no BH_CAP_MP_COND) makes it one put up to 5 GiB, and beyond that ENOTSUP. src

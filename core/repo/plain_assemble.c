@@ -7,10 +7,7 @@
 #include "repo/plain_private.h"
 #include "util/log.h"
 
-#define MIB      ((uint64_t)1 << 20)
-#define PART_MIN (5 * MIB)
-/* Each change costs a part, and each part a request: no more than so many are that small. */
-#define PARTS 1000
+#define PART_MIN ((uint64_t)5 << 20)
 /* Of bucket.part_size, as an ordinary upload has them; smaller ones may be as many more. */
 #define BUFFERS 4
 
@@ -25,12 +22,9 @@ static bool has(const void *arg, uint64_t offset, uint64_t length)
     return true;
 }
 
-/* Parts are equal but for the last one, as some stores want them. */
 static struct bh_transfer plan(const struct bh_plain *p, uint64_t size)
 {
-    uint64_t limit = p->cfg->bucket.part_size, part = (size / PARTS + MIB - 1) / MIB * MIB;
-    part = part > limit ? limit : part;
-    part = part < PART_MIN ? PART_MIN : part;
+    uint64_t limit = p->cfg->bucket.part_size, part = bh_reuse_part_size(size, limit);
     uint64_t parallel = BUFFERS * limit / part;
     if (parallel > p->cfg->bucket.connections)
         parallel = p->cfg->bucket.connections;
@@ -57,13 +51,6 @@ static bool is_worth_it(const struct bh_plain_known *k, const struct bh_transfer
         if (has(k, at, how->part_size))
             return true;
     return false;
-}
-
-/* Whether what a copy failed with is about copying here, and not about a store that is away. */
-static bool is_refusal(int rc, const struct bh_call *call)
-{
-    return rc != EAGAIN && rc != ETIMEDOUT && rc != ECANCELED && rc != ENOMEM && rc != ENOSPC &&
-           bh_call_check(call, "", NULL) == 0;
 }
 
 /* A store that copies something else than was asked for. KEY is ours, but another one now than this
@@ -95,7 +82,7 @@ int plain_assemble(struct bh_plain *p, struct image *img, const struct bh_source
         return ENOTSUP;
     int rc = bh_bucket_upload(p->bucket, p->key, src, meta, cond, &how, info, call, err);
     img->sent = img->size - reuse.copied;
-    if (rc && reuse.refused && is_refusal(rc, call)) {
+    if (bh_reuse_was_refused(&reuse, rc, call)) {
         bh_log(BH_LOG_INFO, "%s is sent as a whole, as parts of it cannot be copied: %s", p->key,
                err->text);
         return ENOTSUP;

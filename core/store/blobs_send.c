@@ -14,8 +14,6 @@
 #include "util/io.h"
 #include "util/log.h"
 
-#define MIB            ((uint64_t)1 << 20)
-#define PARTS          1000
 #define ASSEMBLE_TRIES 2
 
 struct sending {
@@ -99,16 +97,6 @@ static int open_body(struct sending *s, struct bh_error *err)
 
 /* --- of an edited file: what did not change is copied in the bucket --- */
 
-/* Parts are equal but for the last one, as some stores want them; no more than so many are small,
- * as each costs a request. */
-static struct bh_transfer plan(const struct sending *s)
-{
-    uint64_t limit = s->b->o.part_size, part = (s->job->size / PARTS + MIB - 1) / MIB * MIB;
-    part = part > limit ? limit : part;
-    part = part < BLOBS_EDIT_MIN ? BLOBS_EDIT_MIN : part;
-    return (struct bh_transfer){.part_size = part, .parallel = s->b->o.parallel};
-}
-
 static bool is_worth_it(const struct sending *s, uint64_t part)
 {
     for (uint64_t at = 0; at < s->job->size; at += part) {
@@ -119,13 +107,6 @@ static bool is_worth_it(const struct sending *s, uint64_t part)
     return false;
 }
 
-/* Whether what a copy failed with is about copying here, and not about a store that is away. */
-static bool is_refusal(int rc, const struct bh_call *call)
-{
-    return rc != EAGAIN && rc != ETIMEDOUT && rc != ECANCELED && rc != ENOMEM && rc != ENOSPC &&
-           bh_call_check(call, "", NULL) == 0;
-}
-
 /* ENOTSUP: it is to be sent as a whole. The older blob needs no condition: its name is its hash. */
 static int assemble(struct sending *s, const struct bh_source *source, struct bh_error *err)
 {
@@ -133,7 +114,8 @@ static int assemble(struct sending *s, const struct bh_source *source, struct bh
     const struct blobs_edit *e = s->job->edit;
     char from[BH_KEY_MAX + 1];
     struct bh_object_info info;
-    struct bh_transfer how = plan(s);
+    struct bh_transfer how = {.part_size = bh_reuse_part_size(s->job->size, s->b->o.part_size),
+                              .parallel = s->b->o.parallel};
     if (!e || s->job->assembled >= ASSEMBLE_TRIES || !is_worth_it(s, how.part_size))
         return ENOTSUP;
     s->job->assembled++;
@@ -153,7 +135,7 @@ static int assemble(struct sending *s, const struct bh_source *source, struct bh
                              .arg = e};
     how.reuse = &reuse;
     rc = bh_bucket_upload(bucket, s->key, source, NULL, NULL, &how, NULL, &s->call, err);
-    if (rc && reuse.refused && is_refusal(rc, &s->call)) {
+    if (bh_reuse_was_refused(&reuse, rc, &s->call)) {
         bh_log(BH_LOG_INFO, "%s is sent as a whole, as parts of %s cannot be copied: %s", s->key,
                from, err->text);
         return ENOTSUP;

@@ -171,15 +171,50 @@ static void test_a_failure_that_is_no_refusal(void **state)
     must_leave_no_upload();
 }
 
+static void test_what_a_refusal_is(void **state)
+{
+    const int others[] = {EAGAIN, ETIMEDOUT, ECANCELED, ENOMEM, ENOSPC}; /* away, or not about it */
+    atomic_bool cancel = false;
+    const struct bh_call call = {.cancel = &cancel};
+    assert_false(bh_reuse_was_refused(&reuse, EIO, NULL));
+    reuse.refused = true;
+    assert_false(bh_reuse_was_refused(&reuse, 0, NULL));
+    assert_true(bh_reuse_was_refused(&reuse, EIO, NULL));
+    assert_true(bh_reuse_was_refused(&reuse, ENOTSUP, &call));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        assert_false(bh_reuse_was_refused(&reuse, others[i], &call));
+    cancel = true;
+    assert_false(bh_reuse_was_refused(&reuse, EIO, &call));
+}
+
+static void test_part_sizes(void **state)
+{
+    const struct {
+        uint64_t size, most, part;
+    } of[] = {{0, 16 * MIB, 5 * MIB},
+              {5000 * MIB, 16 * MIB, 5 * MIB},
+              {5001 * MIB, 16 * MIB, 6 * MIB}, /* some thousand, of whole MiB */
+              {15001 * MIB, 16 * MIB, 16 * MIB},
+              {100000 * MIB, 16 * MIB, 16 * MIB}, /* bh_bucket_upload raises it further */
+              {100000 * MIB, 5 * MIB, 5 * MIB}};
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+        assert_int_equal(bh_reuse_part_size(of[i].size, of[i].most), of[i].part);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, dir_teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_what_is_there_is_copied),      TEST(test_over_itself),
-        TEST(test_in_one_put_nothing_is_copied), TEST(test_a_store_that_cannot),
-        TEST(test_the_source_changes),           TEST(test_a_copy_fails),
+        TEST(test_what_is_there_is_copied),
+        TEST(test_over_itself),
+        TEST(test_in_one_put_nothing_is_copied),
+        TEST(test_a_store_that_cannot),
+        TEST(test_the_source_changes),
+        TEST(test_a_copy_fails),
         TEST(test_a_failure_that_is_no_refusal),
+        TEST(test_what_a_refusal_is),
+        TEST(test_part_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
