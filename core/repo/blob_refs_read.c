@@ -156,14 +156,32 @@ int refs_open_tree(struct refs_db *d, enum refs_kind kind, const struct bh_root 
 
 /* --- what need not be read --- */
 
-/* Block 0, without what every transaction changes in the header (SQLite file format, "database
+/* Block 0, as it was read, or fetched and kept for whoever reads all. */
+static int read_first(struct bh_blob_refs *r, const struct bh_root *root, const char *what,
+                      uint8_t *to, struct bh_error *err)
+{
+    struct bh_ref ref;
+    int rc = bh_tree_refs(r->trees, root, 0, 1, &ref, what, r->call, err);
+    if (rc)
+        return rc;
+    const size_t size = bh_trees_block_size(r->trees);
+    const struct refs_cached *c = cached(r, &ref);
+    if (!bh_ref_is_zero(&ref) && has(c, &ref)) {
+        memcpy(to, c->data, size);
+        return 0;
+    }
+    rc = bh_tree_read(r->trees, root, 0, to, size, what, r->call, err);
+    return rc || bh_ref_is_zero(&ref) ? rc : keep(r, &ref, to, err);
+}
+
+/* Its hash, without what every transaction changes in the header (SQLite file format, "database
  * header"): counters, size, list of free pages, cookie, version. */
 static int hash_first(struct bh_blob_refs *r, const struct bh_root *root, const char *what,
                       uint8_t hash[BH_SHA256_LEN], struct bh_error *err)
 {
     const size_t size = bh_trees_block_size(r->trees);
     BH_FREE uint8_t *buf = malloc(size);
-    int rc = buf ? bh_tree_read(r->trees, root, 0, buf, size, what, r->call, err) : no_memory(err);
+    int rc = buf ? read_first(r, root, what, buf, err) : no_memory(err);
     if (rc)
         return rc;
     memset(buf + 18, 0, 2);
