@@ -42,7 +42,7 @@ struct bh_files_hooks {
     void (*frozen)(void *arg);
     /* What the last begin() published is named by the head in the bucket. */
     void (*named)(void *arg);
-    /* Now and then, under the turn: what was uploaded and no flush has named yet is kept from gc. */
+    /* Now and then, under the turn: what was uploaded and not named by a flush is kept from gc. */
     int (*keep)(void *arg, const struct bh_call *call, struct bh_error *err);
     /* Calls fn (0 or ENOMEM) for every content that names or rows refer to now. Any thread, also
      * beside all others. */

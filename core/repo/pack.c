@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "util/thread.h"
 #include "util/cleanup.h"
+#include "util/thread.h"
 
 #define PART_MIN  ((uint64_t)1 << 20)  /* one largest record may pass it */
 #define TAIL_SIZE ((uint64_t)64 << 10) /* most trailers fit: one request, not two */

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "bucket/bucket_util.h"
-#include "util/thread.h"
 #include "util/cleanup.h"
+#include "util/thread.h"
 
 struct pack {
     uint64_t id;
