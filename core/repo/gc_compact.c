@@ -11,6 +11,7 @@
 #include "repo/gc_private.h"
 #include "repo/moved.h"
 #include "repo/pack_private.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 
 #define WHAT "a pack that is rewritten"
@@ -96,13 +97,12 @@ static int by_age(const void *a, const void *b)
 static int add_old(struct compaction *c, size_t number, struct bh_error *err)
 {
     const struct gc_pack *p = &c->sweep->mark->live.packs[number];
-    struct old *old = gc_grow(&c->olds, &c->count, &c->room, sizeof *old);
-    if (!old)
+    if (!bh_grow(c->olds, c->room, c->count))
         return no_memory(err);
-    *old = (struct old){.number = number,
-                        .use = (double)p->bytes / (double)p->size,
-                        .moves = p->moves,
-                        .mtime_ms = p->mtime_ms};
+    c->olds[c->count++] = (struct old){.number = number,
+                                       .use = (double)p->bytes / (double)p->size,
+                                       .moves = p->moves,
+                                       .mtime_ms = p->mtime_ms};
     return 0;
 }
 

@@ -9,6 +9,7 @@
 #include "repo/gc_private.h"
 #include "repo/moved.h"
 #include "repo/pack_private.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 
 #define AT_ONCE 256u /* moved records in memory */
@@ -46,10 +47,9 @@ static bool number_of(struct gc_live *l, uint64_t id, size_t *number)
         return true;
     }
     *number = l->count;
-    struct gc_pack *p = gc_grow(&l->packs, &l->count, &l->room, sizeof *p);
-    if (!p)
+    if (!bh_grow(l->packs, l->room, l->count))
         return false;
-    p->id = id;
+    l->packs[l->count++] = (struct gc_pack){.id = id};
     return gc_set_add(&l->numbers, key, (int64_t)*number) == 0;
 }
 
@@ -213,10 +213,9 @@ static int add_target(struct gc_pack *p, size_t target)
     for (size_t i = p->target_count; i > 0; i--)
         if (p->targets[i - 1] == target)
             return 0;
-    size_t *to = gc_grow(&p->targets, &p->target_count, &p->target_room, sizeof *to);
-    if (!to)
+    if (!bh_grow(p->targets, p->target_room, p->target_count))
         return ENOMEM;
-    *to = target;
+    p->targets[p->target_count++] = target;
     return 0;
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "repo/head_private.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 
 #define STEP 64u /* entries of an index that are read at once */
@@ -65,14 +66,11 @@ static int note_snapshot(struct gc_mark *m, const struct bh_index_entry *e, bool
 {
     if (!m->want_snapshots)
         return 0;
-    struct gc_snapshot *s =
-        gc_grow(&m->snapshots, &m->snapshot_count, &m->snapshot_room, sizeof *s);
-    if (!s)
+    if (!bh_grow(m->snapshots, m->snapshot_room, m->snapshot_count))
         return no_memory(err);
+    struct gc_snapshot *s = &m->snapshots[m->snapshot_count++];
+    *s = (struct gc_snapshot){.db = e->db, .names = e->names, .dropped = dropped};
     memcpy(s->id, e->id, sizeof s->id);
-    s->db = e->db;
-    s->names = e->names;
-    s->dropped = dropped;
     return 0;
 }
 

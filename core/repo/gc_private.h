@@ -82,8 +82,6 @@ struct gc_roots {
 int gc_roots_read(struct bh_bucket *b, const char *prefix, struct gc_roots *roots,
                   const struct bh_call *call, struct bh_error *err);
 void gc_roots_free(struct gc_roots *roots);
-/* Room for one more in an array; zeros. NULL: no memory. */
-void *gc_grow(void *array, size_t *count, size_t *room, size_t item);
 
 /* --- gc_live.c: what of each pack is reached, and where it is --- */
 

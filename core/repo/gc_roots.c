@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "util/array.h"
 #include "util/cleanup.h"
 
 #define ROUNDS_MAX 10
@@ -59,12 +60,11 @@ static int note(void *arg, const char *key, bool is_prefix, const struct bh_obje
     int rc = gc_set_add(&r->seen, state, 0);
     if (rc)
         return rc == EEXIST ? 0 : no_memory(err);
-    struct listed *l = gc_grow(&r->todo, &r->todo_count, &r->todo_room, sizeof *l);
-    if (!l)
+    if (!bh_grow(r->todo, r->todo_room, r->todo_count))
         return no_memory(err);
-    l->place = r->place;
+    struct listed *l = &r->todo[r->todo_count++];
+    *l = (struct listed){.place = r->place, .mtime_ms = info->mtime_ms};
     snprintf(l->name, sizeof l->name, "%s", name);
-    l->mtime_ms = info->mtime_ms;
     return 0;
 }
 
@@ -91,9 +91,11 @@ static int read_label(struct reading *r, const struct listed *t, struct bh_error
     int rc = bh_label_get(r->b, r->prefix, t->name, l.id, r->call, err);
     if (rc)
         return rc;
-    struct gc_label *to =
-        gc_grow(&r->roots->labels, &r->roots->label_count, &r->roots->label_room, sizeof *to);
-    return to ? (*to = l, 0) : no_memory(err);
+    struct gc_roots *to = r->roots;
+    if (!bh_grow(to->labels, to->label_room, to->label_count))
+        return no_memory(err);
+    to->labels[to->label_count++] = l;
+    return 0;
 }
 
 static int read_anchor(struct reading *r, const struct listed *t, struct bh_error *err)
@@ -104,9 +106,11 @@ static int read_anchor(struct reading *r, const struct listed *t, struct bh_erro
                       : bh_head_get(r->b, r->prefix, t->name, &a.head, a.etag, r->call, err);
     if (rc && !(rc == ENOENT && a.etag[0])) /* a tombstone */
         return rc;
-    struct gc_anchor *to =
-        gc_grow(&r->roots->anchors, &r->roots->anchor_count, &r->roots->anchor_room, sizeof *to);
-    return to ? (*to = a, 0) : no_memory(err);
+    struct gc_roots *to = r->roots;
+    if (!bh_grow(to->anchors, to->anchor_room, to->anchor_count))
+        return no_memory(err);
+    to->anchors[to->anchor_count++] = a;
+    return 0;
 }
 
 static int read_all(struct reading *r, struct bh_error *err)

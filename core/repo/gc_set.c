@@ -134,18 +134,3 @@ void gc_set_free(struct gc_set *s)
     free(s->slots);
     *s = (struct gc_set){0};
 }
-
-void *gc_grow(void *array, size_t *count, size_t *room, size_t item)
-{
-    void **items = array;
-    if (*count == *room) {
-        size_t more = *room ? *room * 2 : 16;
-        void *p = realloc(*items, more * item);
-        if (!p)
-            return NULL;
-        *items = p;
-        *room = more;
-    }
-    char *at = (char *)*items + (*count)++ * item;
-    return memset(at, 0, item);
-}

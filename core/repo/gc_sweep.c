@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bucket/bucket_util.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 
@@ -45,8 +46,10 @@ static void count(struct gc_tally *t, const struct gc_key *key, uint64_t bytes)
 
 static int doom(struct gc_sweep *s, const struct gc_key *key, struct bh_error *err)
 {
-    struct gc_key *to = gc_grow(&s->doomed, &s->doomed_count, &s->doomed_room, sizeof *to);
-    return to ? (*to = *key, 0) : no_memory(err);
+    if (!bh_grow(s->doomed, s->doomed_room, s->doomed_count))
+        return no_memory(err);
+    s->doomed[s->doomed_count++] = *key;
+    return 0;
 }
 
 /* One that is not needed. */
@@ -221,10 +224,11 @@ static int take_upload(void *arg, const char *key, const char *upload_id, int64_
         return 0;
     if (!u->is_ours(key + u->prefix_len))
         return 0;
-    struct upload *to = gc_grow(&u->all, &u->count, &u->room, sizeof *to);
-    if (!to || !(to->key = strdup(key)) || !(to->id = strdup(upload_id)))
+    if (!bh_grow(u->all, u->room, u->count))
         return no_memory(err);
-    return 0;
+    struct upload *to = &u->all[u->count++];
+    *to = (struct upload){.key = strdup(key), .id = strdup(upload_id)};
+    return to->key && to->id ? 0 : no_memory(err);
 }
 
 int gc_abort_uploads(struct gc_sweep *s, const char *prefix, bool (*is_ours)(const char *tail),

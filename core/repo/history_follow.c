@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "repo/history_private.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 #include "util/log.h"
 
@@ -115,14 +116,8 @@ struct diff {
 
 static int add_block(struct diff *d, uint64_t block)
 {
-    if (d->count == d->cap) {
-        size_t cap = d->cap ? 2 * d->cap : 256;
-        uint64_t *p = realloc(d->blocks, cap * sizeof *p);
-        if (!p)
-            return bh_fail(&d->err, ENOMEM, "out of memory comparing two snapshots");
-        d->blocks = p;
-        d->cap = cap;
-    }
+    if (!bh_grow(d->blocks, d->cap, d->count))
+        return bh_fail(&d->err, ENOMEM, "out of memory comparing two snapshots");
     d->blocks[d->count++] = block;
     return 0;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "repo/history_private.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 
@@ -38,14 +39,8 @@ struct names {
 static int add_name(void *arg, const char *name, struct bh_error *err)
 {
     struct names *n = arg;
-    if (n->count == n->cap) {
-        size_t cap = n->cap ? n->cap * 2 : 16;
-        char **p = realloc(n->items, cap * sizeof *p);
-        if (!p)
-            return bh_fail(err, ENOMEM, "out of memory while listing names");
-        n->items = p;
-        n->cap = cap;
-    }
+    if (!bh_grow(n->items, n->cap, n->count))
+        return bh_fail(err, ENOMEM, "out of memory while listing names");
     n->items[n->count] = strdup(name);
     return n->items[n->count] ? (n->count++, 0) : bh_fail(err, ENOMEM, "out of memory");
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bucket/bucket_util.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 #include "util/thread.h"
 
@@ -184,25 +185,11 @@ static int send_open(struct bh_pack_writer *w, bool here, struct bh_error *err)
 
 /* --- records --- */
 
-static bool grow(void *array, size_t count, size_t *room, size_t item)
-{
-    void **p = array;
-    if (count < *room)
-        return true;
-    size_t more = *room ? 2 * *room : 16;
-    void *bigger = realloc(*p, more * item);
-    if (!bigger)
-        return false;
-    *p = bigger;
-    *room = more;
-    return true;
-}
-
 static int begin_pack(struct bh_pack_writer *w, struct bh_error *err)
 {
     uint8_t header[BH_PACK_HEADER_SIZE];
     struct pack *pack = calloc(1, sizeof *pack);
-    if (!pack || !grow(&w->ids, w->id_count, &w->id_room, sizeof *w->ids)) {
+    if (!pack || !bh_grow(w->ids, w->id_room, w->id_count)) {
         free(pack);
         return no_memory(w, err);
     }
@@ -270,7 +257,7 @@ static int append(struct bh_pack_writer *w, struct bh_pack_entry *e, const void 
     e->ref.pack = pack->id;
     e->ref.offset = (uint32_t)pack->data.len;
     bh_strbuf_add(&pack->data, bytes, e->ref.stored);
-    if (pack->data.failed || !grow(&pack->entries, pack->count, &pack->room, sizeof *e))
+    if (pack->data.failed || !bh_grow(pack->entries, pack->room, pack->count))
         return no_memory(w, err);
     pack->entries[pack->count++] = *e;
     return 0;

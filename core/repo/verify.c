@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "repo/verify_private.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 
 #define TREE_CACHE    ((size_t)4 << 20) /* of the indexes; nodes of databases are read once */
@@ -37,7 +38,7 @@ struct verify_damage *verify_note(struct verify *v, const char *key, const char 
     for (size_t i = 0; i < v->damage_count; i++)
         if (!strcmp(v->damages[i].key, key))
             return &v->damages[i];
-    if (verify_grow(&v->damages, v->damage_count, &v->damage_room, sizeof *v->damages))
+    if (!bh_grow(v->damages, v->damage_room, v->damage_count))
         return NULL;
     struct verify_damage d = {.key = strdup(key), .cause = strdup(without_subject(cause))};
     if (!d.key || !d.cause) {
@@ -66,7 +67,7 @@ static int take_object(void *arg, const char *key, bool is_prefix,
     struct verify *v = arg;
     if (is_prefix)
         return 0;
-    if (verify_grow(&v->objects, v->object_count, &v->object_room, sizeof *v->objects))
+    if (!bh_grow(v->objects, v->object_room, v->object_count))
         return bh_fail(err, ENOMEM, "out of memory while verifying");
     struct verify_object o = {.name = strdup(key + strlen(v->prefix)), .size = info->size};
     if (!o.name)

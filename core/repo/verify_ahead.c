@@ -9,6 +9,7 @@
 
 #include "repo/pack_private.h"
 #include "repo/verify_private.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 
 #define THREADS_MAX 32u
@@ -273,8 +274,7 @@ static int note_pack(struct verify *v, struct batch *b, uint64_t id)
 {
     if (verify_map_find(&v->pack_map, id, 0) || verify_map_find(&b->packs, id, 0))
         return 0;
-    if (verify_grow(&b->pack_ids, b->pack_count, &b->pack_room, sizeof *b->pack_ids) ||
-        verify_map_set(&b->packs, id, 0, 0))
+    if (!bh_grow(b->pack_ids, b->pack_room, b->pack_count) || verify_map_set(&b->packs, id, 0, 0))
         return ENOMEM;
     b->pack_ids[b->pack_count++] = id;
     return 0;
@@ -284,7 +284,7 @@ static int note_pack(struct verify *v, struct batch *b, uint64_t id)
 static int add_group(struct verify *v, struct batch *b, const struct bh_ref *refs, size_t count,
                      unsigned level)
 {
-    if (verify_grow(&b->groups, b->count, &b->room, sizeof *b->groups))
+    if (!bh_grow(b->groups, b->room, b->count))
         return ENOMEM;
     struct group *g = &b->groups[b->count];
     *g = (struct group){.level = level};
@@ -296,7 +296,7 @@ static int add_group(struct verify *v, struct batch *b, const struct bh_ref *ref
             continue;
         rc = note_pack(v, b, r->pack);
         if (level == 0 && b->with_blocks && b->block_count < BLOCKS_MAX) {
-            if (verify_grow(&b->blocks, b->block_count, &b->block_room, sizeof *b->blocks))
+            if (!bh_grow(b->blocks, b->block_room, b->block_count))
                 return ENOMEM;
             b->blocks[b->block_count++] = *r;
         }

@@ -5,6 +5,7 @@
 
 #include "repo/head_private.h"
 #include "repo/verify_private.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 
 #define BLOCKS_AT_ONCE  16u /* of an index */
@@ -72,7 +73,7 @@ struct verify_branch *verify_branch_of(const struct verify *v, const char *name)
 
 static int add_branch(struct verify *v, const struct verify_branch *b, struct bh_error *err)
 {
-    if (verify_grow(&v->branches, v->branch_count, &v->branch_room, sizeof *v->branches))
+    if (!bh_grow(v->branches, v->branch_room, v->branch_count))
         return no_memory(err);
     v->branches[v->branch_count++] = *b;
     return 0;
@@ -178,7 +179,7 @@ static int add_snapshot(struct verify *v, const struct bh_index_entry *e, enum v
         uint64_t a;
         uint32_t b;
         id_key(e->id, &a, &b);
-        if (verify_grow(&v->snapshots, v->snapshot_count, &v->snapshot_room, sizeof *s) ||
+        if (!bh_grow(v->snapshots, v->snapshot_room, v->snapshot_count) ||
             verify_map_set(&v->snapshot_map, a, b, v->snapshot_count))
             return no_memory(err);
         s = &v->snapshots[v->snapshot_count++];

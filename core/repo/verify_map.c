@@ -1,23 +1,7 @@
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "repo/verify_private.h"
-
-int verify_grow(void *p, size_t count, size_t *room, size_t item)
-{
-    void *at, *bigger;
-    if (count < *room)
-        return 0;
-    size_t more = *room ? 2 * *room : 16;
-    memcpy(&at, p, sizeof at);
-    bigger = realloc(at, more * item);
-    if (!bigger)
-        return ENOMEM;
-    memcpy(p, &bigger, sizeof bigger);
-    *room = more;
-    return 0;
-}
 
 static struct verify_slot *slot_of(const struct verify_map *m, uint64_t a, uint32_t b)
 {

@@ -6,6 +6,7 @@
 
 #include "repo/pack_private.h"
 #include "repo/verify_private.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 
 #define LISTED_MAX  ((uint64_t)64 << 20) /* bytes of trailers in memory */
@@ -89,7 +90,7 @@ static int add_bad(struct verify *v, struct verify_pack *p, uint32_t offset,
     for (size_t i = 0; i < p->bad_count && !rc; i++)
         if (p->bad[i] == offset)
             return 0;
-    if (!rc && verify_grow(&p->bad, p->bad_count, &p->bad_room, sizeof *p->bad))
+    if (!rc && !bh_grow(p->bad, p->bad_room, p->bad_count))
         rc = bh_fail(err, ENOMEM, "out of memory while verifying");
     if (rc)
         return rc;
@@ -301,7 +302,7 @@ static int load(struct verify *v, struct verify_pack *p, bool first, struct bh_e
 static int add_pack(struct verify *v, uint64_t id, struct verify_pack **out, struct bh_error *err)
 {
     struct verify_pack *p = calloc(1, sizeof *p);
-    if (!p || verify_grow(&v->all_packs, v->pack_count, &v->pack_room, sizeof *v->all_packs) ||
+    if (!p || !bh_grow(v->all_packs, v->pack_room, v->pack_count) ||
         verify_map_set(&v->pack_map, id, 0, v->pack_count)) {
         free(p);
         return bh_fail(err, ENOMEM, "out of memory while verifying");

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "repo/verify_private.h"
+#include "util/array.h"
 #include "util/cleanup.h"
 #include "util/io.h"
 #include "util/sha256.h"
@@ -300,7 +301,7 @@ static int take_name(void *arg, const char *key, bool is_prefix, const struct bh
     const char *name = key + n->skip;
     if (is_prefix || !bh_is_branch_name(name)) /* NAME.prev, or somebody else's */
         return 0;
-    if (verify_grow(&n->items, n->count, &n->room, sizeof *n->items))
+    if (!bh_grow(n->items, n->room, n->count))
         return no_memory(err);
     snprintf(n->items[n->count++], sizeof *n->items, "%s", name);
     return 0;

@@ -25,8 +25,6 @@ uint64_t *verify_map_find(const struct verify_map *m, uint64_t a, uint32_t b);
 /* 0 or ENOMEM. An existing key gets the new value. */
 int verify_map_set(struct verify_map *m, uint64_t a, uint32_t b, uint64_t value);
 void verify_map_free(struct verify_map *m);
-/* An array that doubles: *p has room for one more of `item` bytes. 0 or ENOMEM. */
-int verify_grow(void *p, size_t count, size_t *room, size_t item);
 
 /* --- what is found --- */
 
