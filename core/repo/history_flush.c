@@ -72,8 +72,8 @@ int history_sync_head(struct bh_history *h, const struct bh_call *call, struct b
     if (!branch)
         return bh_fail(err, ENOMEM, "out of memory");
     rc = history_read_head(h, branch, call, err);
-    if (rc == ENOENT && !st->base_snapshot[0])
-        return history_check_tombstone(h, &h->head, call, err); /* new */
+    if (rc == ENOENT && !st->base_root[0]) /* new, or only a plain snapshot so far */
+        return history_check_tombstone(h, &h->head, call, err);
     if (rc == ENOENT)
         return bh_fail(err, ESTALE,
                        "branch %s is gone from the bucket since this mount used it; save your "

@@ -267,7 +267,13 @@ int bh_history_load(struct bh_history *h, struct bh_load_report *report, const s
     if (rc && rc != ENOENT)
         return bh_fail(err, rc, "%s", why.text);
     const bool found = rc == 0, begun = found && h->head.newest.id[0];
+    const bool fresh = bh_live_is_fresh(h->live);
     rc = begun ? load_with_head(h, report, call, err) : bh_plain_load(h->plain, report, call, err);
+    if (rc == 0 && !begun && fresh && st->base_snapshot[0])
+        plain_say(report,
+                  "there is no history in %s, only the last snapshot: if there was one it is lost "
+                  "with the names in files/, unless a copy of the bucket has it",
+                  h->prefix);
     if (rc == 0 && !begun && before[0] && strcmp(before, branch)) /* those were the other one's */
         rc = history_empty_names(h, call, err);
     if (rc == 0 && h->cfg->snapshot.follow_ms)
