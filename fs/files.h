@@ -90,10 +90,10 @@ struct files_content {
 };
 /* Whether the value may depend on the content's row in table filestore. */
 bool files_xattr_needs_row(const char *name);
-/* If that attribute is the MIME type: of a file of that name and content, the live row's (in *row)
- * if neither name nor what is here says it. NULL: it is another attribute. Sleeps. */
-const char *files_xattr_mime(struct bh_files *f, const char *attribute, const char *name,
-                             const struct bh_content *c, struct bh_blob_row *row);
+/* If that attribute is the MIME type: of a file of that name, the live row's (in *row) if neither
+ * name nor what is here says it; into c->mime. Sleeps. As bh_files_find_row, but not ENOENT. */
+int files_xattr_mime(struct bh_files *f, const char *attribute, const char *name,
+                     struct files_content *c, struct bh_blob_row *row, struct bh_error *err);
 /* The value of one of ours. Sleeps (a link may need credentials that must be looked up). ENODATA,
  * ENOMEM, and for user.bh.url what bh_bucket_presign returns. */
 int files_xattr_value(const char *name, const struct files_content *c, struct bh_strbuf *out,

@@ -72,18 +72,21 @@ int files_xattr_value(const char *name, const struct files_content *c, struct bh
     return out->failed ? ENOMEM : 0;
 }
 
-const char *files_xattr_mime(struct bh_files *f, const char *attribute, const char *name,
-                             const struct bh_content *c, struct bh_blob_row *row)
+int files_xattr_mime(struct bh_files *f, const char *attribute, const char *name,
+                     struct files_content *c, struct bh_blob_row *row, struct bh_error *err)
 {
-    struct bh_error err;
+    const struct bh_content *content = &c->inode->content;
+    c->mime = BH_MIME_UNKNOWN;
     if (strcmp(attribute, OURS "mime") != 0)
-        return NULL;
-    const char *mime = bh_files_mime(f, name, c);
+        return 0;
+    c->mime = bh_files_mime(f, name, content);
+    if (strcmp(c->mime, BH_MIME_UNKNOWN) != 0 || bh_sha256_is_none(content->hash) || content->data)
+        return 0;
     /* What is not here was seen when its row was made. */
-    if (strcmp(mime, BH_MIME_UNKNOWN) != 0 || bh_sha256_is_none(c->hash) || c->data ||
-        bh_files_find_row(f, c->hash, row, &err) != 0 || !row->mime[0])
-        return mime;
-    return row->mime;
+    int rc = bh_files_find_row(f, content->hash, row, err);
+    if (rc == 0 && row->mime[0])
+        c->mime = row->mime;
+    return rc == ENOENT ? 0 : rc;
 }
 
 static int our_value(struct request *r, const struct bh_inode *i, struct bh_strbuf *out,
@@ -92,12 +95,11 @@ static int our_value(struct request *r, const struct bh_inode *i, struct bh_strb
     char name[256];
     struct bh_blob_row row;
     bh_names_name(bh_files_names(r->files), i->ino, name);
-    const struct files_content c = {
-        .blobs = bh_files_blobs(r->files),
-        .inode = i,
-        .state = bh_files_state(r->files, i),
-        .mime = files_xattr_mime(r->files, r->name, name, &i->content, &row)};
-    return files_xattr_value(r->name, &c, out, err);
+    struct files_content c = {.blobs = bh_files_blobs(r->files),
+                              .inode = i,
+                              .state = bh_files_state(r->files, i)};
+    int rc = files_xattr_mime(r->files, r->name, name, &c, &row, err);
+    return rc ? rc : files_xattr_value(r->name, &c, out, err);
 }
 
 /* Ours are not listed: whoever copies a file with its attributes (cp, rsync, tar) could not set

@@ -218,8 +218,11 @@ static int our_value(struct view_task *t, struct bh_strbuf *out, struct bh_error
                               .inode = v->inode,
                               .state = state,
                               .mime = BH_MIME_UNKNOWN};
-    if (v->kind == VIEW_FILE)
-        c.mime = files_xattr_mime(t->daemon->files, t->name, v->name, &v->inode->content, &row);
+    if (v->kind == VIEW_FILE) {
+        int rc = files_xattr_mime(t->daemon->files, t->name, v->name, &c, &row, err);
+        if (rc)
+            return rc;
+    }
     /* The row is in live.db, of which others may be in the way. */
     if (v->kind != VIEW_FILE && files_xattr_needs_row(t->name)) {
         int rc = bh_files_find_row(t->daemon->files, v->inode->content.hash, &row, err);

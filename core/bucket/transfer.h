@@ -5,6 +5,9 @@
 
 #include "bucket/bucket.h"
 
+/* S3: a part is no smaller, but for the last one, and neither is one that is copied. */
+#define BH_PART_MIN ((uint64_t)5 << 20)
+
 /* An object in the bucket that has some of a body's bytes at the same places: parts that lie wholly
  * in those are copied there by the store instead of sent. Each copy is on condition that the object
  * still has that ETag. Ignored where the store lacks BH_CAP_PART_COPY_IF_MATCH, and where the body

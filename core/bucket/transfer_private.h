@@ -6,7 +6,6 @@
 
 #include "bucket/transfer.h"
 
-#define BH_PART_MIN     ((uint64_t)5 << 20)
 #define BH_PART_MAX     ((uint64_t)5 << 30)
 #define BH_PARALLEL_MAX 256
 

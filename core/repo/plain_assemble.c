@@ -7,7 +7,6 @@
 #include "repo/plain_private.h"
 #include "util/log.h"
 
-#define PART_MIN ((uint64_t)5 << 20)
 /* Of bucket.part_size, as an ordinary upload has them; smaller ones may be as many more. */
 #define BUFFERS 4
 
@@ -40,7 +39,7 @@ bool plain_may_assemble(const struct bh_plain *p, uint64_t size)
      * fetched. */
     if (p->cfg->bucket.kind == BH_BUCKET_FILE && bh_store_absent_bytes(p->live->store) == 0)
         return false;
-    return etag[0] && size > 2 * PART_MIN &&
+    return etag[0] && size > 2 * BH_PART_MIN &&
            bh_bucket_can_assemble(p->bucket, conditional ? &cond : NULL);
 }
 

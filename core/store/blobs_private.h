@@ -11,6 +11,7 @@
 #include <pthread.h>
 
 #include "bucket/bucket_util.h"
+#include "bucket/transfer.h"
 #include "store/blobs.h"
 
 #define BLOBS_PARALLEL_MAX 64u
@@ -65,7 +66,7 @@ struct blobs_job {                    /* an upload to be done */
     bool doubtful;           /* the disk failed to sync it: only the bucket makes it safe */
 };
 
-#define BLOBS_EDIT_MIN ((uint64_t)5 << 20) /* what stores copy is no smaller */
+#define BLOBS_EDIT_MIN BH_PART_MIN
 #define BLOBS_RESUMES  32u
 
 /* What a data file, or a blob made from one, has of an older blob at the same places. */

@@ -496,15 +496,6 @@ static bool is_open(const struct bh_blob *o)
     return o->size == o->content->size && atomic_load(&o->content->fd) >= 0;
 }
 
-static int copy_local(struct bh_blob *o, struct bh_dfile *f, uint64_t len,
-                      const struct bh_call *call, struct bh_error *err)
-{
-    int rc = bh_blobs_copy(o->content->fd, f, len, call, err);
-    if (bh_blobs_is_full(rc) && bh_blobs_make_room(o->blobs, len))
-        rc = bh_blobs_copy(o->content->fd, f, len, call, err);
-    return rc;
-}
-
 /* As it is read, and hashed. *local: all is here by now, and a copy of that is better. */
 static int copy_read(struct bh_blob *o, struct bh_dfile *f, uint64_t len, struct bh_sha256 *h,
                      bool *local, const struct bh_call *call, struct bh_error *err)
@@ -547,7 +538,7 @@ int bh_blob_copy(struct bh_blob *o, struct bh_dfile *f, uint64_t len, bool *chec
     }
     bh_sha256_free(h);
     if (!rc && local) {
-        rc = copy_local(o, f, len, call, err);
+        rc = bh_data_copy(o->blobs, o->content->fd, len, f, call, err);
         *checked = rc == 0;
     }
     return rc;

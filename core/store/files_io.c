@@ -138,6 +138,16 @@ static void reaches(struct bh_open *o, uint64_t end)
         __atomic_store_n(&o->content.size, end, __ATOMIC_RELAXED);
 }
 
+/* What failed may have written beyond the end: that must not be seen when the file grows. */
+static int without_tail(struct bh_open *o, int rc, uint64_t end)
+{
+    if (rc == 0)
+        reaches(o, end);
+    else if (end > o->content.size)
+        (void)bh_dfile_truncate(&o->data, o->content.size); /* rc says what matters */
+    return rc;
+}
+
 /* With the gate entered and the lock for writing. */
 static int write_locked(struct bh_open *o, const void *buf, size_t len, uint64_t offset, bool wait,
                         struct bh_error *err)
@@ -157,9 +167,7 @@ static int write_locked(struct bh_open *o, const void *buf, size_t len, uint64_t
         rc = bh_blobs_write(o->files->blobs, &o->data, buf, len, offset, len);
     else if (bh_blobs_is_full(rc = bh_dfile_write(&o->data, buf, len, offset)))
         rc = EAGAIN; /* room may be made, which takes a while */
-    if (rc == 0)
-        reaches(o, offset + len);
-    return rc;
+    return without_tail(o, rc, offset + len);
 }
 
 int bh_open_write(struct bh_open *o, const void *buf, size_t len, uint64_t offset, bool wait,
@@ -182,6 +190,36 @@ int bh_open_write(struct bh_open *o, const void *buf, size_t len, uint64_t offse
     return rc;
 }
 
+/* Names first: a data file that is longer than they say is cut when it is opened; one that is
+ * shorter has lost something. What names refuse has changed nothing. */
+static int shrink(struct bh_open *o, uint64_t size, struct bh_error *err)
+{
+    const uint64_t had = o->content.size;
+    const int64_t mtime = o->mtime, ctime = o->ctime;
+    const bool dirty = atomic_load(&o->dirty), settled = atomic_load(&o->settled);
+    files_changes(o);
+    __atomic_store_n(&o->content.size, size, __ATOMIC_RELAXED);
+    int rc = files_push(o, true, err);
+    if (rc) {
+        __atomic_store_n(&o->content.size, had, __ATOMIC_RELAXED);
+        __atomic_store_n(&o->mtime, mtime, __ATOMIC_RELAXED);
+        __atomic_store_n(&o->ctime, ctime, __ATOMIC_RELAXED);
+        atomic_store(&o->dirty, dirty);
+        atomic_store(&o->settled, settled);
+        return rc;
+    }
+    bh_data_shrinks(o->files->blobs, o->content.data, size);
+    return bh_dfile_truncate(&o->data, size);
+}
+
+static int grow(struct bh_open *o, uint64_t size)
+{
+    int rc = bh_dfile_truncate(&o->data, size);
+    if (rc == 0)
+        reaches(o, size);
+    return rc;
+}
+
 /* With the lock for writing. */
 static int truncate_locked(struct bh_open *o, uint64_t size, struct bh_error *err)
 {
@@ -191,14 +229,10 @@ static int truncate_locked(struct bh_open *o, uint64_t size, struct bh_error *er
     int rc = same || files_is_writable(o) ? 0 : files_make_own(o, size, err);
     if (rc)
         return rc;
-    files_changes(o);
-    if (same)
-        return 0; /* times change all the same (POSIX: ftruncate) */
-    bh_data_shrinks(o->files->blobs, o->content.data, size);
-    rc = bh_dfile_truncate(&o->data, size);
-    if (rc == 0)
-        __atomic_store_n(&o->content.size, size, __ATOMIC_RELAXED);
-    return rc;
+    if (size < o->content.size)
+        return shrink(o, size, err);
+    files_changes(o); /* times change in any case (POSIX: ftruncate) */
+    return same ? 0 : grow(o, size);
 }
 
 int files_set_size(struct bh_open *o, uint64_t size, struct bh_error *err)
@@ -244,8 +278,8 @@ static int allocate_locked(struct bh_open *o, int mode, uint64_t offset, uint64_
         rc = fill_with_zeros(o, offset, (end < size ? end : size) - offset);
     if (rc == 0 && !(mode & FALLOC_FL_KEEP_SIZE) && end > size)
         rc = bh_dfile_truncate(&o->data, end);
-    if (rc == 0 && !(mode & FALLOC_FL_KEEP_SIZE))
-        reaches(o, end);
+    if (!(mode & FALLOC_FL_KEEP_SIZE))
+        rc = without_tail(o, rc, end);
     return rc;
 }
 

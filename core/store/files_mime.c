@@ -93,19 +93,18 @@ struct signature {
 static bool is_text(const unsigned char *bytes, size_t len)
 {
     char text[FIRST_BYTES + 1];
+    const size_t most = len < FIRST_BYTES ? 0 : 3; /* bytes of a character that was cut off */
     if (len > FIRST_BYTES)
         len = FIRST_BYTES;
     for (size_t i = 0; i < len; i++)
         if (bytes[i] == 0x7f ||
             (bytes[i] < 0x20 && (bytes[i] < '\t' || bytes[i] > '\r') && bytes[i] != 033))
             return false;
-    for (size_t cut = 0; cut < 4 && cut <= len; cut++) {
-        memcpy(text, bytes, len - cut);
+    memcpy(text, bytes, len);
+    for (size_t cut = 0; cut <= most; cut++) {
         text[len - cut] = '\0';
         if (bh_utf8_valid(text))
             return true;
-        if (cut < len && bytes[len - 1 - cut] < 0x80)
-            return false;
     }
     return false;
 }
@@ -131,6 +130,29 @@ static const char *text_type(const unsigned char *bytes, size_t len)
     return "text/plain";
 }
 
+/* Containers that say behind their own signature what they contain. */
+static const char *media_type(const char *data, size_t len)
+{
+    static const struct {
+        const char *outer;
+        unsigned at;
+        const char *inner, *mime;
+    } known[] = {
+        {"RIFF", 8, "WEBP", "image/webp"},      {"RIFF", 8, "WAVE", "audio/x-wav"},
+        {"RIFF", 8, "AVI ", "video/x-msvideo"}, {"ftyp", 8, "heic", "image/heic"},
+        {"ftyp", 8, "mif1", "image/heif"},      {"ftyp", 8, "avif", "image/avif"},
+        {"ftyp", 8, "M4A ", "audio/mp4"},       {"ftyp", 8, "qt  ", "video/quicktime"},
+        {"ftyp", 4, "ftyp", "video/mp4"},
+    };
+    for (size_t i = 0; len >= 12 && i < sizeof known / sizeof *known; i++) {
+        bool is_iso = known[i].outer[0] == 'f'; /* ISO 14496-12: a box's length comes first */
+        if ((!is_iso || data[0] == 0) && !memcmp(data + (is_iso ? 4 : 0), known[i].outer, 4) &&
+            !memcmp(data + known[i].at, known[i].inner, 4))
+            return known[i].mime;
+    }
+    return NULL;
+}
+
 const char *bh_mime_of_bytes(const void *data, size_t len)
 {
     static const struct signature known[] = {
@@ -138,7 +160,6 @@ const char *bh_mime_of_bytes(const void *data, size_t len)
         AT(0, "\xff\xd8\xff", "image/jpeg"),
         AT(0, "GIF87a", "image/gif"),
         AT(0, "GIF89a", "image/gif"),
-        AT(8, "WEBP", "image/webp"),
         AT(0, "II*\0", "image/tiff"),
         AT(0, "MM\0*", "image/tiff"),
         AT(0, "%PDF-", "application/pdf"),
@@ -159,9 +180,6 @@ const char *bh_mime_of_bytes(const void *data, size_t len)
         AT(0, "ID3", "audio/mpeg"),
         AT(0, "fLaC", "audio/flac"),
         AT(0, "OggS", "audio/ogg"),
-        AT(8, "WAVE", "audio/x-wav"),
-        AT(8, "AVI ", "video/x-msvideo"),
-        AT(4, "ftyp", "video/mp4"),
         AT(0, "\x1a\x45\xdf\xa3", "video/x-matroska"),
         AT(0, "wOFF", "font/woff"),
         AT(0, "wOF2", "font/woff2"),
@@ -171,6 +189,9 @@ const char *bh_mime_of_bytes(const void *data, size_t len)
         if (len >= known[i].at + known[i].len &&
             memcmp((const char *)data + known[i].at, known[i].bytes, known[i].len) == 0)
             return known[i].mime;
+    const char *media = media_type(data, len);
+    if (media)
+        return media;
     return len && is_text(data, len) ? text_type(data, len) : BH_MIME_UNKNOWN;
 }
 

@@ -162,8 +162,11 @@ int files_make_own(struct bh_open *o, uint64_t keep, struct bh_error *err)
         return rc;
     rc = open_own(o->files, &from, keep, &number, &data, &call, err);
     drop_origin(&from);
-    if (rc == EALREADY && (rc = cut(b, number, &data, keep)) != 0)
-        bh_dfile_close(&data);
+    if (rc == EALREADY) { /* names are not asked: it keeps its size, and who called cuts it */
+        keep = o->content.size;
+        if ((rc = cut(b, number, &data, keep)) != 0)
+            bh_dfile_close(&data);
+    }
     return rc ? rc : install(o, number, keep, data, err);
 }
 

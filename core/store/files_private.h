@@ -146,7 +146,8 @@ int files_make_own(struct bh_open *o, uint64_t keep, struct bh_error *err);
 /* --- files_use.c --- */
 /* EAGAIN (not wait). Whoever publishes it lets go. */
 int files_lock_to_write(struct bh_open *o, bool wait);
-/* With the gate entered and o->lock for writing: what is newer here goes to names. */
+/* With the gate entered (or nobody left who could close it) and o->lock for writing: what is newer
+ * here goes to names. */
 int files_push(struct bh_open *o, bool wait, struct bh_error *err);
 /* Those that clients had open at the end. */
 void files_free_in_use(struct bh_files *f);

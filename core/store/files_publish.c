@@ -15,6 +15,7 @@
 /* After the last close: what is written again at once is published once. */
 #define DELAY_MS 1000
 #define RETRY_MS 10000
+#define POLL_MS  200
 #define BATCH    256u
 
 /* --- what waits --- */
@@ -258,10 +259,9 @@ static int64_t next_due(const struct bh_files *f, int64_t not_before)
 }
 
 /* Takes what is due; 0: the thread ends; ADOPT: rows are to be looked at. */
-static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t retry_ms)
+static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t not_before)
 {
     BH_LOCK_SCOPE(&f->mutex);
-    int64_t not_before = bh_mono_ms() + retry_ms;
     for (;;) {
         if (f->discarded_count)
             remove_discarded(f);
@@ -292,9 +292,26 @@ static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t retry_m
     }
 }
 
+/* A flush keeps f->publishing for as long as the bucket takes: meanwhile what was discarded goes,
+ * as its room may be needed. False: the thread is to end. */
+static bool lock_publishing(struct bh_files *f)
+{
+    while (pthread_mutex_trylock(&f->publishing) != 0) {
+        BH_LOCK_SCOPE(&f->mutex);
+        if (f->stopping)
+            return false;
+        if (f->discarded_count)
+            remove_discarded(f);
+        struct timespec until = bh_mono_after_ms(POLL_MS);
+        pthread_cond_timedwait(&f->wake, &f->mutex, &until);
+    }
+    return true;
+}
+
 static void adopt(struct bh_files *f)
 {
-    pthread_mutex_lock(&f->publishing);
+    if (!lock_publishing(f))
+        return;
     files_adopt(f, FILES_LOOK_QUIET);
     pthread_mutex_unlock(&f->publishing);
     BH_LOCK_SCOPE(&f->mutex);
@@ -307,20 +324,21 @@ static void *publisher_main(void *arg)
     struct bh_files *f = arg;
     struct bh_call call = {.stop = &f->cancel};
     uint64_t inos[BATCH];
-    int64_t retry = 0;
+    int64_t not_before = 0;
     size_t n;
     pthread_setname_np(pthread_self(), "bhfs-publish");
-    while ((n = take_due(f, inos, retry)) > 0) {
+    while ((n = take_due(f, inos, not_before)) > 0) {
         struct bh_error err;
         size_t put_off = 0;
         if (n == ADOPT) {
             adopt(f);
             continue;
         }
-        pthread_mutex_lock(&f->publishing);
+        if (!lock_publishing(f))
+            break; /* the next start finds them */
         int rc = publish_batch(f, inos, n, false, &put_off, &call, &err);
         pthread_mutex_unlock(&f->publishing);
-        retry = rc ? RETRY_MS : 0;
+        not_before = rc ? bh_mono_ms() + RETRY_MS : 0;
         if (rc && rc != ECANCELED)
             bh_log(BH_LOG_WARNING, "files that were closed are not published yet: %s", err.text);
         for (size_t i = 0; (rc || put_off) && i < n; i++)

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "store/files_scan.h"
 #include "util/cleanup.h"
@@ -311,7 +310,7 @@ static int fill_rows(struct bh_files *f, struct files_touched *touched, size_t c
         struct row *r = &j->rows[j->count];
         if (i > 0 && !memcmp(touched[i].hash, touched[i - 1].hash, sizeof touched[i].hash))
             continue;
-        *r = (struct row){.touched = touched[i], .mime = bh_mime_of_name("")};
+        *r = (struct row){.touched = touched[i], .mime = BH_MIME_UNKNOWN};
         int rc = bh_names_find_blob(f->names, r->touched.hash, &r->touched.size, err);
         r->wanted = rc == 0;
         if (rc && rc != ENOENT)
@@ -322,7 +321,8 @@ static int fill_rows(struct bh_files *f, struct files_touched *touched, size_t c
         bh_names_name(f->names, r->touched.ino, r->name);
         struct bh_content content = {.size = r->touched.size, .hash_size = r->touched.size};
         memcpy(content.hash, r->touched.hash, sizeof content.hash);
-        r->mime = bh_files_mime(f, r->name, &content);
+        /* Most of those that are compared as a whole have their row. */
+        r->mime = r->touched.at_ms ? bh_files_mime(f, r->name, &content) : bh_mime_of_name(r->name);
         rc = read_meta(f, r->touched.ino, &r->meta, err);
         if (rc == ENOENT || rc == ENODATA)
             r->touched.meta = false;

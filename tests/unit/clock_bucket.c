@@ -18,7 +18,7 @@
 int64_t clock_ms;
 atomic_int clock_requests_left = INT32_MAX;
 bool clock_last_is_done;
-int clock_requests;
+atomic_int clock_requests;
 void (*clock_hook)(const char *op, const char *key);
 bool (*clock_lie)(const char *key);
 

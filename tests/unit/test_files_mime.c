@@ -44,7 +44,13 @@ static void by_first_bytes(void **state)
         {"#!/usr/bin/env python3\n", 23, "text/x-python"},
         {"#!/bin/sh\n", 10, "text/x-sh"},
         {"plain t\xc3\xa4xt\n", 12, "text/plain"},
-        {"cut off \xc3", 9, "text/plain"},
+        {"cut off \xc3", 9, "application/octet-stream"},
+        {"\xff\xfe", 2, "application/octet-stream"},
+        {"THE NEW WAVE in", 15, "text/plain"},
+        {"a,b,ftypmp42,c", 14, "text/plain"},
+        {"\0\0\0\x18"
+         "ftypheic",
+         12, "image/heic"},
         {"latin t\xe4xt\n", 11, "application/octet-stream"},
         {"\n\n \n", 4, "text/plain"},
         {"nearly\0text", 11, "application/octet-stream"},
@@ -53,6 +59,12 @@ static void by_first_bytes(void **state)
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         assert_string_equal(bh_mime_of_bytes(all[i].bytes, all[i].len), all[i].mime);
+    char cut[512];
+    memset(cut, 'x', sizeof cut);
+    cut[511] = '\xc3'; /* the first byte of a character that goes on */
+    assert_string_equal(bh_mime_of_bytes(cut, sizeof cut), "text/plain");
+    cut[400] = '\xc3';
+    assert_string_equal(bh_mime_of_bytes(cut, sizeof cut), "application/octet-stream");
     char tar[512] = "name";
     memcpy(tar + 257, "ustar", 5);
     assert_string_equal(bh_mime_of_bytes(tar, sizeof tar), "application/x-tar");
