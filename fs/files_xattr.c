@@ -95,9 +95,8 @@ static int our_value(struct request *r, const struct bh_inode *i, struct bh_strb
     char name[256];
     struct bh_blob_row row;
     bh_names_name(bh_files_names(r->files), i->ino, name);
-    struct files_content c = {.blobs = bh_files_blobs(r->files),
-                              .inode = i,
-                              .state = bh_files_state(r->files, i)};
+    struct files_content c = {
+        .blobs = bh_files_blobs(r->files), .inode = i, .state = bh_files_state(r->files, i)};
     int rc = files_xattr_mime(r->files, r->name, name, &c, &row, err);
     return rc ? rc : files_xattr_value(r->name, &c, out, err);
 }

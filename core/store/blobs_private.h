@@ -37,11 +37,11 @@ struct blobs_entry {                   /* some 100 bytes for each blob that is h
     struct blobs_job *job;             /* of what is pending, else NULL */
     struct blobs_content *content;     /* of what is open, else NULL */
     uint64_t bytes;                    /* on the disk */
-    uint32_t flush; /* after which a head names it; 0: it needs none; bh_blobs_needs_head */
-    uint32_t seen_s;                   /* when its object was last seen in the bucket; 0: never */
-    uint16_t pins;                     /* keep the local file: uploads and contents */
-    uint8_t kind;                      /* enum blobs_kind */
-    bool kept;                         /* in which list it is, if it is in one */
+    uint32_t flush;  /* after which a head names it; 0: it needs none; bh_blobs_needs_head */
+    uint32_t seen_s; /* when its object was last seen in the bucket; 0: never */
+    uint16_t pins;   /* keep the local file: uploads and contents */
+    uint8_t kind;    /* enum blobs_kind */
+    bool kept;       /* in which list it is, if it is in one */
     uint8_t hash[BH_SHA256_LEN];
 };
 

@@ -13,7 +13,7 @@ extern int64_t clock_ms; /* its time, which objects get */
 
 extern atomic_int clock_requests_left; /* then all fail; INT32_MAX: enough */
 extern bool clock_last_is_done;        /* the first that fails happens all the same */
-extern atomic_int clock_requests;            /* that were made */
+extern atomic_int clock_requests;      /* that were made */
 /* Before every request, but for those that it makes itself. NULL: nothing. */
 extern void (*clock_hook)(const char *op, const char *key);
 /* True: the put is answered well, and nothing is stored. NULL: never. */
