@@ -9,7 +9,8 @@
 #include "util/clock.h"
 #include "util/thread.h"
 
-#define POLL_MS 20 /* how soon a cancelled reader returns */
+#define POLL_MS  20 /* how soon a cancelled reader returns */
+#define STUCK_MS 1000
 
 /* --- one fetch; with the mutex --- */
 
@@ -74,6 +75,17 @@ static int patience(struct bh_blobs *b, struct blobs_fetch *f, int64_t since_ms,
                    (long long)b->o.read_timeout_ms);
 }
 
+/* A reader does not want it any more. It goes on for others, and as it may be wanted again; but if
+ * it does not get ahead it would keep a thread from others. */
+static void give_up(struct blobs_fetch *f, int64_t since_ms)
+{
+    int64_t moved = atomic_load(&f->moved_ms);
+    bool alone = f->refs == 2; /* the thread's, and this reader's */
+    if (f->begun && !f->over && alone &&
+        bh_mono_ms() - (moved > since_ms ? moved : since_ms) >= STUCK_MS)
+        atomic_store(&f->cancel, true);
+}
+
 int bh_blobs_await(struct bh_blobs *b, struct blobs_fetch *f, int64_t since_ms,
                    const struct bh_call *call, bool *missing, struct bh_error *err)
 {
@@ -93,6 +105,8 @@ int bh_blobs_await(struct bh_blobs *b, struct blobs_fetch *f, int64_t since_ms,
         *missing = f->missing;
         rc = bh_fail(err, f->rc, "%s", f->error.text);
     }
+    if (rc == ECANCELED)
+        give_up(f, since_ms);
     let_go(f);
     return rc;
 }

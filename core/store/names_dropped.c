@@ -124,8 +124,8 @@ int bh_names_each_dropped(struct bh_names *n,
         rc = read_dropped(r, fn, arg, err);
         reader_put(n, r, rc == 0);
     }
-    load_close(n,
-               &l); /* true: files_adopt.c holds `publishing`, without which nothing is swapped */
+    /* True: files_adopt.c holds `publishing`, without which nothing is swapped. */
+    load_close(n, &l);
     return rc;
 }
 

@@ -329,6 +329,39 @@ static void test_a_whole_blob_is_not_waited_for_in_memory(void **state)
     bh_blob_close(o);
 }
 
+static void *cancel_later(void *arg)
+{
+    usleep(1500000);
+    atomic_store((atomic_bool *)arg, true);
+    return NULL;
+}
+
+/* Who gives up a read that hangs leaves its thread to others. */
+static void test_a_fetch_that_hangs_ends_with_its_only_reader(void **state)
+{
+    uint8_t other[BH_SHA256_LEN];
+    char buf[100];
+    size_t got;
+    atomic_bool cancel = false;
+    const struct bh_call call = {.cancel = &cancel};
+    pthread_t thread;
+    options.parallel = 1;
+    options.read_timeout_ms = 20000;
+    put_object(1, 100 * KIB, hash);
+    put_object(2, 100 * KIB, other);
+    open_blobs(false);
+    struct bh_blob *o = open_blob(hash, 100 * KIB);
+    set_rules("get:delay=60s");
+    assert_int_equal(pthread_create(&thread, NULL, cancel_later, &cancel), 0);
+    assert_int_equal(bh_blob_read(o, buf, sizeof buf, 0, &got, &call, ERR), ECANCELED);
+    pthread_join(thread, NULL);
+    bh_blob_close(o);
+    set_rules("");
+    int64_t began = bh_mono_ms();
+    must_have_blob(other, 2, 100 * KIB);
+    assert_true(bh_mono_ms() - began < 10000);
+}
+
 static void test_the_cache_gives_way_to_what_is_written(void **state)
 {
     uint8_t cached[BH_SHA256_LEN];
@@ -390,6 +423,7 @@ int main(void)
         TEST(test_reading_on_a_full_disk),
         TEST(test_parts_are_read_on_a_full_disk),
         TEST(test_a_whole_blob_is_not_waited_for_in_memory),
+        TEST(test_a_fetch_that_hangs_ends_with_its_only_reader),
         TEST(test_the_cache_gives_way_to_what_is_written),
         TEST(test_a_failed_sync_is_not_made_up_for_by_another),
     };
