@@ -218,7 +218,8 @@ class Driver:
     def restore(self):
         target = self.rand.choice(self.snapshots()[-40:])
         tag = self.tag_of("%s/snapshots/%s/live.db" % (MNT, target))
-        self.command("restore", "prev" if self.rand.random() < 0.1 else target)
+        prev = self.rand.random() < 0.1 and len(self.snapshots(open(CTL + "/branch").read().strip())) > 1
+        self.command("restore", "prev" if prev else target)
         report = dict(line.split(": ", 1) for line in open(CTL + "/restore").read().splitlines())
         if report["restored"] != target:
             tag = self.tag_of("%s/snapshots/%s/live.db" % (MNT, report["restored"]))
