@@ -31,11 +31,16 @@ static bool was_fetched(const struct bh_files *f, uint64_t number)
     return g->number == number && g->fetched_ms > 0;
 }
 
+/* Group follows upon group: the one after this is to be fetched. */
+static bool next_is_due(const struct bh_files *f, uint64_t number)
+{
+    return was_fetched(f, number) && was_fetched(f, number - 1) && !was_fetched(f, number + 1);
+}
+
 bool files_ahead_is_due(struct bh_files *f, uint64_t ino)
 {
-    uint64_t number = GROUP_OF(ino);
     BH_LOCK_SCOPE(&f->mutex);
-    return was_fetched(f, number) && was_fetched(f, number - 1) && !was_fetched(f, number + 1);
+    return next_is_due(f, GROUP_OF(ino));
 }
 
 #define NONE UINT64_MAX
@@ -45,8 +50,8 @@ static uint64_t note(struct bh_files *f, uint64_t ino, bool is_here)
 {
     const int64_t now = bh_mono_ms();
     uint64_t number = GROUP_OF(ino) + 1; /* of the next one */
-    bool due = files_ahead_is_due(f, ino);
     BH_LOCK_SCOPE(&f->mutex);
+    bool due = next_is_due(f, number - 1);
     if (!is_here) {
         struct files_group *g = group_of(f, GROUP_OF(ino));
         if (g->fetched_ms && now - g->fetched_ms > AGAIN_MS)

@@ -3,14 +3,8 @@
 # works and makes room again; contents that are in the bucket as well give way by themselves.
 # level: quick
 # time: 90
-[ "$(id -u)" = 0 ] || { echo "needs root, to make a small file system"; exit 77; }
-[ -e /dev/fuse ] || { echo "/dev/fuse is absent"; exit 77; }
-[ -n "${IN_NAMESPACE-}" ] || IN_NAMESPACE=1 exec unshare -m --propagation private bash "${BASH_SOURCE[0]}"
-. "${BASH_SOURCE%/*}/../lib.sh"
+. "${BASH_SOURCE%/*}/../small-disk.sh"
 
-mkdir "$T/small"
-mount -t tmpfs -o size=40m none "$T/small"
-STATE=$T/small/state
 mount_bh
 F=$MNT/files
 sql "CREATE TABLE t(i); INSERT INTO t VALUES(1)"

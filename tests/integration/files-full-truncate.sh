@@ -3,14 +3,8 @@
 # an append that is refused leaves nothing behind that a longer file shows later, and the next flush goes well.
 # level: full
 # time: 90
-[ "$(id -u)" = 0 ] || { echo "needs root, to make a small file system"; exit 77; }
-[ -e /dev/fuse ] || { echo "/dev/fuse is absent"; exit 77; }
-[ -n "${IN_NAMESPACE-}" ] || IN_NAMESPACE=1 exec unshare -m --propagation private bash "${BASH_SOURCE[0]}"
-. "${BASH_SOURCE%/*}/../lib.sh"
+. "${BASH_SOURCE%/*}/../small-disk.sh"
 
-mkdir "$T/small"
-mount -t tmpfs -o size=40m none "$T/small"
-STATE=$T/small/state
 rules=$T/rules
 : >"$rules"
 mount_bh -o snapshot.interval=0 -o bucket.fault="@$rules"

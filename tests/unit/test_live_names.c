@@ -198,16 +198,23 @@ static struct bh_names_base elsewhere(void)
     return (struct bh_names_base){.origin = &remote.base, .size = remote.size};
 }
 
-/* Whoever asks for a name hears that the bucket is away, not that a disk is broken. */
-static void test_a_bucket_that_does_not_answer_is_told_from_a_broken_disk(void **state)
+/* Of names that are elsewhere, and could not be fetched just now. */
+static sqlite3 *connect_timed_out(void)
 {
-    (void)state;
     open_live(NULL);
     struct bh_names_base there = elsewhere();
     must(bh_live_names_replace(live, &there, ERR));
     sqlite3 *c = connect_names();
     remote.failing = ETIMEDOUT;
     assert_int_not_equal(sql(c, "SELECT sum(length(fill)) FROM t"), SQLITE_OK);
+    return c;
+}
+
+/* Whoever asks for a name hears that the bucket is away, not that a disk is broken. */
+static void test_a_bucket_that_does_not_answer_is_told_from_a_broken_disk(void **state)
+{
+    (void)state;
+    sqlite3 *c = connect_timed_out();
     assert_int_equal(sqlite3_system_errno(c), ETIMEDOUT);
     assert_int_equal(bh_sqlite_fail(c, ERR, "t"), ETIMEDOUT);
     remote.failing = EIO;
@@ -223,12 +230,7 @@ static void test_an_old_timeout_does_not_colour_another_error(void **state)
 {
     (void)state;
     leave_hot_journal("/no/such/directory/other.db-mj0123459AB");
-    open_live(NULL);
-    struct bh_names_base there = elsewhere();
-    must(bh_live_names_replace(live, &there, ERR));
-    sqlite3 *c = connect_names();
-    remote.failing = ETIMEDOUT;
-    assert_int_not_equal(sql(c, "SELECT sum(length(fill)) FROM t"), SQLITE_OK);
+    sqlite3 *c = connect_timed_out();
     assert_int_equal(bh_sqlite_code(c), ETIMEDOUT);
     remote.failing = 0;
     sqlite3 *other = connect_live();
