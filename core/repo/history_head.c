@@ -27,6 +27,8 @@ int history_read_head(struct bh_history *h, const char *branch, const struct bh_
     }
     h->head = rc == 0 ? head : none;
     snprintf(h->head.branch, sizeof h->head.branch, "%s", branch);
+    if (rc == 0 && history_is_own_lease(h, &h->head))
+        h->held = true; /* of an earlier life, even if it cannot be renewed now */
     return rc;
 }
 

@@ -127,6 +127,22 @@ if [ "$ON" != swift ]; then # which has no conditional writes: the later head is
     rm -rf "$T/state-a"
     sql 'DELETE FROM t WHERE i = 6' "$B/live.db"
     flush "$B"
+
+    # Nor does one that was killed, and could not renew the lease that it still had when it came back.
+    kill -KILL "${daemons[$B]}"
+    wait_for 10 gone "${daemons[$B]}"
+    unmount_dead "$B"
+    echo 'put:eio:key=*/branches/main' >"$T/rules"
+    mount_at "$B" "$T/state-b" "$URL" -o snapshot.steal=true -o bucket.attempts=1 -o bucket.fault="@$T/rules"
+    : >"$T/rules"
+    sql 'INSERT INTO t VALUES(10)' "$B/live.db"
+    mount_at "$A" "$T/state-a" "$URL" -o snapshot.steal=true
+    assert_errno ESTALE "os.utime('$B/.ctl/flush')"
+    must_fail "$BHFS" umount --force "$B"
+    ended "$B"
+    sql 'CREATE TABLE u(i)' "$A/live.db" # B's insertion becomes a rescue branch
+    umount_bh "$A"
+    mount_at "$B" "$T/state-b" "$URL"
 fi
 
 # After kill -9 the same state directory takes the branch back at once; another one waits for the lease to end.
