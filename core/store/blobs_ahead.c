@@ -1,6 +1,6 @@
 /* Reading a large blob of which only parts are here: which requests are made for it. A sequential
  * reader gets more and more read ahead, by several requests at once; one that jumps gets small
- * pieces, which grow if it goes on. */
+ * pieces, which grow if it goes on, until the rest of the blob comes beside them. */
 #include "store/blobs_private.h"
 
 #include <errno.h>
@@ -13,6 +13,7 @@
 #define PIECE_MAX   ((uint64_t)2 << 20)   /* of one request */
 #define RANDOM_EACH 8                     /* random reads, after which requests become larger */
 #define RANDOM_MAX  4                     /* 64 KiB to 1 MiB */
+#define SWEEPS      2                     /* of the largest pieces, beside each that is waited for */
 
 /* --- what is fetched; with the mutex --- */
 
@@ -94,6 +95,24 @@ static int read_ahead(struct bh_blob *o, uint64_t after)
     return rc;
 }
 
+/* Who has read here and there for that long will want most of it, and waits for one piece at a
+ * time: others come meanwhile, from the beginning on, a few for each; where half is here, the rest.
+ * Not where the cache has no room for all of it. */
+static void sweep(struct bh_blobs *b, struct blobs_content *c)
+{
+    struct blobs_parts *p = c->parts;
+    uint64_t left = p->here > p->units / 2 ? p->units : SWEEPS;
+    for (; left > 0 && p->swept < p->units && !p->lost; left--) {
+        while (p->swept < p->units && !is_wanted(p, p->swept))
+            p->swept++;
+        uint64_t end = (p->swept >> RANDOM_MAX << RANDOM_MAX) + ((uint64_t)1 << RANDOM_MAX);
+        end = end < p->units ? end : p->units;
+        if (fetch_missing(b, c, p->swept, end, end - p->swept, NULL) != 0)
+            return; /* without memory there is none */
+        p->swept = end;
+    }
+}
+
 /* Asks for the unit, which is missing and not under way, and what is best fetched with it; the
  * reader wants all up to least_end. */
 static struct blobs_fetch *demand(struct bh_blob *o, uint64_t unit, uint64_t least_end)
@@ -118,7 +137,11 @@ static struct blobs_fetch *demand(struct bh_blob *o, uint64_t unit, uint64_t lea
         end = least_end;
     if (end > p->units)
         end = p->units;
-    return fetch_missing(o->blobs, c, first, end, end - first, &f) == 0 ? f : NULL;
+    if (fetch_missing(o->blobs, c, first, end, end - first, &f) != 0)
+        return NULL;
+    if (!o->window && p->random >= RANDOM_EACH << RANDOM_MAX)
+        sweep(o->blobs, c);
+    return f;
 }
 
 /* The fetch that brings a unit, with a reference for the caller. */

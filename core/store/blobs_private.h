@@ -143,6 +143,7 @@ struct blobs_parts { /* of a large blob: the files r-HASH and r-HASH.map */
     char etag[BH_ETAG_MAX]; /* of the object that the units are from; "": not known yet */
     unsigned random;        /* reads that were not sequential */
     unsigned lost;          /* times that units went again */
+    uint64_t swept;         /* units up to here were fetched beside what is read at random */
     bool checking;
     uint64_t lately, hand; /* units: read last; evicted next */
 };
