@@ -29,19 +29,36 @@ static int reserve(struct bh_map *m, uint64_t entries)
     return 0;
 }
 
-static void count_loaded(struct bh_map *m)
+/* How many entries of each kind there are in a word of them. */
+struct counts {
+    uint64_t dirty, clean, absent;
+};
+
+static void count_word(struct counts *c, uint64_t word)
 {
-    uint64_t entries = m->used, used = 0; /* bh_map_get looks at m->used */
-    for (uint64_t i = 0; i < entries; i++) {
-        enum bh_block_state s = bh_map_get(m, i);
-        if (s == BH_BLOCK_DIRTY)
-            m->dirty++;
-        m->clean += s == BH_BLOCK_CLEAN;
-        m->absent += s == BH_BLOCK_ABSENT;
-        if (s != BH_BLOCK_ZERO)
-            used = i + 1;
+    const uint64_t each = 0x5555555555555555u;
+    uint64_t low = word & each, high = word >> 1 & each;
+    c->clean += (unsigned)__builtin_popcountll(low & ~high);
+    c->dirty += (unsigned)__builtin_popcountll(high & ~low);
+    c->absent += (unsigned)__builtin_popcountll(low & high);
+}
+
+static void count_loaded(struct bh_map *m, uint64_t bytes)
+{
+    struct counts c = {0};
+    uint64_t i = 0, word;
+    for (; i + sizeof word <= bytes; i += sizeof word) {
+        memcpy(&word, m->bits + i, sizeof word);
+        count_word(&c, word);
     }
-    m->used = used;
+    for (; i < bytes; i++)
+        count_word(&c, m->bits[i]);
+    m->dirty = c.dirty;
+    m->clean = c.clean;
+    m->absent = c.absent;
+    while (bytes > 0 && m->bits[bytes - 1] == 0)
+        bytes--;
+    m->used = bytes * 4;
 }
 
 int bh_map_open(struct bh_map *m, struct bh_disk *disk, const char *name, bool create,
@@ -58,16 +75,14 @@ int bh_map_open(struct bh_map *m, struct bh_disk *disk, const char *name, bool c
         rc = errno;
     else if ((uint64_t)st.st_size > MAP_BYTES_MAX)
         rc = EIO;
-    else if ((rc = reserve(m, (uint64_t)st.st_size * 4)) == 0) {
+    else if ((rc = reserve(m, (uint64_t)st.st_size * 4)) == 0)
         rc = bh_pread_full(m->file.fd, m->bits, (size_t)st.st_size, 0, NULL);
-        m->used = (uint64_t)st.st_size * 4;
-    }
     if (rc) {
         bh_map_close(m);
         return bh_fail(err, rc, "the block map %s/%s cannot be read: %s", bh_disk_path(disk), name,
                        strerror(rc));
     }
-    count_loaded(m);
+    count_loaded(m, (uint64_t)st.st_size);
     return 0;
 }
 
@@ -87,11 +102,12 @@ enum bh_block_state bh_map_get(const struct bh_map *m, uint64_t block)
     return (enum bh_block_state)(m->bits[block / 4] >> (2 * (block % 4)) & 3);
 }
 
-static void put(struct bh_map *m, uint64_t block, enum bh_block_state state)
+/* The bits of byte `at` that are of the entries [first, end). */
+static uint8_t mask_of(uint64_t at, uint64_t first, uint64_t end)
 {
-    uint8_t *b = &m->bits[block / 4];
-    unsigned shift = 2 * (unsigned)(block % 4);
-    *b = (uint8_t)((*b & ~(3u << shift)) | (unsigned)state << shift);
+    unsigned from = first > at * 4 ? (unsigned)(first - at * 4) : 0;
+    unsigned to = end < at * 4 + 4 ? (unsigned)(end - at * 4) : 4;
+    return (uint8_t)((0xffu << 2 * from) & (0xffu >> 2 * (4 - to)));
 }
 
 int bh_map_set(struct bh_map *m, uint64_t first, uint64_t count, enum bh_block_state state)
@@ -105,22 +121,25 @@ int bh_map_set(struct bh_map *m, uint64_t first, uint64_t count, enum bh_block_s
     if (rc)
         return rc;
     uint64_t low = UINT64_MAX, high = 0;
-    uint64_t used = m->used;
+    struct counts gone = {0}, come = {0};
     if (end > m->used)
         m->used = end;
-    for (uint64_t i = first; i < end; i++) {
-        enum bh_block_state old = i < used ? bh_map_get(m, i) : BH_BLOCK_ZERO;
-        if (old == state)
+    for (uint64_t i = first / 4; i <= (end - 1) / 4; i++) {
+        uint8_t mask = mask_of(i, first, end), old = m->bits[i];
+        uint8_t new = (uint8_t)((old & ~mask) | ((unsigned)state * 0x55u & mask));
+        if (new == old)
             continue;
-        m->dirty += (uint64_t)(state == BH_BLOCK_DIRTY) - (uint64_t)(old == BH_BLOCK_DIRTY);
-        m->clean += (uint64_t)(state == BH_BLOCK_CLEAN) - (uint64_t)(old == BH_BLOCK_CLEAN);
-        if (state == BH_BLOCK_ABSENT || old == BH_BLOCK_ABSENT)
-            m->absent += (uint64_t)(state == BH_BLOCK_ABSENT) - (uint64_t)(old == BH_BLOCK_ABSENT);
-        put(m, i, state);
+        count_word(&gone, old);
+        count_word(&come, new);
+        m->bits[i] = new;
         if (low == UINT64_MAX)
-            low = i / 4;
-        high = i / 4;
+            low = i;
+        high = i;
     }
+    m->dirty += come.dirty - gone.dirty;
+    m->clean += come.clean - gone.clean;
+    if (come.absent != gone.absent)
+        m->absent += come.absent - gone.absent;
     if (m->stale) { /* write everything, what failed before too */
         low = 0;
         high = (m->used - 1) / 4;

@@ -62,6 +62,28 @@ size_t changed_count(const struct bh_names *n)
 
 /* --- tables --- */
 
+/* The tables are large and mostly empty, and are emptied by slices: a page of each, of which it is
+ * known whether anything was ever put into it. */
+#define SLICE 512u /* buckets */
+
+static void touch(struct bh_names *n, uint64_t bucket)
+{
+    uint64_t slice = bucket / SLICE;
+    n->touched[slice / 64] |= UINT64_C(1) << slice % 64;
+}
+
+/* The next touched slice from `from` on; UINT64_MAX: there is none. */
+static uint64_t next_touched(const struct bh_names *n, uint64_t from)
+{
+    for (; from <= n->mask / SLICE; from++) {
+        uint64_t word = n->touched[from / 64] >> from % 64;
+        if (word)
+            return from + (unsigned)__builtin_ctzll(word);
+        from |= 63;
+    }
+    return UINT64_MAX;
+}
+
 static uint64_t mix(uint64_t h, uint64_t v)
 {
     h = (h ^ v) * UINT64_C(0x9e3779b97f4a7c15);
@@ -111,8 +133,9 @@ int cache_init(struct bh_names *n)
     n->inodes = calloc(size, sizeof(void *));
     n->contents = calloc(size, sizeof(void *));
     n->entries = calloc(size, sizeof(void *));
+    n->touched = calloc((size / SLICE + 63) / 64, sizeof *n->touched);
     bh_random_bytes(&n->seed, sizeof n->seed);
-    return n->inodes && n->contents && n->entries ? 0 : ENOMEM;
+    return n->inodes && n->contents && n->entries && n->touched ? 0 : ENOMEM;
 }
 
 void object_free(struct object *o)
@@ -134,15 +157,19 @@ static void bury(struct bh_names *n, struct object *o)
         object_free(o);
 }
 
-static void bury_all(struct bh_names *n)
+static void bury_slice_of_entries(struct bh_names *n, uint64_t slice)
 {
-    for (uint64_t b = 0; b <= n->mask; b++)
+    for (uint64_t b = slice * SLICE; b < (slice + 1) * SLICE; b++)
         for (struct entry *e = n->entries[b], *next; e; e = next) {
             next = e->chain;
             e->of = NULL;
             bury(n, &e->o);
         }
-    for (uint64_t b = 0; b <= n->mask; b++)
+}
+
+static void bury_slice_of_inodes(struct bh_names *n, uint64_t slice)
+{
+    for (uint64_t b = slice * SLICE; b < (slice + 1) * SLICE; b++)
         for (struct inode *i = n->inodes[b], *next; i; i = next) {
             next = i->chain;
             i->first[0] = i->first[1] = i->named = NULL;
@@ -153,21 +180,33 @@ static void bury_all(struct bh_names *n)
         }
 }
 
+static void bury_all(struct bh_names *n)
+{
+    for (uint64_t s = 0; (s = next_touched(n, s)) != UINT64_MAX; s++)
+        bury_slice_of_entries(n, s);
+    for (uint64_t s = 0; (s = next_touched(n, s)) != UINT64_MAX; s++)
+        bury_slice_of_inodes(n, s);
+}
+
 void cache_free(struct bh_names *n)
 {
-    if (n->inodes && n->entries)
+    if (n->inodes && n->entries && n->touched)
         bury_all(n);
     free(n->inodes);
     free(n->contents);
     free(n->entries);
+    free(n->touched);
 }
 
 void cache_forget(struct bh_names *n)
 {
     bury_all(n);
-    memset(n->entries, 0, (n->mask + 1) * sizeof *n->entries);
-    memset(n->inodes, 0, (n->mask + 1) * sizeof *n->inodes);
-    memset(n->contents, 0, (n->mask + 1) * sizeof *n->contents);
+    for (uint64_t s = 0; (s = next_touched(n, s)) != UINT64_MAX; s++) {
+        memset(n->entries + s * SLICE, 0, SLICE * sizeof *n->entries);
+        memset(n->inodes + s * SLICE, 0, SLICE * sizeof *n->inodes);
+        memset(n->contents + s * SLICE, 0, SLICE * sizeof *n->contents);
+        n->touched[s / 64] &= ~(UINT64_C(1) << s % 64);
+    }
     n->in_memory = 0;
 }
 
@@ -221,6 +260,7 @@ static void content_insert(struct bh_names *n, struct inode *i)
     if (*b)
         (*b)->same_prev = &i->same;
     *b = i;
+    touch(n, (uint64_t)(b - n->contents));
 }
 
 struct inode *same_content(struct bh_names *n, const uint8_t hash[BH_SHA256_LEN])
@@ -236,6 +276,7 @@ void inode_insert(struct bh_names *n, struct inode *i)
     struct inode **b = inode_bucket(n, i->i.ino);
     i->chain = *b;
     *b = i;
+    touch(n, (uint64_t)(b - n->inodes));
     n->in_memory++;
     content_insert(n, i);
     if (i->i.ino == BH_NAMES_ROOT)
@@ -299,6 +340,7 @@ void entry_insert(struct bh_names *n, struct entry *e)
     struct entry **first = siblings(e);
     e->chain = *b;
     *b = e;
+    touch(n, (uint64_t)(b - n->entries));
     e->next = *first;
     e->prev = first;
     if (*first)

@@ -159,6 +159,7 @@ struct bh_names {
     /* memory */
     struct inode **inodes, **contents;
     struct entry **entries;
+    uint64_t *touched; /* a bit for each slice of the three */
     uint64_t mask, seed;
     struct list idle, changed[2], done;
     unsigned turn;
