@@ -9,7 +9,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 OTHER=$T/other.db
-read -r -a modes <<<"${BH_MODES:-DELETE TRUNCATE PERSIST}"
+read -r -a modes <<<"${BH_MODES:-DELETE PERSIST${BHFS_LONG:+ TRUNCATE}}"
 live_journal delete
 mount_bh -o snapshot.interval=0
 helper attachkill -C "$DB"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Four client processes and the daemon each add 1 to one counter 700 times (2,000 in --long), in each journal mode and with the modes
+# Four client processes and the daemon each add 1 to one counter 350 times (2,000 in --long), in each journal mode and with the modes
 # mixed; beside them a reader holds transactions open, and a process opens and closes the file without end. Nothing
 # is lost, nothing is counted twice. MIXED: the rollback modes, one a client, which is no change of the database; WALMIX:
 # each client changes the mode by chance whenever it opens, into WAL and out of it where it is alone.
@@ -11,7 +11,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 increments=${BH_INCREMENTS:-${BHFS_LONG:+2000}}
-increments=${increments:-700}
+increments=${increments:-350}
 read -r -a modes <<<"${BH_MODES:-DELETE TRUNCATE PERSIST MEMORY OFF MIXED WAL WALMIX}"
 all=WAL,WAL,WAL,DELETE,TRUNCATE,PERSIST,MEMORY
 say_seed

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The promise of live.db: where only the daemon is in the way, a client waits and never sees "database is locked". A
-# client without a busy timeout makes 600 transactions (2,000 at the long level), and as many reads, while the daemon commits all the time. In WAL
+# client without a busy timeout makes 400 transactions (2,000 at the long level), and as many reads, while the daemon commits all the time. In WAL
 # that also holds beside another client that reads for long: what it sees does not change, and it holds nobody up.
 # level: full
 # time: 900
@@ -9,7 +9,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 tries=${BH_TRIES:-${BHFS_LONG:+2000}}
-tries=${tries:-600}
+tries=${tries:-400}
 live_journal delete
 mount_bh -o snapshot.interval=0
 make_counter

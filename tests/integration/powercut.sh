@@ -5,6 +5,7 @@
 # level: full
 # time: 400
 # buckets: file ceph
+# level@ceph: long
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 rounds=${BH_ROUNDS:-${BHFS_LONG:+100}}
