@@ -13,7 +13,7 @@
 #define PIECE_MAX   ((uint64_t)2 << 20)   /* of one request */
 #define RANDOM_EACH 8                     /* random reads, after which requests become larger */
 #define RANDOM_MAX  4                     /* 64 KiB to 1 MiB */
-#define SWEEPS      2                     /* of the largest pieces, beside each that is waited for */
+#define SWEEPS      2 /* of the largest pieces, beside each that is waited for */
 
 /* --- what is fetched; with the mutex --- */
 
