@@ -101,6 +101,15 @@ static inline void count(struct daemon *d, enum op op)
 /* The kernel asks for no more at once. */
 #define READ_MAX (1u << 20)
 
+/* --- protocol.c: what libfuse does not know of the kernel's protocol --- */
+/* Between mounting and the first request. 0 or errno. */
+int protocol_extend(struct fuse_session *session);
+/* Of each request, before it is handled; on the loop thread. */
+void protocol_note(const struct fuse_buf *buf);
+/* Whether the file of this request shall lose its set-id bits (the kernel has not done it); on the
+ * loop thread. */
+bool protocol_drops_set_id(void);
+
 /* --- nodes.c: what the kernel knows by number --- */
 enum node_kind { NODE_ROOT, NODE_CTL_DIR, NODE_FILE, NODE_CTL, NODE_VIEW };
 

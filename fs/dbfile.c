@@ -11,7 +11,8 @@
 #include "util/cleanup.h"
 #include "util/log.h"
 
-#define INO_DB 3
+#define INO_DB    3
+#define MODE_BITS 01777 /* of files that are never programs: nobody asks for set-id bits */
 
 bool note_status(struct daemon *d, const char *text)
 {
@@ -124,7 +125,7 @@ static int set_times(struct bh_file *f, const struct stat *attr, int to_set)
 static int change(struct bh_file *f, const struct stat *attr, int to_set)
 {
     int rc = 0;
-    if (to_set & FUSE_SET_ATTR_MODE && fchmod(f->disk.fd, attr->st_mode & 07777) != 0)
+    if (to_set & FUSE_SET_ATTR_MODE && fchmod(f->disk.fd, attr->st_mode & MODE_BITS) != 0)
         rc = errno;
     if (rc == 0 && to_set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID) &&
         fchown(f->disk.fd, to_set & FUSE_SET_ATTR_UID ? attr->st_uid : (uid_t)-1,
@@ -226,7 +227,7 @@ void dbfile_open(fuse_req_t req, struct node *n, struct fuse_file_info *fi)
 static void set_owner(struct daemon *d, fuse_req_t req, struct bh_file *f, mode_t mode)
 {
     const struct fuse_ctx *ctx = fuse_req_ctx(req);
-    if (mode & 022 && fchmod(f->disk.fd, mode & 07777) != 0) /* our umask is not the client's */
+    if (mode & 022 && fchmod(f->disk.fd, mode & MODE_BITS) != 0) /* our umask is not the client's */
         bh_log(BH_LOG_DEBUG, "%s keeps its mode: %s", f->name, strerror(errno));
     if (ctx->uid != d->uid && fchown(f->disk.fd, ctx->uid, ctx->gid) != 0)
         bh_log(BH_LOG_DEBUG, "%s stays with user %u: %s", f->name, (unsigned)d->uid,

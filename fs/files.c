@@ -109,6 +109,7 @@ static void fill(struct request *r, fuse_req_t req, request_fn *run)
     r->daemon = daemon_of(req);
     r->files = r->daemon->files;
     r->run = run;
+    r->drops_set_id = protocol_drops_set_id();
     r->name = r->new_name = "";
 }
 
@@ -344,8 +345,16 @@ static int prepare_setattr(struct request *r, bool wait, struct bh_error *err)
 
 static int run_setattr(struct request *r, bool wait, struct bh_error *err)
 {
-    struct bh_inode i;
-    int rc = bh_files_set(r->files, r->ino, r->flags, &r->what, &i, wait, err);
+    struct bh_inode i, to = r->what;
+    unsigned what = r->flags;
+    if (r->drops_set_id && !(what & BH_SET_MODE)) {
+        int rc = bh_names_get(bh_files_names(r->files), r->ino, &i, wait, err);
+        if (rc)
+            return rc;
+        to.mode = files_without_set_id(i.mode);
+        what |= to.mode == i.mode ? 0 : BH_SET_MODE;
+    }
+    int rc = bh_files_set(r->files, r->ino, what, &to, &i, wait, err);
     if (rc)
         return rc;
     request_settle(r);

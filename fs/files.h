@@ -34,6 +34,7 @@ struct request {
     unsigned epoch;      /* of `ino` */
     bool fetches;        /* may wait for the bucket for long */
     bool changes;        /* names: enters the gate */
+    bool drops_set_id;   /* the file loses its set-id bits */
     struct fuse_file_info fi;
     struct bh_inode what;
     unsigned flags;
@@ -59,6 +60,8 @@ void request_settle(struct request *r);
 struct handle {
     struct bh_open *open;
     struct inode_locks *locks; /* NULL: there was no memory, so it cannot be locked */
+    uint64_t ino;
+    unsigned epoch; /* in which it was opened */
     bool writing;
 };
 static inline struct handle *handle_of(const struct fuse_file_info *fi)
@@ -66,6 +69,13 @@ static inline struct handle *handle_of(const struct fuse_file_info *fi)
     return (struct handle *)(uintptr_t)fi->fh;
 }
 
+/* The mode of a file that is written by others than root (inode(7)). */
+static inline unsigned files_without_set_id(unsigned mode)
+{
+    if (!S_ISREG(mode))
+        return mode;
+    return mode & ~(unsigned)(S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
+}
 void files_stat(const struct bh_inode *i, struct stat *st);
 /* As the file is now. */
 struct fuse_entry_param files_entry(const struct request *r, struct bh_inode *i);

@@ -27,6 +27,8 @@ static int make_handle(struct request *r, uint64_t ino, bool wait, struct bh_err
         return rc;
     }
     h->locks = files_locks_hold(ino);
+    h->ino = ino;
+    h->epoch = r->epoch;
     r->fi.fh = (uintptr_t)h;
     r->fi.keep_cache = 1;
     return 0;
@@ -48,12 +50,32 @@ static int empty_it(struct request *r, uint64_t ino, struct bh_inode *out, struc
     int rc = bh_files_set(r->files, ino, BH_SET_CONTENT, &to, out, true, err);
     if (rc)
         return rc;
-    to.mode = out->mode & ~(unsigned)S_ISUID;
-    if (out->mode & S_IXGRP)
-        to.mode &= ~(unsigned)S_ISGID;
+    to.mode = files_without_set_id(out->mode);
     if (to.mode == out->mode || fuse_req_ctx(r->req)->uid == 0)
         return 0;
     return bh_files_set(r->files, ino, BH_SET_MODE, &to, out, true, err);
+}
+
+/* Before an open file is changed, if the kernel left that to us. */
+static int drop_set_id(struct request *r, bool wait, struct bh_error *err)
+{
+    const struct handle *h = handle_of(&r->fi);
+    struct bh_inode i, to = {0};
+    if (!r->drops_set_id)
+        return 0;
+    int rc = bh_files_enter(r->files, wait);
+    if (rc)
+        return rc;
+    bool changed = false;
+    if (h->epoch == atomic_load(&r->daemon->files_epoch)) { /* else nobody sees it any more */
+        rc = bh_names_get(bh_files_names(r->files), h->ino, &i, wait, err);
+        to.mode = rc ? 0 : files_without_set_id(i.mode);
+        changed = rc == 0 && to.mode != i.mode;
+        if (changed)
+            rc = bh_files_set(r->files, h->ino, BH_SET_MODE, &to, &i, wait, err);
+    }
+    bh_files_leave(r->files, changed && rc == 0);
+    return rc;
 }
 
 static int run_open(struct request *r, bool wait, struct bh_error *err)
@@ -181,9 +203,9 @@ void files_read(fuse_req_t req, size_t size, off_t off, const struct fuse_file_i
 static int run_write(struct request *r, bool wait, struct bh_error *err)
 {
     struct handle *h = handle_of(&r->fi);
-    int rc = !wait && r->data_size > WRITE_AT_ONCE
-                 ? EAGAIN
-                 : bh_open_write(h->open, r->data, r->data_size, r->offset, wait, r->call, err);
+    int rc = !wait && r->data_size > WRITE_AT_ONCE ? EAGAIN : drop_set_id(r, wait, err);
+    if (rc == 0)
+        rc = bh_open_write(h->open, r->data, r->data_size, r->offset, wait, r->call, err);
     if (rc == EAGAIN && !wait)
         r->fetches = bh_open_fetches(h->open);
     if (rc)
@@ -247,7 +269,9 @@ static int run_fallocate(struct request *r, bool wait, struct bh_error *err)
         r->fetches = bh_open_fetches(o);
         return EAGAIN;
     }
-    int rc = bh_open_allocate(o, (int)r->flags, r->offset, r->size, r->call, err);
+    int rc = drop_set_id(r, true, err);
+    if (rc == 0)
+        rc = bh_open_allocate(o, (int)r->flags, r->offset, r->size, r->call, err);
     if (rc)
         return rc;
     request_settle(r);

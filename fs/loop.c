@@ -80,6 +80,7 @@ void loop_run(struct daemon *d)
             break;
         }
         note_client(d, &incoming);
+        protocol_note(&incoming);
         fuse_session_process_buf(d->session, &incoming);
         if (incoming_kept)
             incoming.mem = take_spare();

@@ -271,7 +271,8 @@ static int mount_session(struct daemon *d, const struct options *o, struct bh_er
             "%s cannot be mounted (see the line above): is FUSE there (/dev/fuse), and may this "
             "user mount?",
             d->mountpoint);
-    return 0;
+    rc = protocol_extend(d->session);
+    return rc ? bh_fail(err, rc, "%s cannot be served: %s", d->mountpoint, strerror(rc)) : 0;
 }
 
 /* A look through the mount: only then is it said to work. */

@@ -1,4 +1,6 @@
 """chmod(2), fchmod(2)"""
+import struct
+
 import fs
 from fs import *
 
@@ -101,7 +103,7 @@ def test_write_takes_set_id_away():
     for mode, want in ((0o6777, 0o777), (0o4777, 0o777), (0o2777, 0o777), (0o6767, 0o767 | 0o2000), (0o1777, 0o1777), (0o777, 0o777)):
         # S_ISGID without execution by the group is no set-id; old kernels keep it, so do new ones for members
         loose = mode == 0o6767
-        for how in ("write", "truncate", "ftruncate", "O_TRUNC"):
+        for how in ("write", "truncate", "ftruncate", "O_TRUNC", "fallocate"):
             put("a", b"content")
             os.chown("a", 0, 0)
             os.chmod("a", mode)
@@ -112,9 +114,9 @@ def test_write_takes_set_id_away():
                     os.close(f)
                 elif how == "truncate":
                     truncate("a", 3)
-                elif how == "ftruncate":
+                elif how in ("ftruncate", "fallocate"):
                     f = os.open("a", os.O_WRONLY)
-                    ftruncate(f, 3)
+                    ftruncate(f, 3) if how == "ftruncate" else os.posix_fallocate(f, 0, 100)
                     os.close(f)
                 else:
                     opens("a", os.O_WRONLY | os.O_TRUNC)
@@ -131,6 +133,42 @@ def test_write_takes_set_id_away():
             truncate("a", 3)
         equal(perm("a"), 0o6777, f"root's {how} keeps them")
         os.unlink("a")
+
+
+def test_write_takes_set_id_away_again_and_again():
+    """Also of a file that is open and was written before, when the kernel believes that there is nothing to take away."""
+    put("a", b"content")
+    os.chown("a", U1, G1)
+    with user(U1, G1):
+        f = os.open("a", os.O_WRONLY)
+        for mode, want in ((0o4755, 0o755), (0o755, 0o755), (0o6755, 0o755), (0o2755, 0o755)):
+            os.write(f, b"x")
+            chmod("a", mode)
+            os.write(f, b"x")
+            equal(perm("a"), want, f"mode {mode:o} after a write")
+        os.close(f)
+    os.unlink("a")
+
+
+def test_write_takes_capabilities_away():
+    name, value = "security.capability", struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service=ep
+    put("a", b"content")
+    os.chmod("a", 0o777)
+    with user(U1, G1):
+        f = os.open("a", os.O_WRONLY)
+        os.write(f, b"x")
+    for who in ("root", "user"):
+        os.setxattr("a", name, value)
+        equal(os.getxattr("a", name), value, "capabilities")
+        if who == "root":
+            with open("a", "wb") as g:
+                g.write(b"x")
+        else:
+            with user(U1, G1):
+                os.write(f, b"x")
+        equal(name in os.listxattr("a"), False, f"capabilities after a write of {who}")
+    os.close(f)
+    os.unlink("a")
 
 
 fs.run(globals())

@@ -1,0 +1,101 @@
+/* What the kernel's protocol has and libfuse 3.14 does not show (linux/fuse.h).
+ *
+ * FUSE_HANDLE_KILLPRIV_V2: the file system itself takes set-id bits away from a file that is
+ * written, cut or given to somebody else. Without it the kernel asks before every write for the
+ * attribute security.capability, one more request each; with it once, until it asks for attributes
+ * again. So the answer to INIT is completed on its way, and with each request it is looked up
+ * whether the kernel wants the bits dropped. */
+#include <errno.h>
+#include <linux/fuse.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "daemon.h"
+
+/* Of the loop thread; INIT is its first request. */
+static uint64_t init_unique; /* 0: the flag is not offered, or set already */
+static bool drops_set_id;    /* it is agreed upon */
+static bool drops_now;       /* for the request that is being handled */
+
+static ssize_t read_request(int fd, void *buf, size_t len, void *userdata)
+{
+    (void)userdata;
+    ssize_t n = read(fd, buf, len);
+    struct {
+        struct fuse_in_header head;
+        struct fuse_init_in init;
+    } in;
+    if (n < (ssize_t)sizeof in)
+        return n;
+    memcpy(&in, buf, sizeof in);
+    if (in.head.opcode == FUSE_INIT && in.init.flags & FUSE_HANDLE_KILLPRIV_V2)
+        init_unique = in.head.unique;
+    return n;
+}
+
+static ssize_t write_answer(int fd, struct iovec *iov, int count, void *userdata)
+{
+    struct fuse_out_header head;
+    (void)userdata;
+    if (init_unique && count == 2 && iov[0].iov_len == sizeof head) {
+        memcpy(&head, iov[0].iov_base, sizeof head);
+        struct fuse_init_out out;
+        if (head.unique == init_unique && head.error == 0 && iov[1].iov_len <= sizeof out &&
+            iov[1].iov_len > offsetof(struct fuse_init_out, flags) + sizeof out.flags) {
+            memcpy(&out, iov[1].iov_base, iov[1].iov_len);
+            out.flags |= FUSE_HANDLE_KILLPRIV_V2;
+            init_unique = 0;
+            drops_set_id = true;
+            struct iovec changed[2] = {iov[0], {.iov_base = &out, .iov_len = iov[1].iov_len}};
+            return writev(fd, changed, 2);
+        }
+    }
+    return writev(fd, iov, count);
+}
+
+int protocol_extend(struct fuse_session *session)
+{
+    static const struct fuse_custom_io io = {.read = read_request, .writev = write_answer};
+    return -fuse_session_custom_io(session, &io, fuse_session_fd(session));
+}
+
+/* Whether the body of a request, of `len` bytes, says that set-id bits shall go. */
+static bool wants_drop(const struct fuse_in_header *head, const void *body, size_t len)
+{
+    struct fuse_write_in write;
+    struct fuse_setattr_in set;
+    switch (head->opcode) {
+    case FUSE_WRITE:
+        if (len < sizeof write)
+            return false;
+        memcpy(&write, body, sizeof write);
+        return write.write_flags & FUSE_WRITE_KILL_SUIDGID;
+    case FUSE_SETATTR:
+        if (len < sizeof set)
+            return false;
+        memcpy(&set, body, sizeof set);
+        /* Whoever gives a file to somebody else, or (no bit at all) to nobody else. */
+        return set.valid & (FATTR_KILL_SUIDGID | FATTR_UID | FATTR_GID) ||
+               !(set.valid & ~(unsigned)(FATTR_FH | FATTR_CTIME));
+    case FUSE_FALLOCATE: /* which has no flag for it */
+        return head->uid != 0;
+    default:
+        return false;
+    }
+}
+
+void protocol_note(const struct fuse_buf *buf)
+{
+    struct fuse_in_header head;
+    drops_now = false;
+    if (!drops_set_id || buf->flags & FUSE_BUF_IS_FD || buf->size < sizeof head)
+        return;
+    memcpy(&head, buf->mem, sizeof head);
+    drops_now = wants_drop(&head, (const char *)buf->mem + sizeof head, buf->size - sizeof head);
+}
+
+bool protocol_drops_set_id(void)
+{
+    return drops_now;
+}
