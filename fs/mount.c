@@ -374,6 +374,10 @@ static int prepare(struct daemon *d, const struct options *o, int signals, struc
     d->next_handle = 1;
     d->read_only = o->read_only;
     int rc = load_config(d, o, &cfg, err); /* a command that there is not looks like a bucket */
+    if (rc && !o->url && o->mountpoint[0] && !strchr(o->mountpoint, '/') &&
+        access(o->mountpoint, F_OK) != 0)
+        rc = bh_fail(err, ENOENT, "%s is neither a command nor a directory; see bhfs --help",
+                     o->mountpoint); /* ... or like a mount point */
     if (rc == 0)
         rc = check_mountpoint(o->mountpoint, &d->mountpoint, err);
     if (rc) {

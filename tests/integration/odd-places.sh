@@ -33,6 +33,7 @@ mount_bh -o live.journal=delete
 refused 'mounted bhfs already' -o live.dir="$T/other" "$URL" "$MNT"
 refused 'mounted bhfs already' -o live.dir="$T/other" "$URL" "$MNT/.ctl"
 refused 'not a bucket URL' nosuchcommand "$MNT"
+refused 'nosuchcommand is neither a command nor a directory' nosuchcommand
 attempt "$BHFS" export "$MNT" "$T/nothing.db"
 assert_eq "$STATUS" 1 "exporting an empty database"
 assert_match "$OUT" 'empty' "what exporting an empty database says"
