@@ -7,16 +7,20 @@
  * whether the kernel wants the bits dropped. */
 #include <errno.h>
 #include <linux/fuse.h>
+#include <stdatomic.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "daemon.h"
 
-/* Of the loop thread; INIT is its first request. */
-static uint64_t init_unique; /* 0: the flag is not offered, or set already */
-static bool drops_set_id;    /* it is agreed upon */
-static bool drops_now;       /* for the request that is being handled */
+/* INIT is the first request. 0: the flag is not offered, or set already. Answers of all threads
+ * look at it. */
+static atomic_uint_fast64_t init_unique;
+/* Of the loop thread: */
+static bool drops_set_id; /* it is agreed upon */
+static bool drops_now;    /* for the request that is being handled */
 
 static ssize_t read_request(int fd, void *buf, size_t len, void *userdata)
 {
@@ -30,28 +34,35 @@ static ssize_t read_request(int fd, void *buf, size_t len, void *userdata)
         return n;
     memcpy(&in, buf, sizeof in);
     if (in.head.opcode == FUSE_INIT && in.init.flags & FUSE_HANDLE_KILLPRIV_V2)
-        init_unique = in.head.unique;
+        atomic_store(&init_unique, in.head.unique);
     return n;
+}
+
+/* Adds the flag to the answer to INIT. */
+static bool complete(const struct iovec *iov, int count, struct fuse_init_out *out)
+{
+    struct fuse_out_header head;
+    if (count != 2 || iov[0].iov_len != sizeof head || iov[1].iov_len > sizeof *out ||
+        iov[1].iov_len < offsetof(struct fuse_init_out, flags) + sizeof out->flags)
+        return false;
+    memcpy(&head, iov[0].iov_base, sizeof head);
+    if (head.unique != atomic_load(&init_unique) || head.error)
+        return false;
+    memcpy(out, iov[1].iov_base, iov[1].iov_len);
+    out->flags |= FUSE_HANDLE_KILLPRIV_V2;
+    return true;
 }
 
 static ssize_t write_answer(int fd, struct iovec *iov, int count, void *userdata)
 {
-    struct fuse_out_header head;
+    struct fuse_init_out out;
     (void)userdata;
-    if (init_unique && count == 2 && iov[0].iov_len == sizeof head) {
-        memcpy(&head, iov[0].iov_base, sizeof head);
-        struct fuse_init_out out;
-        if (head.unique == init_unique && head.error == 0 && iov[1].iov_len <= sizeof out &&
-            iov[1].iov_len > offsetof(struct fuse_init_out, flags) + sizeof out.flags) {
-            memcpy(&out, iov[1].iov_base, iov[1].iov_len);
-            out.flags |= FUSE_HANDLE_KILLPRIV_V2;
-            init_unique = 0;
-            drops_set_id = true;
-            struct iovec changed[2] = {iov[0], {.iov_base = &out, .iov_len = iov[1].iov_len}};
-            return writev(fd, changed, 2);
-        }
-    }
-    return writev(fd, iov, count);
+    if (!atomic_load(&init_unique) || !complete(iov, count, &out))
+        return writev(fd, iov, count);
+    atomic_store(&init_unique, 0);
+    drops_set_id = true;
+    struct iovec changed[2] = {iov[0], {.iov_base = &out, .iov_len = iov[1].iov_len}};
+    return writev(fd, changed, 2);
 }
 
 int protocol_extend(struct fuse_session *session)

@@ -93,6 +93,7 @@ struct bh_files {
     bool adopted;               /* it has, after the start */
     bool reconcile;             /* rows may be missing: all are compared */
     struct files_queued *queue; /* due times ascend */
+    int64_t quiet_ms;           /* what was closed last waits until then */
     size_t queue_count, queue_room;
     pthread_cond_t adopted_cond;
     pthread_cond_t wake; /* of the publisher */

@@ -12,23 +12,31 @@
 #include "util/clock.h"
 #include "util/log.h"
 
-/* After the last close: what is written again at once is published once. */
+/* After the last close: what is written again at once is published once. While file after file is
+ * closed (tar, git, rsync), who does that goes first: nothing is published for so much longer. */
 #define DELAY_MS 1000
+#define BUSY_MS  5000
 #define RETRY_MS 10000
 #define POLL_MS  200
 #define BATCH    256u
 
 /* --- what waits --- */
 
-void files_queue(struct bh_files *f, uint64_t ino)
+/* With the mutex. */
+static void enqueue(struct bh_files *f, uint64_t ino, int64_t due_ms)
 {
-    BH_LOCK_SCOPE(&f->mutex);
     if (bh_grow(f->queue, f->queue_room, f->queue_count)) {
-        f->queue[f->queue_count++] =
-            (struct files_queued){.ino = ino, .due_ms = bh_mono_ms() + DELAY_MS};
+        f->queue[f->queue_count++] = (struct files_queued){.ino = ino, .due_ms = due_ms};
     } /* else the next flush finds it */
     if (f->queue_count == 1)
         pthread_cond_signal(&f->wake);
+}
+
+void files_queue(struct bh_files *f, uint64_t ino)
+{
+    BH_LOCK_SCOPE(&f->mutex);
+    f->quiet_ms = bh_mono_ms() + DELAY_MS;
+    enqueue(f, ino, f->quiet_ms);
 }
 
 void files_discard(struct bh_files *f, uint64_t data)
@@ -249,12 +257,19 @@ static void remove_discarded(struct bh_files *f)
 
 #define ADOPT (BATCH + 1)
 
+/* When the first that waits is published. */
+static int64_t first_due(const struct bh_files *f, int64_t not_before)
+{
+    int64_t due = f->queue[0].due_ms;
+    if (f->quiet_ms > due)
+        due = f->quiet_ms < due + BUSY_MS ? f->quiet_ms : due + BUSY_MS;
+    return due > not_before ? due : not_before;
+}
+
 /* With something that waits. */
 static int64_t next_due(const struct bh_files *f, int64_t not_before)
 {
-    int64_t due = INT64_MAX;
-    if (f->queue_count)
-        due = f->queue[0].due_ms > not_before ? f->queue[0].due_ms : not_before;
+    int64_t due = f->queue_count ? first_due(f, not_before) : INT64_MAX;
     return f->adopt && f->adopt_not_before_ms < due ? f->adopt_not_before_ms : due;
 }
 
@@ -273,10 +288,9 @@ static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t not_bef
             return ADOPT;
         }
         size_t n = 0;
-        while (now >= not_before && n < f->queue_count && n < BATCH && f->queue[n].due_ms <= now) {
-            inos[n] = f->queue[n].ino;
-            n++;
-        }
+        if (f->queue_count && now >= first_due(f, not_before))
+            for (; n < f->queue_count && n < BATCH && f->queue[n].due_ms <= now; n++)
+                inos[n] = f->queue[n].ino;
         if (n) {
             f->queue_count -= n;
             memmove(f->queue, f->queue + n, f->queue_count * sizeof *f->queue);
@@ -341,8 +355,9 @@ static void *publisher_main(void *arg)
         not_before = rc ? bh_mono_ms() + RETRY_MS : 0;
         if (rc && rc != ECANCELED)
             bh_log(BH_LOG_WARNING, "files that were closed are not published yet: %s", err.text);
+        BH_LOCK_SCOPE(&f->mutex);
         for (size_t i = 0; (rc || put_off) && i < n; i++)
-            files_queue(f, inos[i]);
+            enqueue(f, inos[i], bh_mono_ms() + DELAY_MS);
     }
     return NULL;
 }
