@@ -124,8 +124,9 @@ bool bh_open_fetches(struct bh_open *o)
 
 void files_changes(struct bh_open *o)
 {
+    if (atomic_exchange(&o->settled, false))
+        o->closed = o->version;
     o->version++;
-    atomic_store(&o->settled, false);
     int64_t now = bh_real_ns();
     __atomic_store_n(&o->mtime, now, __ATOMIC_RELAXED);
     __atomic_store_n(&o->ctime, now, __ATOMIC_RELAXED);

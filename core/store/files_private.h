@@ -47,6 +47,7 @@ struct bh_open {
     struct bh_blob *blob;
     uint64_t version;   /* rises with every change of the content */
     uint64_t published; /* the version that content.hash is of; 0: none */
+    uint64_t closed;    /* while not settled: the version when it was closed or synced last */
     atomic_bool
         settled; /* was closed or synced since it was written: may be published while open */
 };

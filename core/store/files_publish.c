@@ -73,6 +73,7 @@ void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t
 struct item {
     struct bh_open *open;
     uint64_t version, data, size;
+    uint8_t before[BH_SHA256_LEN]; /* what was published last */
     uint8_t hash[BH_SHA256_LEN];
     bool taken; /* the data file itself became the blob */
 };
@@ -101,7 +102,10 @@ static int make_blob(struct bh_files *f, struct item *it, bool patient, const st
     pthread_mutex_lock(&f->mutex);
     bool written = o->writers > 0;
     pthread_mutex_unlock(&f->mutex);
-    if (!o->content.data || atomic_load(&o->stale) || !atomic_load(&o->settled) ||
+    /* What somebody is in the middle of writing waits for his close, but for a flush after which
+     * the bucket would have less than what was closed before. */
+    bool may = atomic_load(&o->settled) || (patient && o->published < o->closed);
+    if (!o->content.data || atomic_load(&o->stale) || !may ||
         (written && o->published == o->version)) {
         pthread_rwlock_unlock(&o->lock);
         return ENOENT;
@@ -109,6 +113,7 @@ static int make_blob(struct bh_files *f, struct item *it, bool patient, const st
     it->version = o->version;
     it->data = o->content.data;
     it->size = o->content.size;
+    memcpy(it->before, o->content.hash, sizeof it->before);
     it->taken = !written && it->size > 0;
     rc = it->size && !o->has_data
              ? EAGAIN
@@ -120,36 +125,51 @@ static int make_blob(struct bh_files *f, struct item *it, bool patient, const st
     return rc;
 }
 
-/* The inode has the blob from now on, unless the file was written meanwhile. */
+/* Whether the file is as it was when the blob was made of it. With the lock. */
+static bool is_current(const struct bh_open *o, const struct item *it)
+{
+    return o->version == it->version && o->content.data == it->data;
+}
+
+/* With the lock. The inode has the blob from now on; where the file was written meanwhile, as what
+ * was published last: a flush must not name what is older than the content that it has met. */
+static int name_content(struct bh_files *f, const struct item *it, struct bh_error *err)
+{
+    struct bh_open *o = it->open;
+    const bool current = is_current(o, it);
+    int rc = files_push(o, true, err);
+    if (rc)
+        return rc;
+    struct bh_inode to = {.content = o->content};
+    if (it->size) /* the empty content is no blob */
+        memcpy(to.content.hash, it->hash, sizeof it->hash);
+    else
+        memset(to.content.hash, 0, sizeof to.content.hash);
+    to.content.hash_size = it->size;
+    if (current && (it->taken || it->size == 0))
+        to.content.data = 0;
+    rc = bh_names_set(f->names, o->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL, true, err);
+    if (rc)
+        return rc;
+    o->content = to.content;
+    o->published = it->version;
+    if (current && to.content.data) /* what is written from now on is an edit of that */
+        bh_data_is_copy(f->blobs, to.content.data, it->hash, it->size, it->size);
+    return 0;
+}
+
 static int name_blob(struct bh_files *f, struct item *it, struct bh_error *err)
 {
     struct bh_open *o = it->open;
-    pthread_rwlock_wrlock(&o->lock);
-    bool same = !atomic_load(&o->stale) && o->version == it->version && o->content.data == it->data;
-    int rc = 0;
     uint8_t old[BH_SHA256_LEN];
+    pthread_rwlock_wrlock(&o->lock);
     uint64_t old_size = o->content.hash_size;
     memcpy(old, o->content.hash, sizeof old);
-    if (same)
-        rc = files_push(o, true, err);
-    if (same && rc == 0) {
-        struct bh_inode to = {.content = o->content};
-        if (it->size) /* the empty content is no blob */
-            memcpy(to.content.hash, it->hash, sizeof it->hash);
-        else
-            memset(to.content.hash, 0, sizeof to.content.hash);
-        to.content.hash_size = it->size;
-        if (it->taken || it->size == 0)
-            to.content.data = 0;
-        rc = bh_names_set(f->names, o->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL, true, err);
-        if (rc == 0) {
-            o->content = to.content;
-            o->published = o->version;
-        }
-        if (rc == 0 && to.content.data) /* what is written from now on is an edit of that */
-            bh_data_is_copy(f->blobs, to.content.data, it->hash, it->size, it->size);
-    }
-    bool named = same && rc == 0, free_data = named && !o->content.data;
+    bool shall = !atomic_load(&o->stale) &&
+                 (is_current(o, it) || /* not what was emptied, or replaced as a whole */
+                  (o->content.data && memcmp(old, it->before, sizeof old) == 0));
+    int rc = shall ? name_content(f, it, err) : 0;
+    bool named = shall && rc == 0, free_data = named && !o->content.data;
     pthread_rwlock_unlock(&o->lock);
     if (free_data)
         files_discard(f, it->data);
