@@ -13,7 +13,7 @@
 #define PIECE_MAX   ((uint64_t)2 << 20)   /* of one request */
 #define RANDOM_EACH 8                     /* random reads, after which requests become larger */
 #define RANDOM_MAX  4                     /* 64 KiB to 1 MiB */
-#define SWEEPS      2 /* of the largest pieces, beside each that is waited for */
+#define SWEEPS      2                     /* pieces at once beside one that is waited for */
 
 /* --- what is fetched; with the mutex --- */
 
@@ -97,20 +97,38 @@ static int read_ahead(struct bh_blob *o, uint64_t after)
 
 /* Who has read here and there for that long will want most of it, and waits for one piece at a
  * time: others come meanwhile, from the beginning on, a few for each; where half is here, the rest.
- * Not where the cache has no room for all of it. */
-static void sweep(struct bh_blobs *b, struct blobs_content *c)
+ * Few at once, as others read, too; none where the cache has no room for all. */
+void bh_blobs_sweep(struct bh_blobs *b, struct blobs_content *c)
 {
     struct blobs_parts *p = c->parts;
-    uint64_t left = p->here > p->units / 2 ? p->units : SWEEPS;
-    for (; left > 0 && p->swept < p->units && !p->lost; left--) {
+    while (p->sweeping < SWEEPS && (p->to_sweep > 0 || p->here > p->units / 2)) {
         while (p->swept < p->units && !is_wanted(p, p->swept))
             p->swept++;
-        uint64_t end = (p->swept >> RANDOM_MAX << RANDOM_MAX) + ((uint64_t)1 << RANDOM_MAX);
-        end = end < p->units ? end : p->units;
-        if (fetch_missing(b, c, p->swept, end, end - p->swept, NULL) != 0)
+        if (p->swept == p->units || p->lost || c->bad || bh_blobs_disk_is_full(b) ||
+            (b->cache_max && c->size > b->cache_max))
+            return;
+        uint64_t end = (p->swept >> RANDOM_MAX << RANDOM_MAX) + ((uint64_t)1 << RANDOM_MAX), n = 1;
+        while (p->swept + n < end && p->swept + n < p->units && is_wanted(p, p->swept + n))
+            n++;
+        struct blobs_fetch *f = bh_blobs_fetch(b, c, FETCH_RANGE, p->swept, n, true);
+        if (!f)
             return; /* without memory there is none */
-        p->swept = end;
+        for (uint64_t i = 0; i < n; i++)
+            blobs_set_bit(p->busy, p->swept + i, true);
+        p->swept += n;
+        f->sweeps = true;
+        p->sweeping++;
+        p->to_sweep -= p->to_sweep > 0;
     }
+}
+
+void bh_blobs_swept(struct bh_blobs *b, struct blobs_content *c, int rc)
+{
+    c->parts->sweeping--;
+    if (rc)
+        c->parts->to_sweep = 0; /* until somebody has waited for a piece again */
+    else if (c->opened > 0)
+        bh_blobs_sweep(b, c);
 }
 
 /* Asks for the unit, which is missing and not under way, and what is best fetched with it; the
@@ -139,8 +157,10 @@ static struct blobs_fetch *demand(struct bh_blob *o, uint64_t unit, uint64_t lea
         end = p->units;
     if (fetch_missing(o->blobs, c, first, end, end - first, &f) != 0)
         return NULL;
-    if (!o->window && p->random >= RANDOM_EACH << RANDOM_MAX)
-        sweep(o->blobs, c);
+    if (!o->window && p->random >= RANDOM_EACH << RANDOM_MAX) {
+        p->to_sweep = SWEEPS;
+        bh_blobs_sweep(o->blobs, c);
+    }
     return f;
 }
 

@@ -167,6 +167,8 @@ static void run(struct bh_blobs *b, struct blobs_fetch *f) /* with the mutex */
     b->fetching_ahead -= ahead;
     if (f->what == FETCH_RANGE)
         bh_blobs_parts_free(c->parts, f->first, f->count);
+    if (f->sweeps)
+        bh_blobs_swept(b, c, rc);
     struct blobs_fetch **p = &c->fetches;
     while (*p != f)
         p = &(*p)->sibling;

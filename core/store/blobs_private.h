@@ -123,6 +123,7 @@ struct blobs_fetch {
     enum blobs_fetch_what what;
     uint64_t first, count; /* units */
     bool ahead;            /* nobody waits for it yet */
+    bool sweeps;           /* beside what is read at random */
     bool begun, over;
     unsigned refs;
     atomic_bool cancel;
@@ -139,11 +140,12 @@ struct blobs_parts { /* of a large blob: the files r-HASH and r-HASH.map */
     pthread_mutex_t map_lock;   /* orders writes of the map */
     /* guarded by the blobs' mutex: */
     uint64_t units, here;
-    uint8_t *have, *busy;   /* a bit a unit: it is here; it is being fetched */
-    char etag[BH_ETAG_MAX]; /* of the object that the units are from; "": not known yet */
-    unsigned random;        /* reads that were not sequential */
-    unsigned lost;          /* times that units went again */
-    uint64_t swept;         /* units up to here were fetched beside what is read at random */
+    uint8_t *have, *busy;        /* a bit a unit: it is here; it is being fetched */
+    char etag[BH_ETAG_MAX];      /* of the object that the units are from; "": not known yet */
+    unsigned random;             /* reads that were not sequential */
+    unsigned lost;               /* times that units went again */
+    uint64_t swept;              /* units up to here were fetched beside what is read at random */
+    unsigned sweeping, to_sweep; /* pieces of that: under way; that may begin */
     bool checking;
     uint64_t lately, hand; /* units: read last; evicted next */
 };
@@ -371,6 +373,10 @@ int bh_blobs_parts_at_once(struct bh_blob *o, void *buf, size_t len, uint64_t of
 int bh_blobs_parts_here(struct bh_blob *o, void *buf, size_t len, uint64_t offset);
 /* A range is no longer being fetched; with the mutex. */
 void bh_blobs_parts_free(struct blobs_parts *p, uint64_t first, uint64_t count);
+/* Fetches more of what is read at random; and, when such a fetch has ended with rc, the next. With
+ * the mutex. */
+void bh_blobs_sweep(struct bh_blobs *b, struct blobs_content *c);
+void bh_blobs_swept(struct bh_blobs *b, struct blobs_content *c, int rc);
 /* If all is here it is to be hashed; with the mutex. */
 void bh_blobs_check_if_all(struct bh_blobs *b, struct blobs_content *c);
 
