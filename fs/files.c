@@ -352,6 +352,12 @@ static int run_setattr(struct request *r, bool wait, struct bh_error *err)
         if (rc)
             return rc;
         to.mode = files_without_set_id(i.mode);
+        /* Nothing is to be set: chown(2) by anybody, or somebody is about to write (the answer
+         * tells the kernel the mode). */
+        uid_t uid = fuse_req_ctx(r->req)->uid;
+        if (what == 0 && to.mode != i.mode && uid != 0 && uid != i.uid &&
+            !bh_files_is_written(r->files, r->ino))
+            return EPERM;
         what |= to.mode == i.mode ? 0 : BH_SET_MODE;
     }
     int rc = bh_files_set(r->files, r->ino, what, &to, &i, wait, err);

@@ -72,7 +72,7 @@ static inline struct handle *handle_of(const struct fuse_file_info *fi)
 /* The mode of a file that is written by others than root (inode(7)). */
 static inline unsigned files_without_set_id(unsigned mode)
 {
-    if (!S_ISREG(mode))
+    if (S_ISDIR(mode) || S_ISLNK(mode))
         return mode;
     return mode & ~(unsigned)(S_ISUID | (mode & S_IXGRP ? S_ISGID : 0));
 }

@@ -22,6 +22,10 @@ static int make_handle(struct request *r, uint64_t ino, bool wait, struct bh_err
         return ENOMEM;
     h->writing = writing;
     int rc = bh_files_use(r->files, ino, writing, &h->open, wait, err);
+    if (rc == 0 && r->epoch != atomic_load(&r->daemon->files_epoch)) { /* it waited over a swap */
+        bh_open_drop(h->open, writing);
+        rc = ESTALE;
+    }
     if (rc) {
         free(h);
         return rc;

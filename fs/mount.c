@@ -272,7 +272,10 @@ static int mount_session(struct daemon *d, const struct options *o, struct bh_er
             "user mount?",
             d->mountpoint);
     rc = protocol_extend(d->session);
-    return rc ? bh_fail(err, rc, "%s cannot be served: %s", d->mountpoint, strerror(rc)) : 0;
+    if (rc == 0)
+        return 0;
+    fuse_session_unmount(d->session);
+    return bh_fail(err, rc, "%s cannot be served: %s", d->mountpoint, strerror(rc));
 }
 
 /* A look through the mount: only then is it said to work. */

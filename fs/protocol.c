@@ -26,15 +26,15 @@ static ssize_t read_request(int fd, void *buf, size_t len, void *userdata)
 {
     (void)userdata;
     ssize_t n = read(fd, buf, len);
-    struct {
-        struct fuse_in_header head;
-        struct fuse_init_in init;
-    } in;
-    if (n < (ssize_t)sizeof in)
+    struct fuse_in_header head;
+    uint32_t flags;
+    const size_t at = sizeof head + offsetof(struct fuse_init_in, flags);
+    if (n < (ssize_t)(at + sizeof flags))
         return n;
-    memcpy(&in, buf, sizeof in);
-    if (in.head.opcode == FUSE_INIT && in.init.flags & FUSE_HANDLE_KILLPRIV_V2)
-        atomic_store(&init_unique, in.head.unique);
+    memcpy(&head, buf, sizeof head);
+    memcpy(&flags, (const char *)buf + at, sizeof flags);
+    if (head.opcode == FUSE_INIT && flags & FUSE_HANDLE_KILLPRIV_V2)
+        atomic_store(&init_unique, head.unique);
     return n;
 }
 

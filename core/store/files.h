@@ -35,6 +35,8 @@ void bh_files_stop(struct bh_files *f, bool stop);
 
 struct bh_names *bh_files_names(struct bh_files *f);
 struct bh_blobs *bh_files_blobs(struct bh_files *f);
+/* Whether somebody has that file open for writing. From any thread. */
+bool bh_files_is_written(struct bh_files *f, uint64_t ino);
 /* The mount is gone: what its clients had open counts as closed. NULL is fine. */
 void bh_files_clients_gone(struct bh_files *f);
 /* The live database was replaced without names.db: the next flush looks for rows of table filestore

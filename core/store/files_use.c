@@ -167,6 +167,13 @@ static void put(struct bh_open *o, bool for_writing, bool publish)
         files_queue(f, ino);
 }
 
+bool bh_files_is_written(struct bh_files *f, uint64_t ino)
+{
+    BH_LOCK_SCOPE(&f->mutex);
+    const struct bh_open *o = find(f, ino);
+    return o && o->writers > 0;
+}
+
 void bh_open_drop(struct bh_open *o, bool for_writing)
 {
     put(o, for_writing, for_writing);

@@ -118,6 +118,32 @@ def test_set_id_bits_go():
         check(perm("a") in (0o2745, 0o745), "S_ISGID without execution by the group")
 
 
+def test_set_id_bits_of_what_is_no_file():
+    for kind in NOT_LINKS:
+        if kind == "dir":
+            continue
+        make(kind, "a")
+        os.chmod("a", 0o6755)
+        os.chown("a", U1, G1)
+        equal(perm("a"), 0o755, f"mode of a {kind} after chown by root")
+        os.unlink("a")
+
+
+def test_chown_to_nobody_else():
+    """chown(-1, -1) takes set-id bits away, if the caller may."""
+    for who, goes in ((0, True), (U1, True), (U2, False)):
+        create("a")
+        os.chown("a", U1, G1)
+        os.chmod("a", 0o4755)
+        with user(who, G1):
+            expect("ok" if goes else "EPERM", os.chown, "a", -1, -1)
+        equal(perm("a"), 0o755 if goes else 0o4755, f"mode after chown(-1, -1) by {who}")
+        os.chmod("a", 0o755)
+        with user(who, G1):
+            expect("ok", os.chown, "a", -1, -1)
+        os.unlink("a")
+
+
 def test_new_owner_has_the_rights():
     create("a", 0o600)
     with user(U1, G1):
