@@ -98,6 +98,7 @@ void files_detach(struct daemon *d)
         return;
     bh_files_on_appear(d->files, NULL, NULL); /* a last flush has no workers */
     files_drop_removed(d);
+    files_drop_handles();
 }
 
 /* --- requests --- */

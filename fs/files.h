@@ -61,7 +61,8 @@ struct handle {
     struct bh_open *open;
     struct inode_locks *locks; /* NULL: there was no memory, so it cannot be locked */
     uint64_t ino;
-    unsigned epoch; /* in which it was opened */
+    unsigned epoch;              /* in which it was opened */
+    struct handle *next, **prev; /* all of them */
     bool writing;
 };
 static inline struct handle *handle_of(const struct fuse_file_info *fi)
@@ -86,6 +87,8 @@ void files_let_go(struct daemon *d, uint64_t ino, unsigned epoch);
 /* Takes over a reference to a directory that was removed just now. The same. */
 void files_keep_removed(struct daemon *d, uint64_t ino);
 void files_drop_removed(struct daemon *d); /* all of them: the mount is gone */
+/* files_io.c: frees those that the kernel has not released: the mount is gone. */
+void files_drop_handles(void);
 
 /* files_xattr.c: for views, too. */
 bool files_xattr_is_ours(const char *name); /* user.bh.*, but user.bh.meta.* */

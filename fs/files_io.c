@@ -12,12 +12,48 @@
  * loop thread must not. */
 #define WRITE_AT_ONCE (64u << 10)
 
+/* --- handles --- */
+
+static pthread_mutex_t handles_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct handle *handles;
+
+static struct handle *new_handle(void)
+{
+    struct handle *h = calloc(1, sizeof *h);
+    if (!h)
+        return NULL;
+    BH_LOCK_SCOPE(&handles_mutex);
+    h->next = handles;
+    h->prev = &handles;
+    if (handles)
+        handles->prev = &h->next;
+    handles = h;
+    return h;
+}
+
+static void free_handle(struct handle *h)
+{
+    {
+        BH_LOCK_SCOPE(&handles_mutex);
+        *h->prev = h->next;
+        if (h->next)
+            h->next->prev = h->prev;
+    }
+    free(h);
+}
+
+void files_drop_handles(void)
+{
+    while (handles)
+        free_handle(handles);
+}
+
 /* --- opening --- */
 
 static int make_handle(struct request *r, uint64_t ino, bool wait, struct bh_error *err)
 {
     bool writing = (r->fi.flags & O_ACCMODE) != O_RDONLY;
-    struct handle *h = malloc(sizeof *h);
+    struct handle *h = new_handle();
     if (!h)
         return ENOMEM;
     h->writing = writing;
@@ -27,7 +63,7 @@ static int make_handle(struct request *r, uint64_t ino, bool wait, struct bh_err
         rc = ESTALE;
     }
     if (rc) {
-        free(h);
+        free_handle(h);
         return rc;
     }
     h->locks = files_locks_hold(ino);
@@ -43,7 +79,7 @@ static void drop_handle(struct daemon *d, struct handle *h)
 {
     files_locks_drop(d, h);
     bh_open_drop(h->open, h->writing);
-    free(h);
+    free_handle(h);
 }
 
 /* What is written by others than root loses its set-id bits; with atomic O_TRUNC the kernel leaves
@@ -160,7 +196,7 @@ static int run_release(struct request *r, bool wait, struct bh_error *err)
     int rc = bh_open_put(h->open, h->writing, wait);
     if (rc)
         return rc;
-    free(h);
+    free_handle(h);
     fuse_reply_err(r->req, 0);
     return 0;
 }
