@@ -3,7 +3,6 @@
 # as it was in the mount; a server that does not answer leaves the mount usable and lets a flush fail in its time; what is
 # no S3 server is not mounted, and no damaged byte of a snapshot is taken for one.
 # level: full
-# waits
 # time: 180
 . "${BASH_SOURCE%/*}/../lib.sh"
 

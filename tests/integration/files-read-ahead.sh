@@ -2,7 +2,6 @@
 # Small files that are only in the bucket, read one after the other: files that were made at about the same time are fetched
 # together, in whatever order they are read, so that most reads find them here. One file alone brings no other.
 # level: full
-# waits
 # time: 180
 . "${BASH_SOURCE%/*}/../files.sh"
 

@@ -2,7 +2,6 @@
 # A flush to a bucket that does not move: everything else in the mount goes on, Ctrl-C ends the flush promptly, and so it
 # does a second one that waits behind it; nothing is lost.
 # level: quick
-# waits
 # time: 90
 # buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"

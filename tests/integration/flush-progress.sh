@@ -2,7 +2,6 @@
 # bhfs flush while files are uploaded: on a terminal a line that is written over, with files and bytes, and gone at the end; nothing
 # where there is no terminal, but lines with -v. The numbers are those of .ctl/status.
 # level: full
-# waits
 # time: 90
 . "${BASH_SOURCE%/*}/../lib.sh"
 

@@ -2,7 +2,6 @@
 # Whatever people do to a control file called `flush`, it is exactly one flush, the second time too, and what was
 # written before is in the bucket when it returns.
 # level: quick
-# waits
 # time: 120
 # buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"

@@ -4,7 +4,6 @@
 # same stays local; an idle follower makes one request an interval. The bucket away, a restore, a branch that is deleted,
 # goes back or is yet to come, kill -9: it shows what it has, and says what is the matter.
 # level: full
-# waits
 # time: 400
 # buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"

@@ -2,7 +2,6 @@
 # .ctl/gc drops what retention does not keep and reclaims what no snapshot needs any more, a grace after it has found it;
 # everything that is kept is whole on a machine that has nothing but the bucket.
 # level: full
-# waits
 # time: 120
 # buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"

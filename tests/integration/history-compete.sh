@@ -3,7 +3,6 @@
 # either, one that sleeps longer than its lease, a bucket that fails. Acknowledged flushes stay in the branch, who was pushed out
 # gets nothing in and loses nothing, and every snapshot stays what it was, byte for byte.
 # level: full
-# waits
 # time: 1200
 # buckets: file ceph
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"

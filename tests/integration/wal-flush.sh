@@ -11,7 +11,7 @@
 seconds=${BH_SECONDS:-${BHFS_LONG:+60}}
 seconds=${seconds:-10}
 [ -z "$BHFS_SANITIZE" ] || seconds=10
-least=$((seconds * 4)) # snapshots of each part
+least=$((seconds * 2)) # snapshots of each part; a busy machine makes few
 [ "$ON" = file ] || least=$((seconds / 2))
 [ -z "$BHFS_SANITIZE" ] || least=5
 
