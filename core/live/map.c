@@ -43,16 +43,15 @@ static void count_word(struct counts *c, uint64_t word)
     c->absent += (unsigned)__builtin_popcountll(low & high);
 }
 
+/* By whole words: there is room for some, and what is beyond `bytes` is zero. */
 static void count_loaded(struct bh_map *m, uint64_t bytes)
 {
     struct counts c = {0};
-    uint64_t i = 0, word;
-    for (; i + sizeof word <= bytes; i += sizeof word) {
+    uint64_t word;
+    for (uint64_t i = 0; i < bytes; i += sizeof word) {
         memcpy(&word, m->bits + i, sizeof word);
         count_word(&c, word);
     }
-    for (; i < bytes; i++)
-        count_word(&c, m->bits[i]);
     m->dirty = c.dirty;
     m->clean = c.clean;
     m->absent = c.absent;

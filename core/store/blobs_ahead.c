@@ -22,6 +22,25 @@ static bool is_wanted(const struct blobs_parts *p, uint64_t unit)
     return !blobs_bit(p->have, unit) && !blobs_bit(p->busy, unit);
 }
 
+/* How many units from `first` on, before `end`, are missing one after the other. */
+static uint64_t wanted_run(const struct blobs_parts *p, uint64_t first, uint64_t end)
+{
+    uint64_t n = 0;
+    while (first + n < end && is_wanted(p, first + n))
+        n++;
+    return n;
+}
+
+/* Queues one request for them; NULL: no memory. */
+static struct blobs_fetch *fetch_run(struct bh_blobs *b, struct blobs_content *c, uint64_t first,
+                                     uint64_t n, bool ahead)
+{
+    struct blobs_fetch *f = bh_blobs_fetch(b, c, FETCH_RANGE, first, n, ahead);
+    for (uint64_t i = 0; f && i < n; i++)
+        blobs_set_bit(c->parts->busy, first + i, true);
+    return f;
+}
+
 /* Queues requests for what is missing of [first, end), each of up to `piece` units. demanded (may
  * be NULL): only the first of them, with a reference for the caller. */
 static int fetch_missing(struct bh_blobs *b, struct blobs_content *c, uint64_t first, uint64_t end,
@@ -29,18 +48,14 @@ static int fetch_missing(struct bh_blobs *b, struct blobs_content *c, uint64_t f
 {
     struct blobs_parts *p = c->parts;
     for (uint64_t u = first; u < end;) {
-        uint64_t n = 0;
-        while (n < piece && u + n < end && is_wanted(p, u + n))
-            n++;
+        uint64_t n = wanted_run(p, u, piece < end - u ? u + piece : end);
         if (n == 0) {
             u++;
             continue;
         }
-        struct blobs_fetch *f = bh_blobs_fetch(b, c, FETCH_RANGE, u, n, !demanded);
+        struct blobs_fetch *f = fetch_run(b, c, u, n, !demanded);
         if (!f)
             return ENOMEM;
-        for (uint64_t i = 0; i < n; i++)
-            blobs_set_bit(p->busy, u + i, true);
         if (demanded) {
             *demanded = f;
             return 0;
@@ -107,14 +122,11 @@ void bh_blobs_sweep(struct bh_blobs *b, struct blobs_content *c)
         if (p->swept == p->units || p->lost || c->bad || bh_blobs_disk_is_full(b) ||
             (b->cache_max && c->size > b->cache_max))
             return;
-        uint64_t end = (p->swept >> RANDOM_MAX << RANDOM_MAX) + ((uint64_t)1 << RANDOM_MAX), n = 1;
-        while (p->swept + n < end && p->swept + n < p->units && is_wanted(p, p->swept + n))
-            n++;
-        struct blobs_fetch *f = bh_blobs_fetch(b, c, FETCH_RANGE, p->swept, n, true);
+        uint64_t end = (p->swept >> RANDOM_MAX << RANDOM_MAX) + ((uint64_t)1 << RANDOM_MAX);
+        uint64_t n = wanted_run(p, p->swept, end < p->units ? end : p->units);
+        struct blobs_fetch *f = fetch_run(b, c, p->swept, n, true);
         if (!f)
             return; /* without memory there is none */
-        for (uint64_t i = 0; i < n; i++)
-            blobs_set_bit(p->busy, p->swept + i, true);
         p->swept += n;
         f->sweeps = true;
         p->sweeping++;

@@ -232,11 +232,10 @@ static int same_object(struct range *r, struct bh_error *err)
                        r->get.key);
     }
     if (!same) {
-        if (p->etag[0]) {
+        if (p->etag[0])
             bh_log(BH_LOG_WARNING, "%s was replaced while it was read: parts are fetched again",
                    r->get.key);
-            p->lost++;
-        }
+        p->lost += p->etag[0] || p->here > 0;
         memset(p->etag, 0, sizeof p->etag);
         strcpy(p->etag, r->etag);
         memset(p->have, 0, (size_t)(p->units + 7) / 8);
