@@ -104,8 +104,9 @@ static inline void count(struct daemon *d, enum op op)
 /* --- protocol.c: what libfuse does not know of the kernel's protocol --- */
 /* Between mounting and the first request. 0 or errno. */
 int protocol_extend(struct fuse_session *session);
-/* Of each request, before it is handled; on the loop thread. */
-void protocol_note(const struct fuse_buf *buf);
+struct fuse_in_header;
+/* Of each request, with its body of `len` bytes, before it is handled; on the loop thread. */
+void protocol_note(const struct fuse_in_header *head, const void *body, size_t len);
 /* Whether the file of this request shall lose its set-id bits (the kernel has not done it); on the
  * loop thread. */
 bool protocol_drops_set_id(void);

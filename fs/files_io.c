@@ -96,25 +96,26 @@ static int empty_it(struct request *r, uint64_t ino, struct bh_inode *out, struc
     return bh_files_set(r->files, ino, BH_SET_MODE, &to, out, true, err);
 }
 
-/* Before an open file is changed, if the kernel left that to us. */
+/* Before an open file is changed, if the kernel left that to us. (Meanwhile it changes no mode: it
+ * has the inode locked.) What was swapped meanwhile nobody sees any more. */
 static int drop_set_id(struct request *r, bool wait, struct bh_error *err)
 {
     const struct handle *h = handle_of(&r->fi);
     struct bh_inode i, to = {0};
-    if (!r->drops_set_id)
+    if (!r->drops_set_id || h->epoch != atomic_load(&r->daemon->files_epoch))
         return 0;
-    int rc = bh_files_enter(r->files, wait);
+    int rc = bh_names_get(bh_files_names(r->files), h->ino, &i, wait, err);
+    if (rc)
+        return rc == ENOENT ? 0 : rc;
+    to.mode = files_without_set_id(i.mode);
+    if (to.mode == i.mode)
+        return 0;
+    rc = bh_files_enter(r->files, wait);
     if (rc)
         return rc;
-    bool changed = false;
-    if (h->epoch == atomic_load(&r->daemon->files_epoch)) { /* else nobody sees it any more */
-        rc = bh_names_get(bh_files_names(r->files), h->ino, &i, wait, err);
-        to.mode = rc ? 0 : files_without_set_id(i.mode);
-        changed = rc == 0 && to.mode != i.mode;
-        if (changed)
-            rc = bh_files_set(r->files, h->ino, BH_SET_MODE, &to, &i, wait, err);
-    }
-    bh_files_leave(r->files, changed && rc == 0);
+    if (h->epoch == atomic_load(&r->daemon->files_epoch))
+        rc = bh_files_set(r->files, h->ino, BH_SET_MODE, &to, &i, wait, err);
+    bh_files_leave(r->files, rc == 0);
     return rc;
 }
 

@@ -57,7 +57,8 @@ static void free_spares(void)
     pthread_mutex_unlock(&spare_mutex);
 }
 
-static void note_client(struct daemon *d, const struct fuse_buf *buf)
+/* What is to be known of a request before libfuse handles it. */
+static void note_request(struct daemon *d, const struct fuse_buf *buf)
 {
     struct fuse_in_header head;
     if (buf->flags & FUSE_BUF_IS_FD || buf->size < sizeof head)
@@ -65,6 +66,7 @@ static void note_client(struct daemon *d, const struct fuse_buf *buf)
     memcpy(&head, buf->mem, sizeof head);
     if (head.pid > 0)
         follower_note(d->follower, (pid_t)head.pid);
+    protocol_note(&head, (const char *)buf->mem + sizeof head, buf->size - sizeof head);
 }
 
 void loop_run(struct daemon *d)
@@ -79,8 +81,7 @@ void loop_run(struct daemon *d)
                 bh_log(BH_LOG_ERROR, "requests cannot be read any more: %s", strerror(-n));
             break;
         }
-        note_client(d, &incoming);
-        protocol_note(&incoming);
+        note_request(d, &incoming);
         fuse_session_process_buf(d->session, &incoming);
         if (incoming_kept)
             incoming.mem = take_spare();

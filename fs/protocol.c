@@ -96,14 +96,9 @@ static bool wants_drop(const struct fuse_in_header *head, const void *body, size
     }
 }
 
-void protocol_note(const struct fuse_buf *buf)
+void protocol_note(const struct fuse_in_header *head, const void *body, size_t len)
 {
-    struct fuse_in_header head;
-    drops_now = false;
-    if (!drops_set_id || buf->flags & FUSE_BUF_IS_FD || buf->size < sizeof head)
-        return;
-    memcpy(&head, buf->mem, sizeof head);
-    drops_now = wants_drop(&head, (const char *)buf->mem + sizeof head, buf->size - sizeof head);
+    drops_now = drops_set_id && wants_drop(head, body, len);
 }
 
 bool protocol_drops_set_id(void)

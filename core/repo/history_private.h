@@ -31,7 +31,8 @@ struct bh_history {
     bool settled;             /* the format object was seen */
     int64_t plain_written_ms; /* monotonic: when KEY was written last */
     struct history_pin pin;
-    bool held;  /* the branch was ours as we came, or since: whoever has it now has taken it from us */
+    bool held;  /* the branch was ours as we came, or since: whoever has it now has taken it from us
+                 */
     bool doubt; /* the head may be another: it is read again before it is written */
     int64_t last_id_ms;
     uint64_t seen_sequence;    /* of a follower: of the last head it saw; 0: none */
