@@ -37,7 +37,7 @@ void ctl_stat(struct daemon *d, int ctl, struct stat *st)
 /* --- open files --- */
 
 struct handle {
-    struct handle *next, **prev; /* all handles, for poll */
+    LIST_ENTRY(handle) all; /* for poll */
     int ctl;
     int flags;
     bool truncation_ran; /* the open ran the command; the first write only repeats its result */
@@ -51,7 +51,7 @@ struct handle {
 static pthread_mutex_t mutex =
     PTHREAD_MUTEX_INITIALIZER; /* handles' list and poll, events, running */
 static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
-static struct handle *handles;
+static LIST_HEAD(, handle) handles = LIST_HEAD_INITIALIZER(handles);
 static uint64_t events;
 
 static struct handle *handle_of(const struct fuse_file_info *fi)
@@ -68,20 +68,14 @@ static struct handle *handle_new(int ctl, int flags)
     h->flags = flags;
     BH_LOCK_SCOPE(&mutex);
     h->seen = UINT64_MAX; /* nothing was read yet */
-    h->next = handles;
-    h->prev = &handles;
-    if (handles)
-        handles->prev = &h->next;
-    handles = h;
+    LIST_INSERT_HEAD(&handles, h, all);
     return h;
 }
 
 static void handle_free(struct handle *h)
 {
     pthread_mutex_lock(&mutex);
-    *h->prev = h->next;
-    if (h->next)
-        h->next->prev = h->prev;
+    LIST_REMOVE(h, all);
     pthread_mutex_unlock(&mutex);
     if (h->poll)
         fuse_pollhandle_destroy(h->poll);
@@ -95,7 +89,7 @@ static void handle_free(struct handle *h)
 enum answer { ANSWER_OPEN, ANSWER_WRITE, ANSWER_SETATTR, ANSWER_NONE };
 
 struct command {
-    struct command *next, **prev;
+    LIST_ENTRY(command) all;
     struct daemon *daemon;
     fuse_req_t req; /* NULL: nobody waits */
     enum answer answer;
@@ -106,7 +100,7 @@ struct command {
     atomic_bool cancel;
     char arg[COMMAND_MAX + 1];
 };
-static struct command *running;
+static LIST_HEAD(, command) running = LIST_HEAD_INITIALIZER(running);
 
 static void answer(struct command *c, int rc)
 {
@@ -146,14 +140,6 @@ static void keep_result(struct command *c, int rc, const struct bh_error *err)
     }
 }
 
-/* With the mutex: it is not under way any more. */
-static void list_out(struct command *c)
-{
-    *c->prev = c->next;
-    if (c->next)
-        c->next->prev = c->prev;
-}
-
 static void *command_main(void *arg)
 {
     struct command *c = arg;
@@ -170,7 +156,7 @@ static void *command_main(void *arg)
         answer(c, rc);
     }
     BH_LOCK_SCOPE(&mutex);
-    list_out(c);
+    LIST_REMOVE(c, all);
     free(c);
     pthread_cond_broadcast(&ended);
     return NULL;
@@ -190,11 +176,7 @@ static int start_thread(struct command *c)
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     pthread_mutex_lock(&mutex);
-    c->next = running;
-    c->prev = &running;
-    if (running)
-        running->prev = &c->next;
-    running = c;
+    LIST_INSERT_HEAD(&running, c, all);
     pthread_mutex_unlock(&mutex);
     if (c->req)
         fuse_req_interrupt_func(c->req, on_interrupt, c);
@@ -231,7 +213,7 @@ static void start(fuse_req_t req, enum answer answer_, struct handle *h, int ctl
     if (start_thread(c) != 0) {
         bh_log(BH_LOG_ERROR, "%s: no thread can be started for it", ctl_files[ctl].name);
         pthread_mutex_lock(&mutex);
-        list_out(c);
+        LIST_REMOVE(c, all);
         pthread_mutex_unlock(&mutex);
         if (c->req) {
             fuse_req_interrupt_func(c->req, NULL, NULL);
@@ -403,8 +385,9 @@ void ctl_event(void)
         count_ = 0;
         pthread_mutex_lock(&mutex);
         events++;
-        for (struct handle *h = handles; h && count_ < 64; h = h->next)
-            if (h->poll) {
+        struct handle *h;
+        LIST_FOREACH (h, &handles, all)
+            if (h->poll && count_ < 64) {
                 wake[count_++] = h->poll;
                 h->poll = NULL;
             }
@@ -419,11 +402,12 @@ void ctl_event(void)
 void ctl_shutdown(void)
 {
     pthread_mutex_lock(&mutex);
-    for (struct command *c = running; c; c = c->next)
+    struct command *c;
+    LIST_FOREACH (c, &running, all)
         atomic_store(&c->cancel, true);
-    while (running)
+    while (!LIST_EMPTY(&running))
         pthread_cond_wait(&ended, &mutex);
     pthread_mutex_unlock(&mutex);
-    while (handles)
-        handle_free(handles);
+    while (!LIST_EMPTY(&handles))
+        handle_free(LIST_FIRST(&handles));
 }

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 #include <sys/types.h>
 
 #include "internal.h"
@@ -116,14 +117,14 @@ enum node_kind { NODE_ROOT, NODE_CTL_DIR, NODE_FILE, NODE_CTL, NODE_VIEW };
 
 struct node {
     enum node_kind kind;
-    struct bh_file *file;      /* NODE_FILE: counted */
-    int ctl;                   /* NODE_CTL: which control file */
-    struct view *view;         /* NODE_VIEW: its own */
-    uint64_t lookups;          /* the kernel's references */
-    uint64_t read_end;         /* of the last READ; private to readahead.c, on the loop thread */
-    bool has_declined;         /* the same */
-    struct node *next, **prev; /* private to nodes.c */
-    struct node *next_view;    /* private to nodes.c */
+    struct bh_file *file;   /* NODE_FILE: counted */
+    int ctl;                /* NODE_CTL: which control file */
+    struct view *view;      /* NODE_VIEW: its own */
+    uint64_t lookups;       /* the kernel's references */
+    uint64_t read_end;      /* of the last READ; private to readahead.c, on the loop thread */
+    bool has_declined;      /* the same */
+    LIST_ENTRY(node) all;   /* private to nodes.c */
+    struct node *next_view; /* private to nodes.c */
 };
 
 struct node *node_of(fuse_ino_t ino);

@@ -61,8 +61,8 @@ struct handle {
     struct bh_open *open;
     struct inode_locks *locks; /* NULL: there was no memory, so it cannot be locked */
     uint64_t ino;
-    unsigned epoch;              /* in which it was opened */
-    struct handle *next, **prev; /* all of them */
+    unsigned epoch; /* in which it was opened */
+    LIST_ENTRY(handle) all;
     bool writing;
 };
 static inline struct handle *handle_of(const struct fuse_file_info *fi)

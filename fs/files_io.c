@@ -15,7 +15,7 @@
 /* --- handles --- */
 
 static pthread_mutex_t handles_mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct handle *handles;
+static LIST_HEAD(, handle) handles = LIST_HEAD_INITIALIZER(handles);
 
 static struct handle *new_handle(void)
 {
@@ -23,29 +23,22 @@ static struct handle *new_handle(void)
     if (!h)
         return NULL;
     BH_LOCK_SCOPE(&handles_mutex);
-    h->next = handles;
-    h->prev = &handles;
-    if (handles)
-        handles->prev = &h->next;
-    handles = h;
+    LIST_INSERT_HEAD(&handles, h, all);
     return h;
 }
 
 static void free_handle(struct handle *h)
 {
-    {
-        BH_LOCK_SCOPE(&handles_mutex);
-        *h->prev = h->next;
-        if (h->next)
-            h->next->prev = h->prev;
-    }
+    pthread_mutex_lock(&handles_mutex);
+    LIST_REMOVE(h, all);
+    pthread_mutex_unlock(&handles_mutex);
     free(h);
 }
 
 void files_drop_handles(void)
 {
-    while (handles)
-        free_handle(handles);
+    while (!LIST_EMPTY(&handles))
+        free_handle(LIST_FIRST(&handles));
 }
 
 /* --- opening --- */

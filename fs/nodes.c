@@ -11,7 +11,8 @@
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct node root = {.kind = NODE_ROOT};
 static struct node ctl_dir = {.kind = NODE_CTL_DIR};
-static struct node *all;               /* those on the heap: an unmount forgets without saying so */
+static LIST_HEAD(, node) all =
+    LIST_HEAD_INITIALIZER(all);        /* those on the heap: an unmount forgets without saying so */
 static struct node *views[VIEW_SLOTS]; /* by the number that goes with the path */
 
 struct node *node_of(fuse_ino_t ino)
@@ -35,11 +36,7 @@ static struct node *node_new(enum node_kind kind)
     if (!n)
         return NULL;
     n->kind = kind;
-    n->next = all;
-    n->prev = &all;
-    if (all)
-        all->prev = &n->next;
-    all = n;
+    LIST_INSERT_HEAD(&all, n, all);
     return n;
 }
 
@@ -63,9 +60,7 @@ static struct bh_file *node_delete(struct node *n)
     struct bh_file *f = n->file;
     if (n->view)
         view_delete(n);
-    *n->prev = n->next;
-    if (n->next)
-        n->next->prev = n->prev;
+    LIST_REMOVE(n, all);
     if (f)
         f->door = NULL;
     free(n);
@@ -140,8 +135,8 @@ void nodes_forget_all(void)
 {
     for (;;) {
         pthread_mutex_lock(&mutex);
-        bool any = all != NULL;
-        struct bh_file *f = any ? node_delete(all) : NULL;
+        bool any = !LIST_EMPTY(&all);
+        struct bh_file *f = any ? node_delete(LIST_FIRST(&all)) : NULL;
         pthread_mutex_unlock(&mutex);
         if (!any)
             return;

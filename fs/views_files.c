@@ -305,12 +305,12 @@ void views_listxattr(fuse_req_t req, struct node *n, size_t size)
 
 /* An open file. All are on a list: where the mount goes without a word they are closed by us. */
 struct view_handle {
-    struct view_handle *next, **prev;
+    LIST_ENTRY(view_handle) all;
     struct bh_blob *blob; /* NULL: it is empty */
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct view_handle *handles;
+static LIST_HEAD(, view_handle) handles = LIST_HEAD_INITIALIZER(handles);
 
 static struct view_handle *handle_of_view(const struct fuse_file_info *fi)
 {
@@ -320,9 +320,7 @@ static struct view_handle *handle_of_view(const struct fuse_file_info *fi)
 static void handle_free(struct view_handle *h)
 {
     pthread_mutex_lock(&mutex);
-    *h->prev = h->next;
-    if (h->next)
-        h->next->prev = h->prev;
+    LIST_REMOVE(h, all);
     pthread_mutex_unlock(&mutex);
     if (h->blob)
         bh_blob_close(h->blob);
@@ -350,11 +348,7 @@ void view_files_open(fuse_req_t req, const struct view *v, struct fuse_file_info
         return;
     }
     pthread_mutex_lock(&mutex);
-    h->next = handles;
-    h->prev = &handles;
-    if (handles)
-        handles->prev = &h->next;
-    handles = h;
+    LIST_INSERT_HEAD(&handles, h, all);
     pthread_mutex_unlock(&mutex);
     fi->fh = (uintptr_t)h;
     fi->keep_cache = 1; /* the content of a node never changes */
@@ -419,7 +413,7 @@ void views_lseek(fuse_req_t req, struct node *n, off_t off, int whence)
 
 void views_end(void)
 {
-    while (handles)
-        handle_free(handles);
+    while (!LIST_EMPTY(&handles))
+        handle_free(LIST_FIRST(&handles));
     names_close_all();
 }
