@@ -39,6 +39,7 @@ static void read_boot(struct bh_blobs *b)
 
 static void destroy(struct bh_blobs *b)
 {
+    bh_blobs_spares_end(b);
     bh_blobs_table_free(b);
     bh_blobs_edits_free(b);
     pthread_cond_destroy(&b->crowded);
@@ -78,6 +79,7 @@ int bh_blobs_open(struct bh_blobs **out, const struct bh_blobs_options *o, bool 
     bh_cond_init(&b->to_upload);
     bh_cond_init(&b->uploaded_one);
     bh_cond_init(&b->to_fetch);
+    bh_blobs_spares_init(b);
     read_boot(b);
     rc = bh_blobs_scan(b, recheck, err);
     if (!rc)
@@ -91,7 +93,8 @@ int bh_blobs_open(struct bh_blobs **out, const struct bh_blobs_options *o, bool 
 
 int bh_blobs_start(struct bh_blobs *b, struct bh_error *err)
 {
-    return b->o.read_only ? 0 : bh_blobs_upload_start(b, err);
+    int rc = b->o.read_only ? 0 : bh_blobs_spares_start(b, err);
+    return rc || b->o.read_only ? rc : bh_blobs_upload_start(b, err);
 }
 
 void bh_blobs_close(struct bh_blobs *b)

@@ -10,25 +10,40 @@
 
 #define COPY_STEP ((uint64_t)16 << 20) /* cancel is looked at after so many bytes */
 
+int bh_blobs_new_data(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out)
+{
+    char name[BLOBS_NAME];
+    int rc;
+    do {
+        *number = 0;
+        while (*number == 0)
+            bh_random_bytes(number, sizeof *number);
+        bh_data_name(name, *number);
+        rc = bh_disk_open_file(b->o.disk, name, O_RDWR | O_CREAT | O_EXCL, 0600, out);
+    } while (rc == EEXIST);
+    return rc;
+}
+
 int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out, struct bh_error *err)
 {
-    for (;;) {
-        char name[BLOBS_NAME];
-        uint64_t n = 0;
-        while (n == 0)
-            bh_random_bytes(&n, sizeof n);
-        bh_data_name(name, n);
-        int rc = bh_disk_open_file(b->o.disk, name, O_RDWR | O_CREAT | O_EXCL, 0600, out);
-        if (rc == EEXIST)
-            continue;
-        if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, BLOBS_STEP))
-            rc = bh_disk_open_file(b->o.disk, name, O_RDWR | O_CREAT | O_EXCL, 0600, out);
-        if (rc)
-            return bh_fail(err, rc, "a file for new content cannot be made in %s: %s",
-                           bh_disk_path(b->o.disk), strerror(rc));
-        *number = n;
+    if (bh_blobs_spare_take(b, number, out))
         return 0;
-    }
+    int rc = bh_blobs_new_data(b, number, out);
+    if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, BLOBS_STEP))
+        rc = bh_blobs_new_data(b, number, out);
+    return rc ? bh_fail(err, rc, "a file for new content cannot be made in %s: %s",
+                        bh_disk_path(b->o.disk), strerror(rc))
+              : 0;
+}
+
+int bh_data_create_at_once(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out)
+{
+    return bh_blobs_spare_take(b, number, out) ? 0 : EAGAIN;
+}
+
+void bh_data_back(struct bh_blobs *b, uint64_t number, struct bh_dfile *f)
+{
+    bh_blobs_spare_back(b, number, f);
 }
 
 int bh_data_open(struct bh_blobs *b, uint64_t number, struct bh_dfile *out)

@@ -184,6 +184,24 @@ struct blobs_bad {
     char etag[BH_ETAG_MAX]; /* "": none */
 };
 
+/* Data files made ahead: empty, and nobody's. */
+#define BLOBS_SPARES 32u
+struct blobs_spare {
+    uint64_t number;
+    struct bh_dfile file;
+};
+struct blobs_spares {
+    pthread_mutex_t mutex; /* nothing else is locked under it */
+    pthread_cond_t wake;
+    pthread_t thread;
+    bool runs, stop;
+    bool making;           /* more are to be made */
+    int64_t wanted_ms;     /* when one was wanted last */
+    int64_t not_before_ms; /* after one could not be made */
+    unsigned count;
+    struct blobs_spare items[BLOBS_SPARES];
+};
+
 struct bh_blobs {
     struct bh_blobs_options o;
     char *prefix;
@@ -233,6 +251,8 @@ struct bh_blobs {
     int64_t full_ms; /* when it was found to be; 0: never */
     struct blobs_piece *pieces;
     uint64_t pieces_bytes;
+    /* on its own: */
+    struct blobs_spares spares;
 };
 
 /* --- blobs_table.c: entries; with the mutex --- */
@@ -295,6 +315,19 @@ void bh_blobs_keep_state(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], 
 void bh_data_moved(struct bh_blobs *b, uint64_t number, uint64_t to);
 void bh_data_forget(struct bh_blobs *b, uint64_t number);
 void bh_blobs_edits_free(struct bh_blobs *b);
+
+/* --- blobs_data.c --- */
+/* A new, empty data file under a number of its own. 0 or errno. */
+int bh_blobs_new_data(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out);
+
+/* --- blobs_spare.c; any thread --- */
+/* One that was made ahead, if there is one; where many are wanted more are made. */
+bool bh_blobs_spare_take(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out);
+/* One that nobody needs, still empty. */
+void bh_blobs_spare_back(struct bh_blobs *b, uint64_t number, struct bh_dfile *file);
+void bh_blobs_spares_init(struct bh_blobs *b);
+int bh_blobs_spares_start(struct bh_blobs *b, struct bh_error *err);
+void bh_blobs_spares_end(struct bh_blobs *b); /* and what there is goes; at the end, alone */
 
 /* --- blobs_upload.c --- */
 /* The job of an entry that has become pending; with the mutex. `job` is the caller's allocation. */

@@ -157,9 +157,9 @@ static int write_locked(struct bh_open *o, const void *buf, size_t len, uint64_t
         return bh_fail(err, ESTALE, "files/ was restored or switched while the file was open");
     if (len > SIZE_LIMIT || offset > SIZE_LIMIT - len)
         return EFBIG;
-    if (!files_is_writable(o) && !wait)
-        return EAGAIN;
-    int rc = files_is_writable(o) ? 0 : files_make_own(o, UINT64_MAX, err);
+    int rc = files_is_writable(o) ? 0
+             : wait               ? files_make_own(o, UINT64_MAX, err)
+                                  : files_make_own_at_once(o, err);
     if (rc)
         return rc;
     files_changes(o);

@@ -170,6 +170,25 @@ int files_make_own(struct bh_open *o, uint64_t keep, struct bh_error *err)
     return rc ? rc : install(o, number, keep, data, err);
 }
 
+int files_make_own_at_once(struct bh_open *o, struct bh_error *err)
+{
+    struct bh_blobs *b = o->files->blobs;
+    struct bh_inode to = {.content = o->content};
+    struct bh_dfile data;
+    if (o->content.size || o->content.data || o->has_data || o->blob)
+        return EAGAIN;
+    int rc = bh_data_create_at_once(b, &to.content.data, &data);
+    if (rc)
+        return rc;
+    rc = bh_names_set(o->files->names, o->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL, false,
+                      err);
+    if (rc == 0)
+        take_own(o, &to.content, data);
+    else
+        bh_data_back(b, to.content.data, &data);
+    return rc;
+}
+
 /* The copy becomes the file's, unless that was changed or copied meanwhile. */
 static int install_copy(struct bh_open *o, const struct origin *from, uint64_t number,
                         uint64_t size, struct bh_dfile data, struct bh_error *err)

@@ -144,6 +144,8 @@ bool files_is_writable(const struct bh_open *o);
  * up to `keep` bytes: the one that it has, or a copy if that is a blob, too, or one of the blob
  * (bh_open_own has made that before, unless somebody came in between). */
 int files_make_own(struct bh_open *o, uint64_t keep, struct bh_error *err);
+/* The same without waiting, for a file that has no content yet. EAGAIN. */
+int files_make_own_at_once(struct bh_open *o, struct bh_error *err);
 
 /* --- files_use.c --- */
 /* EAGAIN (not wait). Whoever publishes it lets go. */
