@@ -7,13 +7,17 @@
 #include <string.h>
 
 #include "util/cleanup.h"
+#include "util/clock.h"
 #include "util/io.h"
 
 #define WINDOW_MIN  ((uint64_t)256 << 10) /* read ahead of a sequential reader */
 #define PIECE_MAX   ((uint64_t)2 << 20)   /* of one request */
 #define RANDOM_EACH 8                     /* random reads, after which requests become larger */
 #define RANDOM_MAX  4                     /* 64 KiB to 1 MiB */
-#define SWEEPS      2                     /* pieces at once beside one that is waited for */
+#define SWEEP_FROM  32u                   /* random reads, before which the rest never comes */
+#define SWEEP_SHARE 4                     /* ... nor before that part of its time was waited */
+#define SWEEPS      4                     /* pieces at once beside one that is waited for */
+#define SWEEP_MAX   5                     /* of 2 MiB */
 
 /* --- what is fetched; with the mutex --- */
 
@@ -110,8 +114,21 @@ static int read_ahead(struct bh_blob *o, uint64_t after)
     return rc;
 }
 
-/* Who has read here and there for that long will want most of it, and waits for one piece at a
- * time: others come meanwhile, from the beginning on, a few for each; where half is here, the rest.
+/* Who reads here and there waits for one piece at a time, mostly for the answer to begin. When that
+ * has taken a quarter of what it would take to fetch all that is missing, at the speed at which
+ * answers come once they have begun, the rest is fetched beside it: as it may be that he goes on,
+ * and costs little more if not (how long to rent before one buys: the ski rental problem). */
+static bool is_worth_it(struct blobs_parts *p)
+{
+    if (p->sweeps || p->random < SWEEP_FROM || p->moved_bytes == 0)
+        return p->sweeps;
+    double rest = (double)((p->units - p->here) * BLOBS_UNIT);
+    double rest_ns = rest * (double)p->moved_ns / (double)p->moved_bytes;
+    p->sweeps = (double)p->waited_ns * SWEEP_SHARE >= rest_ns;
+    return p->sweeps;
+}
+
+/* From the beginning on, a few pieces for each that is waited for; where half is here, the rest.
  * Few at once, as others read, too; none where the cache has no room for all. */
 void bh_blobs_sweep(struct bh_blobs *b, struct blobs_content *c)
 {
@@ -122,7 +139,7 @@ void bh_blobs_sweep(struct bh_blobs *b, struct blobs_content *c)
         if (p->swept == p->units || p->lost || c->bad || bh_blobs_disk_is_full(b) ||
             (b->cache_max && c->size > b->cache_max))
             return;
-        uint64_t end = (p->swept >> RANDOM_MAX << RANDOM_MAX) + ((uint64_t)1 << RANDOM_MAX);
+        uint64_t end = (p->swept >> SWEEP_MAX << SWEEP_MAX) + ((uint64_t)1 << SWEEP_MAX);
         uint64_t n = wanted_run(p, p->swept, end < p->units ? end : p->units);
         struct blobs_fetch *f = fetch_run(b, c, p->swept, n, true);
         if (!f)
@@ -169,7 +186,7 @@ static struct blobs_fetch *demand(struct bh_blob *o, uint64_t unit, uint64_t lea
         end = p->units;
     if (fetch_missing(o->blobs, c, first, end, end - first, &f) != 0)
         return NULL;
-    if (!o->window && p->random >= RANDOM_EACH << RANDOM_MAX) {
+    if (!o->window && is_worth_it(p)) {
         p->to_sweep = SWEEPS;
         bh_blobs_sweep(o->blobs, c);
     }
@@ -297,7 +314,13 @@ static int wait_for_unit(struct bh_blob *o, uint64_t offset, uint64_t end, bool 
         !(f = demand(o, unit, blobs_units(end))))
         return bh_fail(err, ENOMEM, "out of memory while reading from the bucket");
     (void)read_ahead(o, end); /* without memory there is none */
-    return f ? bh_blobs_await(b, f, since_ms, call, missing, err) : 0;
+    if (!f)
+        return 0;
+    int64_t began = bh_mono_ns();
+    int rc = bh_blobs_await(b, f, since_ms, call, missing, err);
+    if (o->window == 0)
+        c->parts->waited_ns += bh_mono_ns() - began;
+    return rc;
 }
 
 static struct blobs_fetch *check_under_way(const struct blobs_content *c)

@@ -257,7 +257,10 @@ static int got(void *arg, const void *data, size_t len, struct bh_error *err)
         return wrong_size(g, err);
     if (len > g->end - g->at)
         return bh_fail(err, EIO, "%s delivered more bytes than were asked for", g->key);
-    atomic_store(&g->fetch->moved_ms, bh_mono_ms());
+    g->last_ns = bh_mono_ns();
+    if (!g->first_ns)
+        g->first_ns = g->last_ns;
+    atomic_store(&g->fetch->moved_ms, g->last_ns / 1000000);
     int rc = g->take(g->arg, g->at, data, len, err);
     g->at += len;
     return rc;

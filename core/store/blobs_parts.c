@@ -272,6 +272,8 @@ static int note_range(struct range *r, struct bh_error *err)
     struct blobs_content *c = f->content;
     BH_LOCK_SCOPE(&p->map_lock);
     pthread_mutex_lock(&b->mutex);
+    p->moved_ns += r->get.last_ns - r->get.first_ns;
+    p->moved_bytes += f->count * BLOBS_UNIT;
     bool same = strcmp(p->etag, r->etag) == 0;
     if (same) {
         for (uint64_t i = f->first; i < f->first + f->count; i++) {

@@ -144,8 +144,12 @@ struct blobs_parts { /* of a large blob: the files r-HASH and r-HASH.map */
     char etag[BH_ETAG_MAX];      /* of the object that the units are from; "": not known yet */
     unsigned random;             /* reads that were not sequential */
     unsigned lost;               /* times that units went again */
-    uint64_t swept;              /* units up to here were fetched beside what is read at random */
-    unsigned sweeping, to_sweep; /* pieces of that: under way; that may begin */
+    int64_t waited_ns;           /* for what was read at random */
+    int64_t moved_ns;            /* between the first and the last byte of an answer, all of them */
+    uint64_t moved_bytes;        /* in that time */
+    bool sweeps;                 /* the rest comes beside what is read at random: */
+    uint64_t swept;              /* units up to here were fetched */
+    unsigned sweeping, to_sweep; /* pieces: under way; that may begin */
     bool checking;
     uint64_t lately, hand; /* units: read last; evicted next */
 };
@@ -359,6 +363,7 @@ struct blobs_get {
     struct bh_blobs *b;
     struct blobs_fetch *fetch;
     uint64_t at, end;
+    int64_t first_ns, last_ns; /* when the first bytes came, and the last; 0: none yet */
     struct bh_object_info info;
     char key[BH_KEY_MAX + 1];
     int (*take)(void *arg, uint64_t at, const void *data, size_t len, struct bh_error *err);
