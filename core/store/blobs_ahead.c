@@ -213,7 +213,7 @@ static bool is_unchecked(const struct blobs_content *c)
 void bh_blobs_check_if_all(struct bh_blobs *b, struct blobs_content *c)
 {
     struct blobs_parts *p = c->parts;
-    if (is_unchecked(c) && !p->checking)
+    if (is_unchecked(c) && !p->checking && !p->hashing)
         p->checking = bh_blobs_fetch(b, c, FETCH_CHECK_PARTS, 0, 0, true) != NULL;
 }
 
@@ -326,7 +326,7 @@ static int wait_for_unit(struct bh_blob *o, uint64_t offset, uint64_t end, bool 
 static struct blobs_fetch *check_under_way(const struct blobs_content *c)
 {
     struct blobs_fetch *f = c->fetches;
-    while (f && f->what != FETCH_CHECK_PARTS)
+    while (f && f->what != FETCH_CHECK_PARTS && f->what != FETCH_HASH_PARTS)
         f = f->sibling;
     return f;
 }
@@ -340,7 +340,8 @@ static int wait_for_check(struct bh_blob *o, int64_t since_ms, const struct bh_c
     struct blobs_content *c = o->content;
     BH_LOCK_SCOPE(&b->mutex);
     for (;;) {
-        struct blobs_fetch *f = check_under_way(c);
+        bool all = c->parts->checking || is_unchecked(c);
+        struct blobs_fetch *f = all ? check_under_way(c) : NULL;
         if (c->bad)
             return bh_fail(err, EIO, "%s", c->bad->text);
         if (!f && !is_unchecked(c))

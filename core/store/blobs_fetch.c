@@ -147,6 +147,8 @@ static int work(struct bh_blobs *b, struct blobs_fetch *f)
         return bh_blobs_fetch_memory(b, f, &f->error);
     case FETCH_CHECK_UNSURE:
         return bh_blobs_check_unsure(b, f, &f->error);
+    case FETCH_HASH_PARTS:
+        return bh_blobs_hash_parts(b, f, &f->error);
     case FETCH_CHECK_PARTS:
         return bh_blobs_check_parts(b, f, &f->error);
     }
@@ -169,6 +171,8 @@ static void run(struct bh_blobs *b, struct blobs_fetch *f) /* with the mutex */
         bh_blobs_parts_free(c->parts, f->first, f->count);
     if (f->sweeps)
         bh_blobs_swept(b, c, rc);
+    if (f->what == FETCH_HASH_PARTS)
+        bh_blobs_hashed(b, c);
     struct blobs_fetch **p = &c->fetches;
     while (*p != f)
         p = &(*p)->sibling;

@@ -132,6 +132,7 @@ void bh_blobs_parts_close(struct blobs_parts *p)
     bh_dfile_close(&p->map);
     pthread_rwlock_destroy(&p->file_lock);
     pthread_mutex_destroy(&p->map_lock);
+    bh_sha256_free(p->hash);
     free(p->have);
     free(p->busy);
     free(p);
@@ -202,7 +203,7 @@ static bool is_known_bad(const struct bh_blobs *b, const uint8_t hash[BH_SHA256_
     return false;
 }
 
-static void note_bad(struct bh_blobs *b, const struct blobs_content *c)
+void bh_blobs_note_bad(struct bh_blobs *b, const struct blobs_content *c)
 {
     BH_LOCK_SCOPE(&b->mutex);
     const char *etag = c->parts->etag;
@@ -280,6 +281,7 @@ static int note_range(struct range *r, struct bh_error *err)
             p->here += !blobs_bit(p->have, i);
             blobs_set_bit(p->have, i, true);
         }
+        bh_blobs_hash_ahead(b, c);
         if (c->entry->kind == KIND_PARTS)
             bh_blobs_resize(b, c->entry, p->here * BLOBS_UNIT);
         bh_blobs_check_if_all(b, c);
@@ -358,72 +360,4 @@ uint64_t bh_blobs_parts_shrink(struct bh_blobs *b, struct blobs_content *c, uint
         bh_log(BH_LOG_WARNING, "parts of a large file in %s cannot be let go: %s",
                bh_disk_path(b->o.disk), strerror(rc));
     return went;
-}
-
-/* --- all is here --- */
-
-/* The parts are not what their name says, or cannot be read: they go. With naming. */
-static int reject(struct bh_blobs *b, struct blobs_content *c, const struct bh_error *why)
-{
-    if (c->entry->kind == KIND_PARTS)
-        bh_blobs_unlink(b, KIND_PARTS, c->entry->hash);
-    BH_LOCK_SCOPE(&b->mutex);
-    bh_blobs_bad(c, why);
-    if (c->entry->kind == KIND_PARTS)
-        bh_blobs_become(b, c->entry, KIND_NONE, 0);
-    return why->code;
-}
-
-static int keep_parts(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err)
-{
-    char from[BLOBS_NAME], to[BLOBS_NAME];
-    if (c->entry->kind != KIND_PARTS)
-        return 0;
-    bh_blobs_name(from, KIND_PARTS, c->entry->hash);
-    bh_blobs_name(to, KIND_CACHED, c->entry->hash);
-    int rc = bh_disk_rename(b->o.disk, from, to);
-    if (rc)
-        return bh_fail(err, rc, "%s in %s cannot be renamed: %s", from, bh_disk_path(b->o.disk),
-                       strerror(rc));
-    pthread_mutex_lock(&b->mutex);
-    bh_blobs_become(b, c->entry, KIND_CACHED, c->size);
-    pthread_mutex_unlock(&b->mutex);
-    bh_blobs_unlink(b, KIND_PARTS, c->entry->hash); /* the map alone is left */
-    return bh_blobs_open_local(b, c, err);
-}
-
-/* With naming, and the parts' file_lock: no unit goes between the look at `all` and the end. */
-static int checked_parts(struct bh_blobs *b, struct blobs_content *c, unsigned lost,
-                         const uint8_t hash[BH_SHA256_LEN], int rc, struct bh_error *err)
-{
-    char key[BH_KEY_MAX + 1];
-    pthread_mutex_lock(&b->mutex);
-    bool all = c->parts->here == c->parts->units && c->parts->lost == lost;
-    pthread_mutex_unlock(&b->mutex);
-    bh_blobs_content_key(b, c, key);
-    if (rc == ECANCELED || rc == ENOMEM || !all)
-        return rc;
-    if (!rc && (rc = bh_blobs_compare(c, key, hash, err)) != 0)
-        note_bad(b, c);
-    return rc ? reject(b, c, err) : keep_parts(b, c, err);
-}
-
-int bh_blobs_check_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err)
-{
-    struct blobs_content *c = f->content;
-    struct blobs_get ask = {.b = b, .fetch = f};
-    uint8_t hash[BH_SHA256_LEN] = {0};
-    char name[BLOBS_NAME];
-    bh_blobs_name(name, KIND_PARTS, c->entry->hash);
-    pthread_mutex_lock(&b->mutex);
-    unsigned lost = c->parts->lost;
-    pthread_mutex_unlock(&b->mutex);
-    int rc = bh_blobs_hash(c->parts->file.fd, c->size, bh_blobs_fetch_again, &ask, name, hash, err);
-    BH_LOCK_SCOPE(&b->naming);
-    pthread_rwlock_rdlock(&c->parts->file_lock);
-    rc = checked_parts(b, c, lost, hash, rc, err);
-    pthread_rwlock_unlock(&c->parts->file_lock);
-    BH_LOCK_SCOPE(&b->mutex); /* which comes after naming */
-    c->parts->checking = false;
-    return rc;
 }

@@ -113,6 +113,7 @@ enum blobs_fetch_what {
     FETCH_RANGE,        /* units of it, into parts */
     FETCH_MEMORY,       /* units of it, or all of a small one, into memory */
     FETCH_CHECK_UNSURE, /* no request: a u- file becomes c- */
+    FETCH_HASH_PARTS,   /* no request: what is here from the beginning on is hashed */
     FETCH_CHECK_PARTS,  /* no request: parts that are all here become c- */
 };
 
@@ -150,8 +151,11 @@ struct blobs_parts { /* of a large blob: the files r-HASH and r-HASH.map */
     bool sweeps;                 /* the rest comes beside what is read at random: */
     uint64_t swept;              /* units up to here were fetched */
     unsigned sweeping, to_sweep; /* pieces: under way; that may begin */
-    bool checking;
-    uint64_t lately, hand; /* units: read last; evicted next */
+    bool hashing, checking;      /* queued or under way, never both */
+    uint64_t prefix;             /* units up to here are here, if none was lost */
+    uint64_t hashed;             /* units up to here are in: */
+    struct bh_sha256 *hash;      /* NULL: none, or with who goes on with it */
+    uint64_t lately, hand;       /* units: read last; evicted next */
 };
 
 static inline uint64_t blobs_units(uint64_t size)
@@ -300,6 +304,10 @@ int bh_blobs_scan(struct bh_blobs *b, bool recheck, struct bh_error *err);
  * is shorter. */
 int bh_blobs_hash(int fd, uint64_t size, int (*again)(void *arg, struct bh_error *err), void *arg,
                   const char *what, uint8_t hash[BH_SHA256_LEN], struct bh_error *err);
+/* The same for [from, end), with a hash that has what is before. NULL: ENOMEM. */
+int bh_blobs_hash_on(struct bh_sha256 *hash, int fd, uint64_t from, uint64_t end,
+                     int (*again)(void *arg, struct bh_error *err), void *arg, const char *what,
+                     struct bh_error *err);
 /* [0, len) of fd to f; holes stay holes. ENODATA: fd is shorter. */
 int bh_blobs_copy(int fd, struct bh_dfile *f, uint64_t len, const struct bh_call *call,
                   struct bh_error *err);
@@ -394,12 +402,22 @@ int bh_blobs_check_unsure(struct bh_blobs *b, struct blobs_fetch *f, struct bh_e
 int bh_blobs_parts_open(struct bh_blobs *b, struct blobs_content *c, struct bh_error *err);
 void bh_blobs_parts_close(struct blobs_parts *p);
 int bh_blobs_fetch_range(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
-int bh_blobs_check_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
+/* The object, as it is now, is not what its name says. */
+void bh_blobs_note_bad(struct bh_blobs *b, const struct blobs_content *c);
 /* Reads the header of a map: 0 if it is of this machine's life and of a blob of *size bytes. */
 int bh_blobs_parts_look(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], uint64_t *bytes);
 /* Lets go of some `want` bytes of parts that are open, not of what is being read. The caller has no
  * lock, and keeps the content open. Returns how many went. */
 uint64_t bh_blobs_parts_shrink(struct bh_blobs *b, struct blobs_content *c, uint64_t want);
+
+/* --- blobs_check.c: whether they are what the name says --- */
+/* Units have come: what there is from the beginning on is hashed, if that is much more; with the
+ * mutex. */
+void bh_blobs_hash_ahead(struct bh_blobs *b, struct blobs_content *c);
+int bh_blobs_hash_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
+/* Such a fetch has ended; with the mutex. */
+void bh_blobs_hashed(struct bh_blobs *b, struct blobs_content *c);
+int bh_blobs_check_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_error *err);
 
 /* --- blobs_ahead.c: reading them --- */
 /* EAGAIN: the whole blob is here now. */

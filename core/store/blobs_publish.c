@@ -90,15 +90,28 @@ static int hash_and_copy(struct hashing *h, struct bh_error *err)
     return rc;
 }
 
+int bh_blobs_hash_on(struct bh_sha256 *hash, int fd, uint64_t from, uint64_t end,
+                     int (*ask)(void *arg, struct bh_error *err), void *arg, const char *what,
+                     struct bh_error *err)
+{
+    struct hashing h = {.fd = fd,
+                        .size = end,
+                        .hash = hash,
+                        .from = from,
+                        .ask = ask,
+                        .arg = arg,
+                        .what = what};
+    return hash_and_copy(&h, err);
+}
+
 int bh_blobs_hash(int fd, uint64_t size, int (*ask)(void *arg, struct bh_error *err), void *arg,
                   const char *what, uint8_t hash[BH_SHA256_LEN], struct bh_error *err)
 {
-    struct hashing h = {
-        .fd = fd, .size = size, .hash = bh_sha256_new(), .ask = ask, .arg = arg, .what = what};
-    int rc = hash_and_copy(&h, err);
+    struct bh_sha256 *h = bh_sha256_new();
+    int rc = bh_blobs_hash_on(h, fd, 0, size, ask, arg, what, err);
     if (!rc)
-        bh_sha256_raw(h.hash, hash);
-    bh_sha256_free(h.hash);
+        bh_sha256_raw(h, hash);
+    bh_sha256_free(h);
     return rc;
 }
 

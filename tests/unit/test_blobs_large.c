@@ -82,7 +82,8 @@ static void test_random_reading(void **state)
     bh_blob_close(o);
 }
 
-/* Where each answer is slow to begin, what is missing comes soon; else not before it is worth it. */
+/* Where each answer is slow to begin, what is missing comes soon; else not before it is worth it.
+ */
 static void test_random_reading_from_afar(void **state)
 {
     uint64_t size = 256 * MIB;
@@ -169,6 +170,62 @@ static void test_a_damaged_large_object_is_found_at_the_end(void **state)
     assert_false(is_there(local('r', hash)));
     assert_false(is_there(local('c', hash)));
     assert_int_equal(stats().cached_bytes, 0);
+}
+
+/* Reads [from, to) a MiB at a time; the first error, or 0. */
+static int read_on(struct bh_blob *o, uint64_t from, uint64_t to)
+{
+    char *mib = malloc(MIB);
+    size_t got;
+    int rc = 0;
+    assert_non_null(mib);
+    for (uint64_t at = from; rc == 0 && at < to; at += MIB)
+        rc = bh_blob_read(o, mib, MIB, at, &got, NULL, NULL);
+    free(mib);
+    return rc;
+}
+
+/* What comes first is hashed long before the rest is here. */
+static void test_damage_in_the_beginning_is_found_at_the_end(void **state)
+{
+    uint64_t size = 96 * MIB + 4711;
+    for (uint64_t where = 0; where < size; where += 48 * MIB) {
+        put_object(1, size, hash);
+        open_blobs(false);
+        char path[256];
+        snprintf(path, sizeof path, "bucket/%s", object(hash));
+        int fd = open(at(path), O_RDWR | O_CLOEXEC);
+        assert_true(fd >= 0);
+        assert_int_equal(pwrite(fd, "x", 1, (off_t)where + 5), 1);
+        close(fd);
+        struct bh_blob *o = open_blob(hash, size);
+        assert_int_equal(read_on(o, 0, 90 * MIB), 0);
+        assert_int_equal(read_on(o, 90 * MIB, size), EIO);
+        bh_blob_close(o);
+        assert_false(is_there(local('c', hash)));
+        close_blobs();
+    }
+    open_blobs(false);
+}
+
+/* What was hashed of another object does not count. */
+static void test_a_beginning_that_is_replaced_counts_no_more(void **state)
+{
+    uint8_t other[BH_SHA256_LEN];
+    uint64_t size = 96 * MIB + 4711;
+    put_object(2, size, other);
+    put_object(1, size, hash);
+    must(bh_bucket_copy(bucket, object(hash), "right", NULL, NULL, NULL, ERR));
+    must(bh_bucket_copy(bucket, object(other), object(hash), NULL, NULL, NULL, ERR));
+    open_blobs(false);
+    struct bh_blob *o = open_blob(hash, size);
+    assert_int_equal(read_on(o, 0, 48 * MIB), 0);
+    must(bh_bucket_copy(bucket, "right", object(hash), NULL, NULL, NULL, ERR));
+    must_read(o, 1, 90 * MIB, 4096);
+    assert_int_equal(read_on(o, 0, size), 0);
+    eventually(is_there(local('c', hash)));
+    bh_blob_close(o);
+    must_have_blob(hash, 1, size);
 }
 
 static void test_a_short_large_object_is_said(void **state)
@@ -314,6 +371,8 @@ int main(void)
         TEST(test_parts_are_remembered),
         TEST(test_parts_of_another_life_of_the_machine_are_not_used),
         TEST(test_a_damaged_large_object_is_found_at_the_end),
+        TEST(test_damage_in_the_beginning_is_found_at_the_end),
+        TEST(test_a_beginning_that_is_replaced_counts_no_more),
         TEST(test_a_short_large_object_is_said),
         TEST(test_an_object_that_is_replaced_meanwhile),
         TEST(test_a_cut_answer_is_not_used),
