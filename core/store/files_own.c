@@ -182,10 +182,14 @@ int files_make_own_at_once(struct bh_open *o, struct bh_error *err)
         return rc;
     rc = bh_names_set(o->files->names, o->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL, false,
                       err);
-    if (rc == 0)
+    if (rc == 0) {
         take_own(o, &to.content, data);
-    else
+    } else if (rc == EAGAIN) { /* nobody has heard of it */
         bh_data_back(b, to.content.data, &data);
+    } else {
+        bh_dfile_close(&data);
+        bh_data_remove(b, to.content.data);
+    }
     return rc;
 }
 
