@@ -93,8 +93,10 @@ int bh_blobs_open(struct bh_blobs **out, const struct bh_blobs_options *o, bool 
 
 int bh_blobs_start(struct bh_blobs *b, struct bh_error *err)
 {
-    int rc = b->o.read_only ? 0 : bh_blobs_spares_start(b, err);
-    return rc || b->o.read_only ? rc : bh_blobs_upload_start(b, err);
+    if (b->o.read_only)
+        return 0;
+    bh_blobs_spares_start(b);
+    return bh_blobs_upload_start(b, err);
 }
 
 void bh_blobs_close(struct bh_blobs *b)

@@ -67,8 +67,6 @@ int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out,
 /* The same without waiting for the disk: one that was made ahead, which is so where several are
  * made one after the other. EAGAIN: there is none. */
 int bh_data_create_at_once(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out);
-/* It is not needed after all, and was not written to. */
-void bh_data_back(struct bh_blobs *b, uint64_t number, struct bh_dfile *f);
 int bh_data_open(struct bh_blobs *b, uint64_t number, struct bh_dfile *out); /* ENOENT */
 /* The same, but if the file has become a blob as well, *number becomes that of a copy of its first
  * `len` bytes, or of all where it has fewer (the old one stays, for the caller to remove).

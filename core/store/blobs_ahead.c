@@ -7,17 +7,17 @@
 #include <string.h>
 
 #include "util/cleanup.h"
-#include "util/clock.h"
 #include "util/io.h"
 
 #define WINDOW_MIN  ((uint64_t)256 << 10) /* read ahead of a sequential reader */
 #define PIECE_MAX   ((uint64_t)2 << 20)   /* of one request */
 #define RANDOM_EACH 8                     /* random reads, after which requests become larger */
 #define RANDOM_MAX  4                     /* 64 KiB to 1 MiB */
-#define SWEEP_FROM  32u                   /* random reads, before which the rest never comes */
-#define SWEEP_SHARE 4                     /* ... nor before that part of its time was waited */
-#define SWEEPS      4                     /* pieces at once beside one that is waited for */
-#define SWEEP_MAX   5                     /* of 2 MiB */
+#define SWEEP_SOON  32u                   /* fetches for those, after which the rest comes beside */
+#define SWEEP_LATE  128u
+#define FAR_NS      5000000 /* a mean answer takes that long to begin */
+#define SWEEPS      4       /* pieces at once beside one that is waited for */
+#define SWEEP_MAX   5       /* of 2 MiB */
 
 /* --- what is fetched; with the mutex --- */
 
@@ -114,18 +114,13 @@ static int read_ahead(struct bh_blob *o, uint64_t after)
     return rc;
 }
 
-/* Who reads here and there waits for one piece at a time, mostly for the answer to begin. When that
- * has taken a quarter of what it would take to fetch all that is missing, at the speed at which
- * answers come once they have begun, the rest is fetched beside it: as it may be that he goes on,
- * and costs little more if not (how long to rent before one buys: the ski rental problem). */
-static bool is_worth_it(struct blobs_parts *p)
+/* Who has read here and there for long will want most of it, and waits for one piece at a time. Far
+ * away that is mostly waiting for answers to begin, when fetching the rest beside costs him nothing
+ * and is soon worth it; on a slow line it would hold up what he waits for. */
+static bool is_worth_it(const struct blobs_parts *p)
 {
-    if (p->sweeps || p->random < SWEEP_FROM || p->moved_bytes == 0)
-        return p->sweeps;
-    double rest = (double)((p->units - p->here) * BLOBS_UNIT);
-    double rest_ns = rest * (double)p->moved_ns / (double)p->moved_bytes;
-    p->sweeps = (double)p->waited_ns * SWEEP_SHARE >= rest_ns;
-    return p->sweeps;
+    bool far = p->begin_ns >= FAR_NS * p->answers && p->begin_ns >= p->moved_ns;
+    return p->random >= (far ? SWEEP_SOON : SWEEP_LATE);
 }
 
 /* From the beginning on, a few pieces for each that is waited for; where half is here, the rest.
@@ -316,11 +311,7 @@ static int wait_for_unit(struct bh_blob *o, uint64_t offset, uint64_t end, bool 
     (void)read_ahead(o, end); /* without memory there is none */
     if (!f)
         return 0;
-    int64_t began = bh_mono_ns();
-    int rc = bh_blobs_await(b, f, since_ms, call, missing, err);
-    if (o->window == 0)
-        c->parts->waited_ns += bh_mono_ns() - began;
-    return rc;
+    return bh_blobs_await(b, f, since_ms, call, missing, err);
 }
 
 static struct blobs_fetch *check_under_way(const struct blobs_content *c)

@@ -14,15 +14,22 @@
 /* --- what there is from the beginning on --- */
 
 /* Not once something of it has gone again, or was replaced: what was hashed counts no more. Nor
- * what lies beyond a gap that nobody fills. */
+ * what lies beyond a gap, nor of what will never be all here. With one or two threads these fetch.
+ */
+static bool may_hash(const struct bh_blobs *b, const struct blobs_content *c)
+{
+    const struct blobs_parts *p = c->parts;
+    return !p->hash_at_end && !p->lost && !p->hashing && !p->checking && !c->bad && c->opened > 0 &&
+           c->entry->kind == KIND_PARTS && b->o.parallel > 2 &&
+           !(b->cache_max && c->size > b->cache_max);
+}
+
 void bh_blobs_hash_ahead(struct bh_blobs *b, struct blobs_content *c)
 {
     struct blobs_parts *p = c->parts;
-    uint64_t before = p->prefix;
     while (p->prefix < p->units && blobs_bit(p->have, p->prefix))
         p->prefix++;
-    if (p->prefix > before && p->prefix >= p->hashed + AHEAD_MIN && p->here < p->units &&
-        !p->lost && !p->hashing && !p->checking)
+    if (p->prefix >= p->hashed + AHEAD_MIN && p->here < p->units && may_hash(b, c))
         p->hashing = bh_blobs_fetch(b, c, FETCH_HASH_PARTS, 0, 0, true) != NULL;
 }
 
@@ -66,14 +73,17 @@ int bh_blobs_hash_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_err
         bh_sha256_free(hash);
     p->hash = good ? hash : NULL;
     p->hashed = good ? end : 0;
-    return rc;
+    p->hash_at_end = rc && rc != ECANCELED;
+    return rc == ECANCELED ? rc : 0; /* what is wrong the check finds, and says */
 }
 
 void bh_blobs_hashed(struct bh_blobs *b, struct blobs_content *c)
 {
     c->parts->hashing = false;
-    if (!atomic_load(&b->stopped))
-        bh_blobs_check_if_all(b, c);
+    if (atomic_load(&b->stopped))
+        return;
+    bh_blobs_hash_ahead(b, c);
+    bh_blobs_check_if_all(b, c);
 }
 
 /* --- all is here --- */

@@ -26,7 +26,7 @@ int bh_blobs_new_data(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out
 
 int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out, struct bh_error *err)
 {
-    if (bh_blobs_spare_take(b, number, out))
+    if (bh_blobs_spare_take(b, number, out, true))
         return 0;
     int rc = bh_blobs_new_data(b, number, out);
     if (bh_blobs_is_full(rc) && bh_blobs_make_room(b, BLOBS_STEP))
@@ -38,12 +38,7 @@ int bh_data_create(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out, s
 
 int bh_data_create_at_once(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out)
 {
-    return bh_blobs_spare_take(b, number, out) ? 0 : EAGAIN;
-}
-
-void bh_data_back(struct bh_blobs *b, uint64_t number, struct bh_dfile *f)
-{
-    bh_blobs_spare_back(b, number, f);
+    return bh_blobs_spare_take(b, number, out, false) ? 0 : EAGAIN;
 }
 
 int bh_data_open(struct bh_blobs *b, uint64_t number, struct bh_dfile *out)

@@ -162,7 +162,8 @@ static void run(struct bh_blobs *b, struct blobs_fetch *f) /* with the mutex */
     f->queued = b->fetches_begun;
     b->fetches_begun = f;
     b->fetching_ahead += ahead;
-    bool unwanted = ahead && c->opened == 0 && f->what == FETCH_RANGE;
+    bool unwanted =
+        ahead && c->opened == 0 && (f->what == FETCH_RANGE || f->what == FETCH_HASH_PARTS);
     pthread_mutex_unlock(&b->mutex);
     int rc = unwanted ? bh_fail(&f->error, ECANCELED, "nobody reads it any more") : work(b, f);
     pthread_mutex_lock(&b->mutex);
@@ -276,6 +277,7 @@ int bh_blobs_get(struct blobs_get *g, struct bh_error *err)
     struct bh_call call = {.cancel = &g->fetch->cancel, .stop = &g->b->stopped};
     uint64_t begin = g->at;
     bool by_hash = bh_blobs_content_key(g->b, c, g->key);
+    g->began_ns = bh_mono_ns();
     int rc =
         bh_bucket_get(g->b->o.bucket, g->key, begin, g->end - begin, got, g, &g->info, &call, err);
     if (rc == ENOENT) {

@@ -170,6 +170,7 @@ int bh_blobs_parts_open(struct bh_blobs *b, struct blobs_content *c, struct bh_e
         memcpy(p->have, map + HEADER, (size_t)(p->units + 7) / 8);
         memcpy(p->etag, map + AT_ETAG, sizeof p->etag);
         p->here = count_bits(p->have, p->units);
+        p->hash_at_end = p->here > 0; /* who reads on may not read all of it in this life either */
     }
     int rc = open_files(b, p, c, map);
     if (rc) {
@@ -273,8 +274,9 @@ static int note_range(struct range *r, struct bh_error *err)
     struct blobs_content *c = f->content;
     BH_LOCK_SCOPE(&p->map_lock);
     pthread_mutex_lock(&b->mutex);
+    p->answers++;
+    p->begin_ns += r->get.first_ns - r->get.began_ns;
     p->moved_ns += r->get.last_ns - r->get.first_ns;
-    p->moved_bytes += f->count * BLOBS_UNIT;
     bool same = strcmp(p->etag, r->etag) == 0;
     if (same) {
         for (uint64_t i = f->first; i < f->first + f->count; i++) {

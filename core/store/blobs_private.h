@@ -4,7 +4,8 @@
  * - naming is held while p-, c-, u- and r- files get or lose their names, and what kind an entry is
  *   changes under naming and mutex only: so it may be read under either. It may be held over slow
  *   work of the disk, but never while the bucket is waited for.
- * - mutex guards everything else, and is never held while disk or bucket are waited for. */
+ * - mutex guards everything else but the spares, which have a mutex of their own under which
+ * nothing is locked, and is never held while disk or bucket are waited for. */
 #ifndef BH_STORE_BLOBS_PRIVATE_H
 #define BH_STORE_BLOBS_PRIVATE_H
 
@@ -141,16 +142,15 @@ struct blobs_parts { /* of a large blob: the files r-HASH and r-HASH.map */
     pthread_mutex_t map_lock;   /* orders writes of the map */
     /* guarded by the blobs' mutex: */
     uint64_t units, here;
-    uint8_t *have, *busy;        /* a bit a unit: it is here; it is being fetched */
-    char etag[BH_ETAG_MAX];      /* of the object that the units are from; "": not known yet */
-    unsigned random;             /* reads that were not sequential */
-    unsigned lost;               /* times that units went again */
-    int64_t waited_ns;           /* for what was read at random */
-    int64_t moved_ns;            /* between the first and the last byte of an answer, all of them */
-    uint64_t moved_bytes;        /* in that time */
-    bool sweeps;                 /* the rest comes beside what is read at random: */
-    uint64_t swept;              /* units up to here were fetched */
+    uint8_t *have, *busy;       /* a bit a unit: it is here; it is being fetched */
+    char etag[BH_ETAG_MAX];     /* of the object that the units are from; "": not known yet */
+    unsigned random;            /* reads that were not sequential */
+    unsigned lost;              /* times that units went again */
+    unsigned answers;           /* to requests for units */
+    int64_t begin_ns, moved_ns; /* until they began, and from then on to their ends, all together */
+    uint64_t swept;             /* units up to here were fetched */
     unsigned sweeping, to_sweep; /* pieces: under way; that may begin */
+    bool hash_at_end;            /* none is taken ahead */
     bool hashing, checking;      /* queued or under way, never both */
     uint64_t prefix;             /* units up to here are here, if none was lost */
     uint64_t hashed;             /* units up to here are in: */
@@ -333,12 +333,11 @@ void bh_blobs_edits_free(struct bh_blobs *b);
 int bh_blobs_new_data(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out);
 
 /* --- blobs_spare.c; any thread --- */
-/* One that was made ahead, if there is one; where many are wanted more are made. */
-bool bh_blobs_spare_take(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out);
-/* One that nobody needs, still empty. */
-void bh_blobs_spare_back(struct bh_blobs *b, uint64_t number, struct bh_dfile *file);
+/* One that was made ahead, if there is one; where many are wanted more are made. last_try: who gets
+ * none makes one himself, and so counts. */
+bool bh_blobs_spare_take(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out, bool last_try);
 void bh_blobs_spares_init(struct bh_blobs *b);
-int bh_blobs_spares_start(struct bh_blobs *b, struct bh_error *err);
+void bh_blobs_spares_start(struct bh_blobs *b);
 void bh_blobs_spares_end(struct bh_blobs *b); /* and what there is goes; at the end, alone */
 
 /* --- blobs_upload.c --- */
@@ -371,7 +370,7 @@ struct blobs_get {
     struct bh_blobs *b;
     struct blobs_fetch *fetch;
     uint64_t at, end;
-    int64_t first_ns, last_ns; /* when the first bytes came, and the last; 0: none yet */
+    int64_t began_ns, first_ns, last_ns; /* when the first bytes came, and the last; 0: none yet */
     struct bh_object_info info;
     char key[BH_KEY_MAX + 1];
     int (*take)(void *arg, uint64_t at, const void *data, size_t len, struct bh_error *err);

@@ -94,13 +94,8 @@ int bh_blobs_hash_on(struct bh_sha256 *hash, int fd, uint64_t from, uint64_t end
                      int (*ask)(void *arg, struct bh_error *err), void *arg, const char *what,
                      struct bh_error *err)
 {
-    struct hashing h = {.fd = fd,
-                        .size = end,
-                        .hash = hash,
-                        .from = from,
-                        .ask = ask,
-                        .arg = arg,
-                        .what = what};
+    struct hashing h = {
+        .fd = fd, .size = end, .hash = hash, .from = from, .ask = ask, .arg = arg, .what = what};
     return hash_and_copy(&h, err);
 }
 

@@ -14,7 +14,7 @@
 #include "util/thread.h"
 
 #define BURST_MS 100  /* between two files that are made one after the other */
-#define IDLE_MS  1000 /* none was wanted for so long: they go */
+#define IDLE_MS  1000 /* none was wanted for so long, up to twice that: they go */
 #define PAUSE_MS 1000 /* after one could not be made */
 
 /* Notes that one is wanted now; with the mutex. */
@@ -29,31 +29,18 @@ static void note(struct blobs_spares *s)
     pthread_cond_signal(&s->wake);
 }
 
-bool bh_blobs_spare_take(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out)
+bool bh_blobs_spare_take(struct bh_blobs *b, uint64_t *number, struct bh_dfile *out, bool last_try)
 {
     struct blobs_spares *s = &b->spares;
     BH_LOCK_SCOPE(&s->mutex);
-    note(s);
+    if (s->count > 0 || last_try)
+        note(s);
     if (s->count == 0)
         return false;
     s->count--;
     *number = s->items[s->count].number;
     *out = s->items[s->count].file;
     return true;
-}
-
-void bh_blobs_spare_back(struct bh_blobs *b, uint64_t number, struct bh_dfile *file)
-{
-    struct blobs_spares *s = &b->spares;
-    pthread_mutex_lock(&s->mutex);
-    bool fits = s->count < BLOBS_SPARES;
-    if (fits)
-        s->items[s->count++] = (struct blobs_spare){number, *file};
-    pthread_mutex_unlock(&s->mutex);
-    if (fits)
-        return;
-    bh_dfile_close(file);
-    bh_data_remove(b, number);
 }
 
 /* Without the mutex. */
@@ -63,24 +50,6 @@ static void drop(struct bh_blobs *b, struct blobs_spare *items, unsigned count)
         bh_dfile_close(&items[i].file);
         bh_data_remove(b, items[i].number);
     }
-}
-
-/* With the mutex, which is let go of meanwhile. */
-static void make_one(struct bh_blobs *b)
-{
-    struct blobs_spares *s = &b->spares;
-    struct blobs_spare one;
-    pthread_mutex_unlock(&s->mutex);
-    int rc = bh_blobs_new_data(b, &one.number, &one.file);
-    if (rc) /* whoever needs one tries for himself, and says why not */
-        bh_log(BH_LOG_DEBUG, "no data file can be made ahead: %s", strerror(rc));
-    else
-        bh_blobs_spare_back(b, one.number, &one.file);
-    pthread_mutex_lock(&s->mutex);
-    if (rc)
-        s->not_before_ms = bh_mono_ms() + PAUSE_MS;
-    if (rc || s->count == BLOBS_SPARES)
-        s->making = false;
 }
 
 /* With the mutex, which is let go of meanwhile. */
@@ -94,6 +63,26 @@ static void drop_all(struct bh_blobs *b)
     pthread_mutex_unlock(&s->mutex);
     drop(b, items, count);
     pthread_mutex_lock(&s->mutex);
+}
+
+/* With the mutex, which is let go of meanwhile. Where none can be made, others need what there is
+ * of that: whoever wants one tries for himself, and says why not. */
+static void make_one(struct bh_blobs *b)
+{
+    struct blobs_spares *s = &b->spares;
+    struct blobs_spare one;
+    pthread_mutex_unlock(&s->mutex);
+    int rc = bh_blobs_new_data(b, &one.number, &one.file);
+    pthread_mutex_lock(&s->mutex);
+    if (rc == 0)
+        s->items[s->count++] = one; /* nobody else adds any */
+    if (rc || s->count == BLOBS_SPARES)
+        s->making = false;
+    if (rc == 0)
+        return;
+    bh_log(BH_LOG_DEBUG, "no data file can be made ahead: %s", strerror(rc));
+    s->not_before_ms = bh_mono_ms() + PAUSE_MS;
+    drop_all(b);
 }
 
 static void *spare_main(void *arg)
@@ -124,12 +113,14 @@ void bh_blobs_spares_init(struct bh_blobs *b)
     bh_cond_init(&b->spares.wake);
 }
 
-int bh_blobs_spares_start(struct bh_blobs *b, struct bh_error *err)
+void bh_blobs_spares_start(struct bh_blobs *b)
 {
     int rc = bh_thread_start(&b->spares.thread, spare_main, b);
+    if (rc) /* new files take a little longer */
+        bh_log(BH_LOG_WARNING, "no thread can be started that makes data files ahead: %s",
+               strerror(rc));
     BH_LOCK_SCOPE(&b->spares.mutex);
     b->spares.runs = rc == 0;
-    return rc ? bh_fail(err, rc, "no thread can be started for new files: %s", strerror(rc)) : 0;
 }
 
 void bh_blobs_spares_end(struct bh_blobs *b)

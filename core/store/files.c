@@ -16,7 +16,7 @@
 
 #define CHECKPOINT_MS 5000
 #define ADOPT_MS      3000 /* a start waits for names of rows */
-/* Inodes and names in memory: some 70 MB. A directory is kept whole that has half as many. */
+/* Inodes and names in memory: some 90 MB. A directory is kept whole that has half as many. */
 #define NAMES_CACHE 300000u
 /* A flush gives an upload up after so many failures of its own: the bucket has retried each. */
 #define UPLOAD_TRIES 2

@@ -184,9 +184,7 @@ int files_make_own_at_once(struct bh_open *o, struct bh_error *err)
                       err);
     if (rc == 0) {
         take_own(o, &to.content, data);
-    } else if (rc == EAGAIN) { /* nobody has heard of it */
-        bh_data_back(b, to.content.data, &data);
-    } else {
+    } else { /* not for another file: names may have heard of it */
         bh_dfile_close(&data);
         bh_data_remove(b, to.content.data);
     }

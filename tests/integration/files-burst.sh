@@ -39,6 +39,15 @@ burst 0 1500 >"$T/done"
 check 1500
 wait_for 20 published
 
+# A file that is alone makes no others.
+for name in one two; do
+    echo "$name" >"$FILES/$name"
+    sleep 0.3
+    [ "$(data_files)" -le 1 ] || fail "a file alone: $(data_files) data files"
+    wait_for 20 published
+done
+rm "$FILES/one" "$FILES/two"
+
 # Killed while it goes on: what was closed is there, and every file has what was written to it, or a part of that.
 burst 1500 20000 >"$T/done" 2>"$T/err" &
 maker=$!

@@ -3,8 +3,6 @@
 
 #include <sys/resource.h>
 
-#define SPARES 32 /* kept ready at most */
-
 static void count_one(void *arg, uint64_t number)
 {
     (void)number;
@@ -73,12 +71,11 @@ static void test_one_file_alone_makes_no_others(void **state)
     uint64_t number;
     struct bh_dfile f;
     open_blobs(false);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++) { /* as a write does it: at once if possible, else by a worker */
+        assert_int_equal(bh_data_create_at_once(blobs, &number, &f), EAGAIN);
         make(1, &number, &f);
         bh_dfile_close(&f);
         usleep(150000); /* more than what counts as one after the other */
-        assert_int_equal(bh_data_create_at_once(blobs, &number, &f), EAGAIN);
-        usleep(150000);
     }
     assert_int_equal(data_files(), 3);
 }
@@ -109,23 +106,6 @@ static void test_the_end_leaves_only_what_is_used(void **state)
     close_blobs();
     open_blobs(false);
     assert_int_equal(data_files(), made);
-}
-
-static void test_what_is_given_back_is_used_again(void **state)
-{
-    uint64_t number, again;
-    struct bh_dfile f;
-    unsigned made = 0;
-    open_blobs(false);
-    get_at_once(&number, &f, &made);
-    bh_data_back(blobs, number, &f);
-    /* Where there was no place for it, it went. */
-    for (unsigned i = 0; i < SPARES && bh_data_create_at_once(blobs, &again, &f) == 0; i++) {
-        bh_dfile_close(&f);
-        if (again == number)
-            return;
-    }
-    assert_int_equal(bh_data_open(blobs, number, &f), ENOENT);
 }
 
 static void test_too_many_open_files_is_said_and_got_over(void **state)
@@ -162,11 +142,6 @@ static void *make_many(void *arg)
         if ((i % 2 == 0 || bh_data_create_at_once(blobs, &numbers[i], &f) != 0) &&
             bh_data_create(blobs, &numbers[i], &f, NULL) != 0)
             return NULL;
-        if (i % 7 == 0) {
-            bh_data_back(blobs, numbers[i], &f);
-            if (bh_data_create(blobs, &numbers[i], &f, NULL) != 0)
-                return NULL;
-        }
         int rc = bh_dfile_write(&f, &numbers[i], sizeof numbers[i], 0);
         bh_dfile_close(&f);
         if (rc)
@@ -213,7 +188,6 @@ int main(void)
         TEST(test_one_file_alone_makes_no_others),
         TEST(test_what_is_not_used_goes),
         TEST(test_the_end_leaves_only_what_is_used),
-        TEST(test_what_is_given_back_is_used_again),
         TEST(test_too_many_open_files_is_said_and_got_over),
         TEST(test_nobody_gets_the_same_one),
     };
