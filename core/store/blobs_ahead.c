@@ -15,9 +15,9 @@
 #define RANDOM_MAX  4                     /* 64 KiB to 1 MiB */
 #define SWEEP_SOON  32u                   /* fetches for those, after which the rest comes beside */
 #define SWEEP_LATE  128u
-#define FAR_NS      5000000 /* a mean answer takes that long to begin */
-#define SWEEPS      4       /* pieces at once beside one that is waited for */
-#define SWEEP_MAX   5       /* of 2 MiB */
+#define FAR_NS      ((int64_t)5000000) /* a mean answer takes that long to begin */
+#define SWEEPS      4                  /* pieces at once beside one that is waited for */
+#define SWEEP_MAX   5                  /* of 2 MiB */
 
 /* --- what is fetched; with the mutex --- */
 
@@ -309,9 +309,7 @@ static int wait_for_unit(struct bh_blob *o, uint64_t offset, uint64_t end, bool 
         !(f = demand(o, unit, blobs_units(end))))
         return bh_fail(err, ENOMEM, "out of memory while reading from the bucket");
     (void)read_ahead(o, end); /* without memory there is none */
-    if (!f)
-        return 0;
-    return bh_blobs_await(b, f, since_ms, call, missing, err);
+    return f ? bh_blobs_await(b, f, since_ms, call, missing, err) : 0;
 }
 
 static struct blobs_fetch *check_under_way(const struct blobs_content *c)
