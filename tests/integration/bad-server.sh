@@ -88,6 +88,7 @@ small() {
     survives "no etag $1" 'op=put drop=etag'
     survives "conflict $1" 'op=put do=reply status=409 code=ConditionalRequestConflict'
     survives "redirect $1" 'do=redirect' 'times=0 do=redirect chance=0.2'
+    survives "redirects $1" 'op=put times=6 do=redirect'
     survives "clock $1" 'do=reply status=403 code=RequestTimeTooSkewed'
     survives "copies $1" 'op=copy do=lost' 'op=put do=cut_headers'
     survives "chance $1" 'chance=0.15 times=0 do=reset' 'chance=0.15 times=0 do=lost' \
