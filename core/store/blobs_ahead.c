@@ -131,8 +131,7 @@ void bh_blobs_sweep(struct bh_blobs *b, struct blobs_content *c)
     while (p->sweeping < SWEEPS && (p->to_sweep > 0 || p->here > p->units / 2)) {
         while (p->swept < p->units && !is_wanted(p, p->swept))
             p->swept++;
-        if (p->swept == p->units || p->lost || c->bad || bh_blobs_disk_is_full(b) ||
-            (b->cache_max && c->size > b->cache_max))
+        if (p->swept == p->units || !bh_blobs_may_become_whole(b, c) || bh_blobs_disk_is_full(b))
             return;
         uint64_t end = (p->swept >> SWEEP_MAX << SWEEP_MAX) + ((uint64_t)1 << SWEEP_MAX);
         uint64_t n = wanted_run(p, p->swept, end < p->units ? end : p->units);

@@ -13,15 +13,17 @@
 
 /* --- what there is from the beginning on --- */
 
-/* Not once something of it has gone again, or was replaced: what was hashed counts no more. Nor
- * what lies beyond a gap, nor of what will never be all here. With one or two threads these fetch.
- */
+bool bh_blobs_may_become_whole(const struct bh_blobs *b, const struct blobs_content *c)
+{
+    return !c->parts->lost && !c->bad && !(b->cache_max && c->size > b->cache_max);
+}
+
+/* With one or two threads these fetch. */
 static bool may_hash(const struct bh_blobs *b, const struct blobs_content *c)
 {
     const struct blobs_parts *p = c->parts;
-    return !p->hash_at_end && !p->lost && !p->hashing && !p->checking && !c->bad && c->opened > 0 &&
-           c->entry->kind == KIND_PARTS && b->o.parallel > 2 &&
-           !(b->cache_max && c->size > b->cache_max);
+    return !p->hash_at_end && !p->hashing && !p->checking && c->opened > 0 &&
+           c->entry->kind == KIND_PARTS && b->o.parallel > 2 && bh_blobs_may_become_whole(b, c);
 }
 
 void bh_blobs_hash_ahead(struct bh_blobs *b, struct blobs_content *c)
@@ -33,10 +35,9 @@ void bh_blobs_hash_ahead(struct bh_blobs *b, struct blobs_content *c)
         p->hashing = bh_blobs_fetch(b, c, FETCH_HASH_PARTS, 0, 0, true) != NULL;
 }
 
-/* Takes the hash as far as it goes: the caller's, until it is kept again. */
-static struct bh_sha256 *take_hash(struct bh_blobs *b, struct blobs_parts *p, uint64_t *from)
+/* Takes the hash as far as it goes: the caller's, until it is kept again. With the mutex. */
+static struct bh_sha256 *take_hash(struct blobs_parts *p, uint64_t *from)
 {
-    BH_LOCK_SCOPE(&b->mutex);
     struct bh_sha256 *hash = p->hash;
     *from = 0;
     p->hash = NULL;
@@ -57,8 +58,8 @@ int bh_blobs_hash_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_err
     char name[BLOBS_NAME];
     uint64_t from;
     bh_blobs_name(name, KIND_PARTS, c->entry->hash);
-    struct bh_sha256 *hash = take_hash(b, p, &from);
     pthread_mutex_lock(&b->mutex);
+    struct bh_sha256 *hash = take_hash(p, &from);
     uint64_t end = p->prefix;
     pthread_mutex_unlock(&b->mutex);
     if (end > from / BLOBS_UNIT + AHEAD_MAX)
@@ -143,9 +144,9 @@ int bh_blobs_check_parts(struct bh_blobs *b, struct blobs_fetch *f, struct bh_er
     bh_blobs_name(name, KIND_PARTS, c->entry->hash);
     pthread_mutex_lock(&b->mutex);
     unsigned lost = c->parts->lost;
-    pthread_mutex_unlock(&b->mutex);
     uint64_t from;
-    struct bh_sha256 *h = take_hash(b, c->parts, &from);
+    struct bh_sha256 *h = take_hash(c->parts, &from);
+    pthread_mutex_unlock(&b->mutex);
     int rc = bh_blobs_hash_on(h, c->parts->file.fd, from, c->size, bh_blobs_fetch_again, &ask, name,
                               err);
     if (!rc)

@@ -410,6 +410,9 @@ int bh_blobs_parts_look(struct bh_blobs *b, const uint8_t hash[BH_SHA256_LEN], u
 uint64_t bh_blobs_parts_shrink(struct bh_blobs *b, struct blobs_content *c, uint64_t want);
 
 /* --- blobs_check.c: whether they are what the name says --- */
+/* All of it may come to be here: nothing has gone again, or was replaced or found bad, and the
+ * cache has room for it. With the mutex. */
+bool bh_blobs_may_become_whole(const struct bh_blobs *b, const struct blobs_content *c);
 /* Units have come: what there is from the beginning on is hashed, if that is much more; with the
  * mutex. */
 void bh_blobs_hash_ahead(struct bh_blobs *b, struct blobs_content *c);

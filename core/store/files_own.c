@@ -126,10 +126,11 @@ static void take_own(struct bh_open *o, const struct bh_content *now, struct bh_
         files_discard(o->files, old);
 }
 
-/* The same, in names, too, with so many bytes. With the gate entered and the lock for writing. The
- * data file is taken over, also if it fails. */
+/* The same, in names, too, with so many bytes. With the gate entered and the lock for writing;
+ * wait: see bh_names_set. The data file is taken over, also if it fails: then it is removed, and
+ * not for another file, as names may have heard of its number. */
 static int install(struct bh_open *o, uint64_t number, uint64_t size, struct bh_dfile data,
-                   struct bh_error *err)
+                   bool wait, struct bh_error *err)
 {
     struct bh_inode to = {.content = o->content};
     int rc = 0;
@@ -137,7 +138,7 @@ static int install(struct bh_open *o, uint64_t number, uint64_t size, struct bh_
     to.content.size = size;
     if (number != o->content.data || size != o->content.size)
         rc = bh_names_set(o->files->names, o->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL,
-                          true, err);
+                          wait, err);
     if (rc == 0) {
         take_own(o, &to.content, data);
         return 0;
@@ -167,28 +168,17 @@ int files_make_own(struct bh_open *o, uint64_t keep, struct bh_error *err)
         if ((rc = cut(b, number, &data, keep)) != 0)
             bh_dfile_close(&data);
     }
-    return rc ? rc : install(o, number, keep, data, err);
+    return rc ? rc : install(o, number, keep, data, true, err);
 }
 
 int files_make_own_at_once(struct bh_open *o, struct bh_error *err)
 {
-    struct bh_blobs *b = o->files->blobs;
-    struct bh_inode to = {.content = o->content};
     struct bh_dfile data;
+    uint64_t number;
     if (o->content.size || o->content.data || o->has_data || o->blob)
         return EAGAIN;
-    int rc = bh_data_create_at_once(b, &to.content.data, &data);
-    if (rc)
-        return rc;
-    rc = bh_names_set(o->files->names, o->ino, BH_SET_CONTENT | BH_SET_NO_CTIME, &to, NULL, false,
-                      err);
-    if (rc == 0) {
-        take_own(o, &to.content, data);
-    } else { /* not for another file: names may have heard of it */
-        bh_dfile_close(&data);
-        bh_data_remove(b, to.content.data);
-    }
-    return rc;
+    int rc = bh_data_create_at_once(o->files->blobs, &number, &data);
+    return rc ? rc : install(o, number, 0, data, false, err);
 }
 
 /* The copy becomes the file's, unless that was changed or copied meanwhile. */
@@ -202,7 +192,7 @@ static int install_copy(struct bh_open *o, const struct origin *from, uint64_t n
                 o->content.data == from->content.data && o->content.size == from->content.size &&
                 !files_is_writable(o);
     if (same) {
-        rc = install(o, number, size, data, err);
+        rc = install(o, number, size, data, true, err);
         if (rc == 0 && size < from->content.size)
             files_changes(o);
     }
