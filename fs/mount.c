@@ -524,8 +524,8 @@ int bhfs_mount_main(int argc, char **argv, const struct bhfs_extension *ext)
 {
     struct options o;
     struct bh_error err;
-    mallopt(M_MMAP_THRESHOLD,
-            256 << 10); /* buffers of flushes and fetches go back when they are freed */
+    mallopt(M_MMAP_THRESHOLD, 256 << 10); /* what flushes and fetches have goes back at once */
+    mallopt(M_ARENA_MAX, 1); /* one thread frees what another made: who needs memory finds it */
     if (options_parse(&o, argc, argv, &err)) {
         fprintf(stderr, "bhfs: %s\n", err.text);
         options_free(&o);

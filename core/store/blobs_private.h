@@ -32,7 +32,7 @@ enum blobs_kind {
     KIND_PARTS,   /* r */
 };
 
-struct blobs_entry {                   /* some 100 bytes for each blob that is here */
+struct blobs_entry {                   /* some 120 bytes for each blob that is here */
     struct blobs_entry *next;          /* in its slot */
     struct blobs_entry *older, *newer; /* by use, in one of the lists of blobs_uses */
     struct blobs_job *job;             /* of what is pending, else NULL */

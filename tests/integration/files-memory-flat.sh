@@ -79,8 +79,9 @@ if [ -n "$more" ]; then
     made_full=$made cold_full=$cold
     make "$files" $((files + more))
     use $((files + more))
-    grew "$made_full" "$made" "$more" 1024 # what is made at once is in memory until the flush
-    grew "$cold_full" "$cold" "$more" 200  # of the content alone: some 100 bytes (README)
+    # Of the content alone: some 120 bytes (README).
+    grew "$made_full" "$made" "$more" 200
+    grew "$cold_full" "$cold" "$more" 200
 fi
 
 # A cache of a tenth, so that all is fetched again each time.
