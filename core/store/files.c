@@ -107,10 +107,18 @@ static void open_gate(void *arg, bool swapped)
 
 /* --- flushes --- */
 
+bool files_is_changed(struct bh_files *f)
+{
+    if (atomic_load(&f->changed))
+        return true;
+    BH_LOCK_SCOPE(&f->mutex);
+    return f->touched_count > 0;
+}
+
 static bool is_dirty(void *arg)
 {
     struct bh_files *f = arg;
-    return atomic_load(&f->changed) || atomic_load(&f->look_due);
+    return files_is_changed(f) || atomic_load(&f->look_due);
 }
 
 static int publish(struct bh_files *f, const struct bh_call *call, struct bh_error *err)
@@ -498,5 +506,5 @@ void bh_files_status(struct bh_files *f, struct bh_files_status *out)
     bh_blobs_stats(f->blobs, &out->blobs);
     files_progress_tell(f, out);
     BH_LOCK_SCOPE(&f->mutex);
-    out->unpublished = f->queue_count;
+    out->unpublished = f->queue_count + f->queue_taken;
 }

@@ -287,9 +287,9 @@ int files_guard_check(struct bh_files *f, const struct files_touched *touched, s
     return rc;
 }
 
-static bool is_unflushed(const struct bh_files *f)
+static bool is_unflushed(struct bh_files *f)
 {
-    return atomic_load(&f->changed) || bh_store_is_dirty(f->live->store) ||
+    return files_is_changed(f) || bh_store_is_dirty(f->live->store) ||
            bh_store_is_dirty(f->live->names);
 }
 

@@ -96,6 +96,7 @@ struct bh_files {
     struct files_queued *queue; /* due times ascend */
     int64_t quiet_ms;           /* what was closed last waits until then */
     size_t queue_count, queue_room;
+    size_t queue_taken; /* by the flush that is under way */
     pthread_cond_t adopted_cond;
     pthread_cond_t wake; /* of the publisher */
     uint64_t *discarded; /* numbers of data files that nobody needs any more */
@@ -115,11 +116,15 @@ struct bh_files {
     pthread_t publisher;
     bool publisher_runs;
     atomic_bool cancel;         /* of what waits for the bucket */
-    atomic_bool changed;        /* since the last flush began */
+    atomic_bool changed;        /* since the last flush began, beside what is touched */
     int64_t look_not_before_ms; /* with publishing: for rows that upstream put */
     bool look_failed;           /* with publishing: the last one */
     atomic_bool look_due;       /* a flush left that out */
 };
+
+/* --- files.c --- */
+/* There is something that no flush has begun to take. */
+bool files_is_changed(struct bh_files *f);
 
 /* --- files_io.c --- */
 /* Has o->lock for reading, with what is read from open. EAGAIN (not wait), EIO. */

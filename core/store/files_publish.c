@@ -54,11 +54,12 @@ void files_discard(struct bh_files *f, uint64_t data)
 void files_touch_at(struct bh_files *f, const struct files_touched *t)
 {
     BH_LOCK_SCOPE(&f->mutex);
-    if (bh_grow(f->touched, f->touched_room, f->touched_count))
+    if (bh_grow(f->touched, f->touched_room, f->touched_count)) {
         f->touched[f->touched_count++] = *t;
-    else
+    } else {
         f->reconcile = true;
-    atomic_store(&f->changed, true);
+        atomic_store(&f->changed, true);
+    }
 }
 
 void files_touch(struct bh_files *f, const uint8_t hash[BH_SHA256_LEN], uint64_t size, uint64_t ino)
@@ -236,10 +237,22 @@ static int note(void *arg, const struct bh_inode *i)
     return 0;
 }
 
+/* All in the queue. */
+static struct files_queued *take_queue(struct bh_files *f, size_t *count)
+{
+    BH_LOCK_SCOPE(&f->mutex);
+    struct files_queued *queue = f->queue;
+    *count = f->queue_taken = f->queue_count;
+    f->queue = NULL;
+    f->queue_count = f->queue_room = 0;
+    return queue;
+}
+
 int files_publish_all(struct bh_files *f, const struct bh_call *call, struct bh_error *err)
 {
     struct list l = {0};
-    size_t put_off = 0;
+    size_t put_off = 0, waited;
+    BH_FREE struct files_queued *queue = take_queue(f, &waited);
     int rc = bh_names_each_local(f->names, note, &l, err);
     if (rc == ENOMEM)
         bh_fail(err, rc, "out of memory while publishing files");
@@ -251,6 +264,10 @@ int files_publish_all(struct bh_files *f, const struct bh_call *call, struct bh_
             rc = publish_batch(f, l.inos + i, n, true, &put_off, call, err);
     }
     free(l.inos);
+    BH_LOCK_SCOPE(&f->mutex);
+    f->queue_taken = 0;
+    for (size_t i = 0; (rc || put_off) && i < waited; i++)
+        enqueue(f, queue[i].ino, bh_mono_ms() + DELAY_MS);
     return rc;
 }
 
