@@ -113,6 +113,7 @@ class Machine(Mount):
         self.base = None     # the snapshot that it comes from
         self.tried = set()   # digests of flushes that may get into the branch yet
         self.taken = "no"    # whether its branch was taken from it: no, maybe, yes
+        self.steals = False  # it was to take the branch, and has not been able to yet: a flush will
         self.died = 0        # when it was killed
 
     def now(self):
@@ -241,19 +242,20 @@ class Compete:
             return False
         m.faults("")
         if faulty and not m.status("lease").startswith("held"):
-            self.mounted_without_lease(m)
+            self.mounted_without_lease(m, steal)
             return True
         if not free and not steal and o.process and o.taken == "no" and time.monotonic() - o.acked < LEASE - 2:
             raise Wrong("%s got the branch that %s has" % (m.name, o.name))
         if o.process and o.taken != "yes":
             self.count("taken")
-            o.taken = "yes"
+            o.taken = "maybe" if o.steals else "yes"
         self.look()
-        o.tried.clear()  # from now on it gets nothing in any more
+        if not o.steals:
+            o.tried.clear()  # from now on it gets nothing in any more
         self.after_mount(m)
         return True
 
-    def mounted_without_lease(self, m):
+    def mounted_without_lease(self, m, steal):
         """The store did not answer, so it went on with what it had, or could just read: its flushes will tell."""
         self.doubt(m)
         self.look()
@@ -262,9 +264,9 @@ class Compete:
             raise Wrong("%s: what was committed is neither live nor in a branch" % m.name)
         if now not in (m.live, self.snapshots[self.newest()]):
             raise Wrong("%s shows neither what it had nor the newest snapshot" % m.name)
-        if now != m.live:
+        if now == self.snapshots[self.newest()]:  # a flush has nothing to do, and takes nothing
             m.live, m.base, m.dirty = now, self.newest(), False
-        m.taken, m.acked = "maybe", time.monotonic()
+        m.taken, m.steals, m.acked = "maybe", steal, time.monotonic()
         self.count("mounted without the lease")
 
     def doubt(self, m):
@@ -286,7 +288,7 @@ class Compete:
             raise Wrong("%s goes on from %s, although the newest is %s" % (m.name, m.base, newest))
         if m.live != now:
             self.count("went over to the other's content")
-        m.live, m.base, m.taken, m.acked = now, newest, "no", time.monotonic()
+        m.live, m.base, m.taken, m.steals, m.acked = now, newest, "no", False, time.monotonic()
         m.tried.clear()
         self.holder = m
 
@@ -354,10 +356,10 @@ class Compete:
             m.base, m.dirty, m.acked = found[-1], False, time.monotonic()
             m.tried.clear()
             self.count("flushes")
-            if alone:
+            if alone or m.steals:  # then it has just taken it
                 if taken == "maybe" and self.other(m).process:
                     self.other(m).taken = "yes"
-                m.taken, self.holder = "no", m
+                m.taken, m.steals, self.holder = "no", False, m
         elif rc and m.taken != "no":
             if rc not in (errno.ESTALE, errno.EBUSY):
                 self.count("errno %d" % rc)
