@@ -152,11 +152,12 @@ static int begin(void *arg, const struct bh_call *call, struct bh_error *err)
         pthread_mutex_lock(&f->publishing);
     bool changed = atomic_exchange(&f->changed, false);
     int rc = publish(f, call, err);
+    const bool published = rc == 0;
     if (rc == 0)
         rc = bh_names_hold(f->names, err);
     if (rc == 0)
         return 0;
-    if (changed)
+    if (changed || published)
         atomic_store(&f->changed, true);
     if (!f->gate_closed)
         pthread_mutex_unlock(&f->publishing);

@@ -127,8 +127,8 @@ static void take_own(struct bh_open *o, const struct bh_content *now, struct bh_
 }
 
 /* The same, in names, too, with so many bytes. With the gate entered and the lock for writing;
- * wait: see bh_names_set. The data file is taken over, also if it fails: then it is removed, and
- * not for another file, as names may have heard of its number. */
+ * wait: see bh_names_set. The data file is taken over, also if it fails: a new one is removed then,
+ * and not for another file, as names may have heard of its number. */
 static int install(struct bh_open *o, uint64_t number, uint64_t size, struct bh_dfile data,
                    bool wait, struct bh_error *err)
 {

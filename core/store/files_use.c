@@ -262,7 +262,8 @@ void bh_files_clients_gone(struct bh_files *f)
         pthread_rwlock_wrlock(&o->lock);
         if (files_push(o, true, &err) != 0)
             bh_log(BH_LOG_ERROR, "the size of a file could not be stored: %s", err.text);
-        atomic_store(&o->settled, true);
+        if (!atomic_exchange(&o->settled, true)) /* an earlier flush has left it out */
+            atomic_store(&f->changed, true);
         pthread_rwlock_unlock(&o->lock);
         pthread_mutex_lock(&f->mutex);
         o->writers = 0;
