@@ -14,7 +14,7 @@
 #include "util/log.h"
 #include "util/sha256.h"
 
-#define TRIES_MAX          5 /* a redirect, a region, a clock and a renewed key may come together */
+#define TRIES_MAX          10 /* redirects, a region, a clock and a renewed key may come together */
 #define RETRY_AFTER_MAX_MS 60000
 #define SIGN_IN_MEMORY_MAX ((uint64_t)1 << 20)
 
@@ -448,13 +448,6 @@ static int send_once(struct s3 *s, struct s3_request *r, struct attempt *t, stru
     return bh_counters_note(&s->counters, r->op, start, rc);
 }
 
-/* Whether the store sent us on until we went no further, and says that it is not for good. */
-static bool is_sent_around(const struct s3_request *r, const struct attempt *t, int tries)
-{
-    int status = r->answer.status;
-    return tries == TRIES_MAX && t->raw_path && (status == 302 || status == 307);
-}
-
 int s3_send(struct s3 *s, struct s3_request *r, struct bh_error *err)
 {
     struct attempt t = {.renewed = false};
@@ -466,8 +459,6 @@ int s3_send(struct s3 *s, struct s3_request *r, struct bh_error *err)
         rc = wait_politely(s, r, err);
         if (!rc)
             rc = send_once(s, r, &t, err);
-        if (rc && is_sent_around(r, &t, tries))
-            rc = bh_fail_prefix(err, EAGAIN, "redirected %d times", tries);
         if (!rc || tries == TRIES_MAX || !r->answer.status || r->answer.status < 300 ||
             !corrected(s, r, &t))
             break;
