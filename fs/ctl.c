@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "interrupt.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/log.h"
@@ -98,6 +99,7 @@ struct command {
     struct fuse_file_info fi;
     size_t size;
     atomic_bool cancel;
+    struct interrupt interrupt;
     char arg[COMMAND_MAX + 1];
 };
 static LIST_HEAD(, command) running = LIST_HEAD_INITIALIZER(running);
@@ -152,7 +154,7 @@ static void *command_main(void *arg)
     keep_result(c, rc, &err);
     ctl_event();
     if (c->req) {
-        fuse_req_interrupt_func(c->req, NULL, NULL);
+        interrupt_end(&c->interrupt);
         answer(c, rc);
     }
     BH_LOCK_SCOPE(&mutex);
@@ -160,13 +162,6 @@ static void *command_main(void *arg)
     free(c);
     pthread_cond_broadcast(&ended);
     return NULL;
-}
-
-static void on_interrupt(fuse_req_t req, void *arg)
-{
-    struct command *c = arg;
-    (void)req;
-    atomic_store(&c->cancel, true);
 }
 
 static int start_thread(struct command *c)
@@ -179,7 +174,7 @@ static int start_thread(struct command *c)
     LIST_INSERT_HEAD(&running, c, all);
     pthread_mutex_unlock(&mutex);
     if (c->req)
-        fuse_req_interrupt_func(c->req, on_interrupt, c);
+        interrupt_begin(&c->interrupt, c->req, &c->cancel);
     int rc = pthread_create(&thread, &attr, command_main, c);
     pthread_attr_destroy(&attr);
     return rc;
@@ -216,7 +211,7 @@ static void start(fuse_req_t req, enum answer answer_, struct handle *h, int ctl
         LIST_REMOVE(c, all);
         pthread_mutex_unlock(&mutex);
         if (c->req) {
-            fuse_req_interrupt_func(c->req, NULL, NULL);
+            interrupt_end(&c->interrupt);
             answer(c, EAGAIN);
         }
         free(c);

@@ -176,18 +176,11 @@ static void copy_free(struct copy *c)
     free(c);
 }
 
-static void on_interrupt(fuse_req_t req, void *arg)
-{
-    struct request *r = arg;
-    (void)req;
-    atomic_store(&r->cancel, true);
-}
-
 /* An answered request is gone, and its interrupt with it. */
 void request_settle(struct request *r)
 {
     if (r->fetches && r->call)
-        fuse_req_interrupt_func(r->req, NULL, NULL);
+        interrupt_end(&r->interrupt);
 }
 
 static void run_copy(void *arg)
@@ -198,7 +191,7 @@ static void run_copy(void *arg)
     struct bh_error err;
     r->call = &call;
     if (r->fetches)
-        fuse_req_interrupt_func(r->req, on_interrupt, r);
+        interrupt_begin(&r->interrupt, r->req, &r->cancel);
     err.text[0] = '\0';
     int rc = r->prepare ? r->prepare(r, true, &err) : 0;
     if (rc == 0)

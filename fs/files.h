@@ -14,6 +14,7 @@
 #include <limits.h>
 
 #include "daemon.h"
+#include "interrupt.h"
 #include "store/files.h"
 
 /* st_ino: none of the mount's other numbers is there. */
@@ -44,6 +45,7 @@ struct request {
     const void *data;            /* of data_size bytes */
     size_t data_size;
     atomic_bool cancel;         /* of the copy: the client does not want it any more */
+    struct interrupt interrupt; /* the same */
     const struct bh_call *call; /* with its limits; NULL on the loop thread */
 };
 

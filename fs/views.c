@@ -103,13 +103,6 @@ void views_explain(struct daemon *d, const struct node *dir, const char *name)
 
 /* --- tasks --- */
 
-static void on_interrupt(fuse_req_t req, void *arg)
-{
-    struct view_task *t = arg;
-    (void)req;
-    atomic_store(&t->cancel, true);
-}
-
 struct view_task *view_task_new(fuse_req_t req, const struct view *v, view_run_fn *run,
                                 const char *name)
 {
@@ -133,7 +126,7 @@ bool view_task_done(struct view_task *t)
 {
     if (atomic_exchange(&t->answered, true))
         return false;
-    fuse_req_interrupt_func(t->req, NULL, NULL);
+    interrupt_end(&t->interrupt);
     return true;
 }
 
@@ -173,7 +166,7 @@ static void run_task(void *arg)
 void view_task_start(struct view_task *t)
 {
     struct bh_error err;
-    fuse_req_interrupt_func(t->req, on_interrupt, t);
+    interrupt_begin(&t->interrupt, t->req, &t->cancel);
     struct workers *workers = t->workers ? t->workers : t->daemon->fetchers;
     int rc = t->verb ? verb_start(t) : workers_run(workers, run_task, t);
     if (rc == 0)

@@ -12,6 +12,7 @@
 #include <limits.h>
 
 #include "daemon.h"
+#include "interrupt.h"
 #include "store/names_view.h"
 
 enum view_kind {
@@ -95,7 +96,8 @@ struct view_task {
     bool verb;               /* one of few at a time, and every failure is told */
     atomic_uint users;
     atomic_bool answered;
-    atomic_bool cancel;     /* the client does not want it any more */
+    atomic_bool cancel; /* the client does not want it any more */
+    struct interrupt interrupt;
     struct bh_call call;    /* for what it calls: its limits */
     struct view_task *next; /* of verbs that wait */
     struct view *own;       /* a verb's view: it may go on when the request has ended */
