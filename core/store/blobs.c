@@ -40,7 +40,6 @@ static void read_boot(struct bh_blobs *b)
 static void destroy(struct bh_blobs *b)
 {
     bh_blobs_spares_end(b);
-    bh_blobs_writing_end(b);
     bh_blobs_table_free(b);
     bh_blobs_edits_free(b);
     pthread_cond_destroy(&b->crowded);
@@ -81,7 +80,6 @@ int bh_blobs_open(struct bh_blobs **out, const struct bh_blobs_options *o, bool 
     bh_cond_init(&b->uploaded_one);
     bh_cond_init(&b->to_fetch);
     bh_blobs_spares_init(b);
-    bh_blobs_writing_init(b);
     read_boot(b);
     rc = bh_blobs_scan(b, recheck, err);
     if (!rc)
@@ -98,7 +96,6 @@ int bh_blobs_start(struct bh_blobs *b, struct bh_error *err)
     if (b->o.read_only)
         return 0;
     bh_blobs_spares_start(b);
-    bh_blobs_writing_start(b);
     return bh_blobs_upload_start(b, err);
 }
 

@@ -71,7 +71,6 @@ void bh_data_is_copy(struct bh_blobs *b, uint64_t number, const uint8_t hash[BH_
 
 void bh_data_changes(struct bh_blobs *b, uint64_t number, uint64_t offset, uint64_t end)
 {
-    bh_blobs_written(b, number, offset, end);
     if (atomic_load(&b->edit_count) == 0)
         return;
     BH_LOCK_SCOPE(&b->mutex);
@@ -88,7 +87,6 @@ void bh_data_changes(struct bh_blobs *b, uint64_t number, uint64_t offset, uint6
 
 void bh_data_shrinks(struct bh_blobs *b, uint64_t number, uint64_t size)
 {
-    bh_blobs_written_cut(b, number, size);
     if (atomic_load(&b->edit_count) == 0)
         return;
     BH_LOCK_SCOPE(&b->mutex);
@@ -102,7 +100,6 @@ void bh_data_shrinks(struct bh_blobs *b, uint64_t number, uint64_t size)
 
 void bh_data_moved(struct bh_blobs *b, uint64_t number, uint64_t to)
 {
-    bh_blobs_written_cut(b, number, 0);
     BH_LOCK_SCOPE(&b->mutex);
     struct blobs_edit *e = *place_of(b, number);
     if (e)
@@ -111,7 +108,6 @@ void bh_data_moved(struct bh_blobs *b, uint64_t number, uint64_t to)
 
 void bh_data_forget(struct bh_blobs *b, uint64_t number)
 {
-    bh_blobs_written_cut(b, number, 0);
     if (atomic_load(&b->edit_count) == 0)
         return;
     BH_LOCK_SCOPE(&b->mutex);

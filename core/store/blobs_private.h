@@ -210,28 +210,6 @@ struct blobs_spares {
     struct blobs_spare items[BLOBS_SPARES];
 };
 
-/* Data files that are written from one end to the other, and hashed meanwhile. */
-#define BLOBS_WRITTEN 8u
-struct blobs_written {
-    uint64_t number;         /* 0: none */
-    uint64_t since, next;    /* of writes one after the other: the first, the one that is awaited */
-    uint64_t end;            /* there are so many bytes to be hashed */
-    uint64_t hashed, target; /* bytes that are in `hash`, that will be */
-    struct bh_sha256 *hash;  /* NULL: not yet, or the thread has it */
-    uint64_t used;
-};
-struct blobs_writing {
-    pthread_mutex_t mutex; /* nothing else is locked under it */
-    pthread_cond_t wake, idle;
-    pthread_t thread;
-    bool runs, stop;
-    uint64_t busy; /* the number of what is being hashed; 0: none */
-    bool spoiled;  /* that was changed, or is of no use any more */
-    uint64_t uses;
-    atomic_uint count;
-    struct blobs_written items[BLOBS_WRITTEN];
-};
-
 struct bh_blobs {
     struct bh_blobs_options o;
     char *prefix;
@@ -283,7 +261,6 @@ struct bh_blobs {
     uint64_t pieces_bytes;
     /* on its own: */
     struct blobs_spares spares;
-    struct blobs_writing writing;
 };
 
 /* --- blobs_table.c: entries; with the mutex --- */
@@ -334,19 +311,6 @@ int bh_blobs_hash_on(struct bh_sha256 *hash, int fd, uint64_t from, uint64_t end
 /* [0, len) of fd to f; holes stay holes. ENODATA: fd is shorter. */
 int bh_blobs_copy(int fd, struct bh_dfile *f, uint64_t len, const struct bh_call *call,
                   struct bh_error *err);
-
-/* --- blobs_written.c; without the mutex --- */
-void bh_blobs_writing_init(struct bh_blobs *b);
-void bh_blobs_writing_start(struct bh_blobs *b);
-void bh_blobs_writing_end(struct bh_blobs *b);
-/* [offset, end) is about to be written, and what was told before is done. */
-void bh_blobs_written(struct bh_blobs *b, uint64_t number, uint64_t offset, uint64_t end);
-/* The data file is about to have `size` bytes, or (0) to be another's or to go. */
-void bh_blobs_written_cut(struct bh_blobs *b, uint64_t number, uint64_t size);
-/* A copy of the hash of the first *bytes of the `size` that it has, which nobody changes meanwhile.
- * NULL: nothing was hashed. May wait for a step of the thread. */
-struct bh_sha256 *bh_blobs_written_hash(struct bh_blobs *b, uint64_t number, uint64_t size,
-                                        uint64_t *bytes);
 
 /* --- blobs_edit.c; without the mutex --- */
 /* What is known of that data file whose first `size` bytes are published: freed by the caller.

@@ -24,8 +24,7 @@ struct publishing {
     uint8_t hash[BH_SHA256_LEN];
     char temp[BLOBS_NAME];    /* the copy; "": none */
     struct blobs_edit *edit;  /* NULL, or what it has of an older blob */
-    struct bh_sha256 *resume; /* NULL, or the hash of its first `resumed` bytes */
-    uint64_t resumed;
+    struct bh_sha256 *resume; /* NULL, or the hash of its first edit->base_size bytes */
 };
 
 static int again(void *arg, struct bh_error *err)
@@ -118,7 +117,7 @@ static int hash_content(struct publishing *p, int fd, struct bh_dfile *to, struc
     struct hashing h = {.fd = fd,
                         .size = p->size,
                         .hash = p->resume ? bh_sha256_copy(p->resume) : bh_sha256_new(),
-                        .from = p->resumed,
+                        .from = p->resume ? p->edit->base_size : 0,
                         .copy = to,
                         .ask = again,
                         .arg = p,
@@ -274,23 +273,6 @@ static int publish(struct publishing *p, bool take, struct bh_error *err)
     return rc;
 }
 
-/* What of it is hashed already: what it has of an older blob, or what was hashed while it was
- * written. */
-static void find_hashed(struct publishing *p)
-{
-    p->resume = bh_blobs_resume(p->b, p->edit);
-    p->resumed = p->resume ? p->edit->base_size : 0;
-    uint64_t bytes = 0;
-    struct bh_sha256 *written = bh_blobs_written_hash(p->b, p->number, p->size, &bytes);
-    if (bytes <= p->resumed) {
-        bh_sha256_free(written);
-        return;
-    }
-    bh_sha256_free(p->resume);
-    p->resume = written;
-    p->resumed = bytes;
-}
-
 int bh_blobs_publish(struct bh_blobs *b, const struct bh_dfile *f, uint64_t size, uint64_t number,
                      bool take, bool (*still)(void *arg), void *arg, uint8_t hash[BH_SHA256_LEN],
                      const struct bh_call *call, struct bh_error *err)
@@ -302,7 +284,7 @@ int bh_blobs_publish(struct bh_blobs *b, const struct bh_dfile *f, uint64_t size
                    ? 0
                    : bh_fail(err, ENOMEM, "out of memory while content was published");
     p.edit = bh_blobs_edit_of(b, number, size);
-    find_hashed(&p);
+    p.resume = bh_blobs_resume(b, p.edit);
     int rc = publish(&p, take, err);
     drop_copy(&p);
     bh_sha256_free(p.resume);
