@@ -365,6 +365,16 @@ void follower_join(struct follower *f)
         atomic_store(&f->joined_tids[i], (int)syscall(SYS_gettid));
 }
 
+void follower_leave(void)
+{
+    const struct sched_param none = {0};
+    cpu_set_t all;
+    memset(&all, 0xff, sizeof all);
+    if (sched_setscheduler(0, SCHED_OTHER, &none) != 0 ||
+        sched_setaffinity(0, sizeof all, &all) != 0)
+        bh_log(BH_LOG_DEBUG, "a thread stays where the loop thread is: %s", strerror(errno));
+}
+
 void follower_note(struct follower *f, pid_t tid)
 {
     if (!f->automatic)

@@ -381,6 +381,9 @@ void follower_free(struct follower *f);
 void follower_attach(struct follower *f); /* on the loop thread */
 /* The calling thread goes where the loop thread goes. */
 void follower_join(struct follower *f);
+/* A thread that the loop thread makes has its place and its patience (cpu.c), which are not for who
+ * does something else. Where that cannot be changed it is slower, and no less right. */
+void follower_leave(void);
 void follower_note(struct follower *f, pid_t tid);
 
 /* --- mount.c, commands.c --- */

@@ -56,7 +56,7 @@ static bool is_meant(pid_t client)
            interrupt_is_meant(status);
 }
 
-/* --- looking again --- */
+/* --- looking, again and again --- */
 
 /* With the mutex. */
 static void look(void)
@@ -75,8 +75,8 @@ static void look(void)
 static void *look_main(void *arg)
 {
     pthread_setname_np(pthread_self(), "bhfs-signals");
-    for (;;) {
-        usleep(LOOK_MS * 1000);
+    follower_leave();
+    for (;; usleep(LOOK_MS * 1000)) {
         BH_LOCK_SCOPE(&mutex);
         look();
         if (LIST_EMPTY(&watched)) {
@@ -101,14 +101,14 @@ static bool watch(struct interrupt *i)
     return runs;
 }
 
-/* libfuse has the request's lock. */
+/* On the loop thread, or where one begins that was told of already; libfuse has the request's lock.
+ * /proc is for the other thread to read. */
 static void on_interrupt(fuse_req_t req, void *arg)
 {
     struct interrupt *i = arg;
     (void)req;
-    bool meant = is_meant(i->client);
     BH_LOCK_SCOPE(&mutex);
-    if (meant || !watch(i))
+    if (!watch(i))
         atomic_store(i->cancel, true);
 }
 

@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <sched.h>
 #include <stdalign.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -25,18 +24,6 @@ struct workers {
     pthread_t threads[];
 };
 
-/* A thread that the loop thread makes has its place and its patience (cpu.c), which are not for who
- * does the slow work. Where that cannot be set it is slower, and no less right. */
-static void leave_the_loop(void)
-{
-    const struct sched_param none = {0};
-    cpu_set_t all;
-    memset(&all, 0xff, sizeof all);
-    if (sched_setscheduler(0, SCHED_OTHER, &none) != 0 ||
-        sched_setaffinity(0, sizeof all, &all) != 0)
-        bh_log(BH_LOG_DEBUG, "a worker stays where the loop thread is: %s", strerror(errno));
-}
-
 static void *worker_main(void *arg)
 {
     struct workers *w = arg;
@@ -44,7 +31,7 @@ static void *worker_main(void *arg)
     if (w->follower)
         follower_join(w->follower);
     else
-        leave_the_loop();
+        follower_leave();
     pthread_mutex_lock(&w->mutex);
     for (;;) {
         w->idle++;
