@@ -315,7 +315,7 @@ static size_t take_due(struct bh_files *f, uint64_t inos[BATCH], int64_t not_bef
 {
     BH_LOCK_SCOPE(&f->mutex);
     for (;;) {
-        if (f->discarded_count)
+        while (f->discarded_count) /* more may come meanwhile, when nobody waits to be woken */
             remove_discarded(f);
         int64_t now = bh_mono_ms();
         if (f->stopping)
