@@ -1,6 +1,5 @@
 #include "interrupt.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -33,7 +32,9 @@ static bool mask_of(const char *status, const char *name, uint64_t *mask)
     return line && sscanf(line + strlen(name), "%" SCNx64, mask) == 1;
 }
 
-bool interrupt_is_meant(const char *status)
+/* Whether what is pending for the thread, as in its /proc/PID/status, may be meant to end what it
+ * waits for. */
+static bool has_meant(const char *status)
 {
     /* A stop comes into effect when the request has ended. */
     const uint64_t harmless = bit_of(SIGCHLD) | bit_of(SIGCONT) | bit_of(SIGURG) |
@@ -46,6 +47,7 @@ bool interrupt_is_meant(const char *status)
     return ((own | shared) & ~blocked & ~harmless) != 0;
 }
 
+/* Also if that cannot be told. */
 static bool is_meant(pid_t client)
 {
     char path[32];
@@ -53,7 +55,7 @@ static bool is_meant(pid_t client)
     size_t len;
     snprintf(path, sizeof path, "/proc/%d/status", (int)client);
     return client <= 0 || bh_read_small_file(AT_FDCWD, path, 65536, &status, &len, NULL) != 0 ||
-           interrupt_is_meant(status);
+           has_meant(status);
 }
 
 /* --- looking, again and again --- */

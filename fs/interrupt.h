@@ -28,8 +28,4 @@ void interrupt_begin(struct interrupt *i, fuse_req_t req, atomic_bool *cancel);
 /* Before the request is answered. Without begin (zeroed), or twice: nothing. Any thread. */
 void interrupt_end(struct interrupt *i);
 
-/* Whether what is pending for the thread, as in /proc/PID/status, may be meant to end what it waits
- * for; also if that cannot be told. */
-bool interrupt_is_meant(const char *status);
-
 #endif
