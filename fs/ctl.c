@@ -148,6 +148,7 @@ static void *command_main(void *arg)
     struct bh_error err = {0};
     struct bh_call call = {.cancel = &c->cancel};
     pthread_setname_np(pthread_self(), "bhfs-command");
+    follower_leave();
     int rc = ctl_files[c->ctl].run(c->daemon, c->arg, &call, &err);
     if (rc == ECANCELED)
         rc = EINTR;
