@@ -31,14 +31,11 @@ void bh_store_set_origin(struct bh_store *s, struct bh_origin *o)
     bh_origin_unref(old);
 }
 
-int bh_store_advance_origin(struct bh_frozen *z, struct bh_origin *o, struct bh_error *err)
+void bh_store_advance_origin(struct bh_frozen *z, struct bh_origin *o)
 {
     struct bh_store *s = z->store;
     struct bh_origin *old = NULL, *old_frozen = NULL;
     BH_LOCK_SCOPE(&s->evict.pass);
-    int rc = freeze_fetch_old(z, err);
-    if (rc)
-        return rc;
     pthread_mutex_lock(&s->mutex);
     if (!z->detached) { /* else other content has taken the place */
         old = put_origin(s, o);
@@ -50,7 +47,6 @@ int bh_store_advance_origin(struct bh_frozen *z, struct bh_origin *o, struct bh_
     pthread_mutex_unlock(&s->mutex);
     bh_origin_unref(old);
     bh_origin_unref(old_frozen);
-    return 0;
 }
 
 /* The first absent sub-block of [first, end), or end. With the mutex held. */

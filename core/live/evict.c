@@ -3,18 +3,13 @@
  *
  * What goes is absent in the block map on the disk before its bytes are gone, and a hole is made
  * under the mutex, where the sub-block is absent still: who fetched it again, or wrote it, keeps
- * it. Readers without the mutex notice by `swaps`.
- *
- * Clean is as in the origin, with one exception: a page that has a newer version in -wal, which a
- * flush took, while a reader of an older state of -wal wants the one in the file. Such a page has a
- * frame in the log until a checkpoint writes it, so what has one stays. */
+ * it. Readers without the mutex notice by `swaps`. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "live/store_private.h"
-#include "util/bytes.h"
 #include "util/cleanup.h"
 #include "util/clock.h"
 #include "util/io.h"
@@ -39,103 +34,6 @@ struct pass {
     struct run runs[RUNS_MAX];
     size_t count;
 };
-
-/* --- what is in -wal --- */
-
-struct shield {
-    uint32_t page_size; /* 0: there is no log */
-    uint32_t *pages;    /* ascending */
-    size_t count, cap;
-    uint64_t end; /* bytes: what is beyond may be cut off by the log */
-};
-
-static void shield_free(struct shield *sh)
-{
-    free(sh->pages);
-}
-
-static int compare_pages(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
-}
-
-static int shield_add(struct shield *sh, uint32_t page)
-{
-    if (sh->count == sh->cap) {
-        size_t cap = sh->cap ? 2 * sh->cap : 1024;
-        uint32_t *p = realloc(sh->pages, cap * sizeof *p);
-        if (!p)
-            return ENOMEM;
-        sh->pages = p;
-        sh->cap = cap;
-    }
-    sh->pages[sh->count++] = page;
-    return 0;
-}
-
-/* The log, if there is one with frames: a reference, its header and size. */
-static struct bh_file *find_log(struct bh_store *s, unsigned char header[BH_WAL_HEADER],
-                                uint64_t *size, int *rc)
-{
-    BH_LOCK_SCOPE(&s->mutex); /* against a writer of the header */
-    if (!s->wal || s->wal_size <= BH_WAL_HEADER)
-        return NULL;
-    *size = s->wal_size;
-    *rc = bh_pread_full(s->wal->disk.fd, header, BH_WAL_HEADER, 0, NULL);
-    bh_file_ref(s->wal);
-    return s->wal;
-}
-
-/* Every page that has a frame in the log. What is added to it meanwhile is in no flush yet, and
- * what is begun anew meanwhile was checkpointed: checksums need no look. */
-static int shield_read(struct bh_store *s, struct shield *sh)
-{
-    unsigned char header[BH_WAL_HEADER] = {0}, frame[BH_WAL_FRAME_HEADER];
-    uint64_t size = 0;
-    int rc = 0;
-    *sh = (struct shield){.end = UINT64_MAX};
-    struct bh_file *wal = find_log(s, header, &size, &rc);
-    if (!wal)
-        return 0;
-    uint32_t page_size = bh_get_be32(header + 8);
-    if (page_size < 512 || page_size > 65536) /* no log, to SQLite */
-        size = 0;
-    sh->page_size = page_size;
-    for (uint64_t at = BH_WAL_HEADER; rc == 0 && at + sizeof frame <= size;
-         at += sizeof frame + page_size) {
-        rc = bh_pread_full(wal->disk.fd, frame, sizeof frame, at, NULL);
-        if (rc || memcmp(frame + 8, header + 16, 8)) /* salts: of an older log */
-            break;
-        uint64_t cut = (uint64_t)bh_get_be32(frame + 4) * page_size;
-        if (cut > 0 && cut < sh->end)
-            sh->end = cut;
-        rc = shield_add(sh, bh_get_be32(frame));
-    }
-    bh_file_unref(wal);
-    if (sh->count > 0)
-        qsort(sh->pages, sh->count, sizeof *sh->pages, compare_pages);
-    return rc;
-}
-
-static bool is_shielded(const struct shield *sh, uint64_t block)
-{
-    uint64_t begin = block * BH_SUBBLOCK, end = begin + BH_SUBBLOCK;
-    if (end > sh->end)
-        return true;
-    if (sh->count == 0)
-        return false;
-    uint64_t first = begin / sh->page_size + 1, last = (end - 1) / sh->page_size + 1;
-    size_t low = 0, high = sh->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (sh->pages[middle] < first)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < sh->count && sh->pages[low] <= last;
-}
 
 /* --- the clock --- */
 
@@ -208,13 +106,11 @@ static bool add_run(struct pass *p, uint64_t first, uint64_t count)
 }
 
 /* What of it may go is absent now. False: the batch is full, or the map cannot be written. */
-static bool take_unit(struct bh_store *s, const struct shield *sh, struct pass *p, uint64_t first,
-                      uint64_t end)
+static bool take_unit(struct bh_store *s, struct pass *p, uint64_t first, uint64_t end)
 {
     for (uint64_t b = first; b < end; b++) {
         uint64_t run = b;
-        while (run < end && run - b < RUN_BLOCKS && bh_map_get(&s->map, run) == BH_BLOCK_CLEAN &&
-               !is_shielded(sh, run))
+        while (run < end && run - b < RUN_BLOCKS && bh_map_get(&s->map, run) == BH_BLOCK_CLEAN)
             run++;
         if (run == b)
             continue;
@@ -232,7 +128,7 @@ static bool take_unit(struct bh_store *s, const struct shield *sh, struct pass *
 }
 
 /* Moves the hand a little. False: the batch is done. */
-static bool move_hand(struct bh_store *s, const struct shield *sh, struct pass *p)
+static bool move_hand(struct bh_store *s, struct pass *p)
 {
     BH_LOCK_SCOPE(&s->mutex);
     if (s->generation != p->generation || !may_evict(s))
@@ -248,7 +144,7 @@ static bool move_hand(struct bh_store *s, const struct shield *sh, struct pass *
         uint64_t first = *hand, end = first + per < used ? first + per : used;
         *hand += per;
         if (has_clean(&s->map, first, end) && !take_notes(s, first, end) &&
-            !take_unit(s, sh, p, first, end))
+            !take_unit(s, p, first, end))
             return false;
     }
     return true;
@@ -318,14 +214,13 @@ static void begin_pass(struct bh_store *s, struct pass *p, uint64_t goal)
 /* Up to PASS_BYTES. ESTALE: other content has taken the place. */
 static int run_pass(struct bh_store *s, struct pass *p, uint64_t goal, uint64_t *evicted)
 {
-    struct shield sh;
+    int rc = 0;
     *evicted = 0;
     BH_LOCK_SCOPE(&s->evict.pass);
-    int rc = shield_read(s, &sh);
     begin_pass(s, p, goal);
     while (rc == 0 && *evicted < PASS_BYTES) {
         p->count = 0;
-        while (move_hand(s, &sh, p))
+        while (move_hand(s, p))
             ;
         if (p->count == 0)
             break;
@@ -333,7 +228,6 @@ static int run_pass(struct bh_store *s, struct pass *p, uint64_t goal, uint64_t 
         if (rc == 0)
             rc = punch(s, p, evicted);
     }
-    shield_free(&sh);
     return rc;
 }
 

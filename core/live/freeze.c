@@ -25,6 +25,11 @@ static bool is_touched(const struct frozen_part *p, uint64_t block)
            atomic_load_explicit(&p->touched[block / 8], memory_order_acquire) >> (block % 8) & 1;
 }
 
+bool freeze_is_touched(const struct bh_frozen *z, uint64_t block)
+{
+    return is_touched(&z->db, block);
+}
+
 /* The part of the freeze in progress that a file is, NULL if it is none. */
 static struct frozen_part *part_of(struct bh_store *s, const struct bh_file *f)
 {
@@ -409,26 +414,18 @@ static void list_frames(struct bh_frozen *z, uint32_t block_size, struct block_l
     }
 }
 
+/* What the base has, and the database has not written to its file yet: it may be zeros now. */
+static void list_beyond(struct bh_frozen *z, uint32_t block_size, uint64_t size,
+                        struct block_list *l)
+{
+    for (uint64_t b = z->db.size / block_size; z->db.size < size && b * block_size < size; b++)
+        add_block(l, b);
+}
+
 static int compare_blocks(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return (x > y) - (x < y);
-}
-
-int freeze_fetch_old(struct bh_frozen *z, struct bh_error *err)
-{
-    struct bh_store *s = z->store;
-    const struct bh_wal_map *m = &z->frames;
-    if (z->detached || bh_store_absent_bytes(s) == 0)
-        return 0;
-    uint64_t size = bh_file_size(s->db), kept = bh_frozen_size(z);
-    int rc = size > kept ? bh_store_fetch(s, kept, size - kept, err) : 0;
-    for (size_t i = 0; rc == 0 && i < m->count; i++) {
-        uint64_t at = (uint64_t)(m->pages[i].page - 1) * m->page_size;
-        if (at < size)
-            rc = bh_store_fetch(s, at, size - at < m->page_size ? size - at : m->page_size, err);
-    }
-    return rc;
 }
 
 int bh_frozen_changed(struct bh_frozen *z, uint32_t block_size, uint64_t base_size, bool all,
@@ -443,6 +440,7 @@ int bh_frozen_changed(struct bh_frozen *z, uint32_t block_size, uint64_t base_si
         list_dirty(z, block_size, base_size, &l);
         size_t dirty = l.count;
         list_frames(z, block_size, &l);
+        list_beyond(z, block_size, size < base_size ? size : base_size, &l);
         if (size != base_size && size % block_size) /* what was beyond the end is zeros now */
             add_block(&l, size / block_size);
         if (l.count > dirty)
@@ -467,8 +465,8 @@ static bool becomes_clean(enum bh_block_state s)
     return s == BH_BLOCK_DIRTY || s == BH_BLOCK_ZERO;
 }
 
-/* What has not been touched since the freeze is in the base now, as it is. Until the last step the
- * freeze goes on marking what writers touch. */
+/* What has not been touched since the freeze is in the base now, as it is, unless there is a frame
+ * over it. Until the last step the freeze goes on marking what writers touch. */
 static int make_clean(struct bh_frozen *z)
 {
     struct bh_store *s = z->store;
@@ -483,11 +481,13 @@ static int make_clean(struct bh_frozen *z)
                 continue;
             }
             uint64_t run = b;
-            while (run < end && !is_touched(&z->db, run) && becomes_clean(bh_map_get(&s->map, run)))
+            while (run < end && !is_touched(&z->db, run) &&
+                   becomes_clean(bh_map_get(&s->map, run)) && !cover_has_frame(z, run))
                 run++;
             int rc = run > b ? bh_map_set(&s->map, b, run - b, BH_BLOCK_CLEAN) : 0;
             if (rc)
                 return rc;
+            cover_drop(s, b, run - b);
             b = run + 1;
         }
     }
@@ -508,6 +508,8 @@ int bh_store_thaw(struct bh_frozen *z, bool flushed)
     if (flushed && !z->advanced)
         bar_unless_advanced(z);
     int rc = flushed ? make_clean(z) : 0;
+    if (flushed)
+        cover_frames(z);
     pthread_mutex_lock(&s->mutex);
     evict_nudge(s);
     if (s->frozen == z)

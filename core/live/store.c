@@ -109,6 +109,7 @@ int db_write_locked(struct bh_store *s, const void *buf, size_t len, uint64_t of
     if (s->frozen)
         freeze_before_write(s, s->db, offset, len);
     int rc = bh_map_set(&s->map, first, last - first + 1, BH_BLOCK_DIRTY);
+    cover_drop(s, first, last - first + 1);
     return rc ? rc : bh_dfile_write(&s->db->disk, buf, len, offset);
 }
 
@@ -123,6 +124,7 @@ int db_truncate_locked(struct bh_store *s, uint64_t size)
     uint64_t keep = (size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
     uint64_t had = (old + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
     rc = bh_map_set(&s->map, keep, had - keep, BH_BLOCK_ZERO);
+    cover_drop(s, keep, had - keep);
     /* Being shorter is a change, too: the block that was cut shows it, or the header's where none
      * was. */
     uint64_t shown = size % BH_SUBBLOCK ? size / BH_SUBBLOCK : 0;
@@ -133,6 +135,7 @@ int db_truncate_locked(struct bh_store *s, uint64_t size)
                             1); /* or the end of this flush would make it clean */
     if (rc == 0 && size > 0)
         rc = bh_map_set(&s->map, shown, 1, BH_BLOCK_DIRTY);
+    cover_drop(s, shown, 1);
     return rc;
 }
 
@@ -205,6 +208,7 @@ static int wal_truncate(struct bh_file *f, uint64_t size)
     int rc = bh_dfile_truncate(&f->disk, size);
     if (rc == 0 && f == s->wal) {
         s->wal_size = size;
+        cover_clear(s); /* what its frames lay over shows now */
         if (size == 0)
             s->wal_flushed = s->wal_changes;
     }
@@ -303,7 +307,8 @@ int bh_store_sync_names(struct bh_store *s)
 uint64_t bh_store_dirty_bytes(struct bh_store *s)
 {
     BH_LOCK_SCOPE(&s->mutex);
-    return s->map.dirty * BH_SUBBLOCK + (s->wal_changes != s->wal_flushed ? s->wal_size : 0);
+    return (s->map.dirty - s->cover.count) * BH_SUBBLOCK +
+           (s->wal_changes != s->wal_flushed ? s->wal_size : 0);
 }
 
 bool bh_store_is_dirty(struct bh_store *s)
@@ -340,12 +345,14 @@ int bh_store_mark_all(struct bh_store *s, enum bh_block_state state)
     uint64_t blocks = (bh_file_size(s->db) + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
     if (s->map.absent > 0) /* the file has holes there */
         return EBUSY;
+    cover_clear(s);
     return bh_map_set(&s->map, 0, blocks, state);
 }
 
 int bh_store_make_clean(struct bh_store *s)
 {
     BH_LOCK_SCOPE(&s->mutex);
+    cover_clear(s);
     for (uint64_t b = 0; b < s->map.used && s->map.dirty > 0; b++) {
         int rc = bh_map_get(&s->map, b) == BH_BLOCK_DIRTY
                      ? bh_map_set(&s->map, b, 1, BH_BLOCK_CLEAN)
@@ -355,28 +362,6 @@ int bh_store_make_clean(struct bh_store *s)
     }
     s->wal_flushed = s->wal_changes;
     return 0;
-}
-
-static int read_side(void *arg, void *buf, size_t len, uint64_t offset)
-{
-    return bh_file_read(arg, buf, len, offset, NULL);
-}
-
-int bh_store_set_flushed_wal(struct bh_store *s, const char *tag)
-{
-    struct bh_file *wal;
-    struct bh_wal_map map;
-    if (bh_store_lookup(s, BH_WAL_NAME, &wal) != 0)
-        return 0;
-    int rc = bh_wal_scan(&map, bh_file_size(wal), read_side, wal);
-    if (rc == 0 && !strcmp(map.tag, tag)) {
-        BH_LOCK_SCOPE(&s->mutex);
-        s->wal_flushed = s->wal_changes;
-    }
-    if (rc == 0)
-        bh_wal_map_free(&map);
-    bh_file_unref(wal);
-    return rc;
 }
 
 void bh_store_set_title(struct bh_store *s, const char *title)
@@ -539,6 +524,7 @@ void bh_store_close(struct bh_store *s)
     evict_close(s);
     assert(!s->frozen);
     undo_close(s);
+    cover_clear(s);
     bh_map_close(&s->map);
     while (s->side) {
         struct bh_file *f = s->side;

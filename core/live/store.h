@@ -126,7 +126,7 @@ bool bh_store_is_wal(struct bh_store *s);
 /* Size of -wal in bytes, 0 if there is none. */
 uint64_t bh_store_wal_size(struct bh_store *s);
 /* What is committed in -wal up to the one with that tag (bh_wal_map) is in the base: to be said
- * once after the start. Reads all of -wal. */
+ * once after the start, also if there is no tag. Reads all of -wal. */
 int bh_store_set_flushed_wal(struct bh_store *s, const char *tag);
 /* The -shm file, made if it is not there: a reference in *out. */
 int bh_store_shm(struct bh_store *s, struct bh_file **out);
@@ -210,13 +210,17 @@ int bh_frozen_broken(const struct bh_frozen *z);
  * base. Freed by the caller. ENOMEM; EAGAIN, ENOSPC as for bh_frozen_read. */
 int bh_frozen_changed(struct bh_frozen *z, uint32_t block_size, uint64_t base_size, bool all,
                       uint64_t **blocks, size_t *count);
-/* The origin is o from now on, of which a reference is taken and which has the frozen content. What
- * is absent, and not in it any more, is fetched from the present one first: readers of an older
- * state of -wal may still want it. Without this what a flush makes clean is kept from eviction.
- * After an error the old origin stays. */
-int bh_store_advance_origin(struct bh_frozen *z, struct bh_origin *o, struct bh_error *err);
+/* To be called before a base names the frozen content: the pages that have a frame in the frozen
+ * -wal are not in the base as they are in the database's file, and that is durable in the block map
+ * when this returns. What of them is absent is fetched from the origin that has it so, as long as
+ * the bucket takes: clients that read an older state of -wal want it, and so does everybody once
+ * the frames are gone. ETIMEDOUT, EIO; ENOSPC. */
+int bh_frozen_mark_frames(struct bh_frozen *z, struct bh_error *err);
+/* The origin is o from now on, of which a reference is taken and which has the frozen content.
+ * After bh_frozen_mark_frames. Without this what a flush makes clean is kept from eviction. */
+void bh_store_advance_origin(struct bh_frozen *z, struct bh_origin *o);
 /* Ends the freeze. flushed: what it held is in the base now, so what has not changed since becomes
- * clean. */
+ * clean, or counts as that (where -wal has a frame). */
 int bh_store_thaw(struct bh_frozen *z, bool flushed);
 /* How long freezes held their lock on the database, in nanoseconds, of the last 4096: quantile 0
  * to 1. count: of all time. */

@@ -98,6 +98,7 @@ static void unlink_side(struct bh_store *s, struct bh_file **p)
         s->wal = NULL;
         s->wal_size = 0;
         s->wal_flushed = s->wal_changes;
+        cover_clear(s);
     }
     if (s->shm == f) {
         s->shm = NULL;

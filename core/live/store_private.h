@@ -1,4 +1,4 @@
-/* What store*.c, freeze.c, undo.c and evict.c share. */
+/* What store*.c, freeze.c, cover.c, undo.c and evict.c share. */
 #ifndef BH_LIVE_STORE_PRIVATE_H
 #define BH_LIVE_STORE_PRIVATE_H
 
@@ -44,6 +44,11 @@ struct undo {
     uint64_t saved_blocks;
 };
 
+struct cover {     /* under the store's mutex: see cover.c */
+    uint8_t *bits; /* one a sub-block: dirty, but only as the base has what is in -wal over it */
+    uint64_t blocks, count;
+};
+
 #define FETCHES_MAX 16 /* at once */
 
 struct fetch_range {
@@ -62,9 +67,8 @@ struct fetches {
 
 struct evict { /* under the store's mutex, where nothing else is said */
     /* Held from the look at what may go until it is gone, and by whoever changes the origin of
-     * content that stays: what is in the log and in the origin must not change in between. (A swap
-     * shows by the generation; a step leaves clean only what both origins have.) Taken before all
-     * other locks. */
+     * content that stays. (A swap shows by the generation; a step leaves clean only what both
+     * origins have.) Taken before all other locks. */
     pthread_mutex_t pass;
     pthread_cond_t wake;
     pthread_t thread;
@@ -96,6 +100,7 @@ struct bh_store {
     atomic_uint_fast64_t swaps;
     struct bh_frozen *frozen;
     struct undo undo;
+    struct cover cover;
     struct bh_origin *origin; /* of absent blocks */
     struct fetches fetches;
     bool stepping; /* a step is under way: nothing is fetched */
@@ -127,9 +132,6 @@ uint_fast64_t store_read_begin(struct bh_store *s);
 /* Makes the block map durable. Takes the mutex; with the generation_lock. */
 int store_sync_map(struct bh_store *s);
 
-/* Fetches what is absent, and not in the frozen content any more: see bh_store_advance_origin. */
-int freeze_fetch_old(struct bh_frozen *z, struct bh_error *err);
-
 /* The files of a generation; and opens them, the map mended. */
 void store_generation_names(uint64_t generation, char db[32], char map[32]);
 int store_open_generation(struct bh_store *s, uint64_t generation, struct bh_dfile *db,
@@ -142,6 +144,18 @@ int store_open_generation(struct bh_store *s, uint64_t generation, struct bh_dfi
 void freeze_before_write(struct bh_store *s, const struct bh_file *f, uint64_t offset,
                          uint64_t len);
 void freeze_before_truncate(struct bh_store *s, const struct bh_file *f, uint64_t size);
+
+bool freeze_is_touched(const struct bh_frozen *z, uint64_t block);
+
+/* --- cover.c --- */
+/* Those sub-blocks are written, or cut off: not covered any more. */
+void cover_drop(struct bh_store *s, uint64_t first, uint64_t count);
+/* Nothing is: -wal is gone, or the base is another. */
+void cover_clear(struct bh_store *s);
+/* Whether the frozen log has a frame for it, or ends the database before it. */
+bool cover_has_frame(const struct bh_frozen *z, uint64_t block);
+/* The base has the frozen content now: covers what its frames lie over. Takes the mutex. */
+void cover_frames(struct bh_frozen *z);
 
 int undo_open_existing(struct bh_store *s, struct bh_error *err);
 void undo_close(struct bh_store *s);

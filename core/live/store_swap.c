@@ -108,6 +108,7 @@ static int swap(struct bh_store *s, struct bh_store_next *n, struct bh_origin *o
         bh_map_close(&s->map);
     }
     take_map(&s->map, &n->map);
+    cover_clear(s);
     s->generation = n->generation;
     s->evict.barred = false;
     atomic_fetch_add(&s->swaps, 1);

@@ -19,15 +19,15 @@
 static void advance(struct bh_history *h, const struct bh_root *root, const char *what,
                     struct bh_frozen *frozen)
 {
-    struct bh_error err;
     struct bh_origin *o = history_origin(h, root, what);
-    if (!o || bh_store_advance_origin(frozen, o, &err) != 0)
-        bh_log(BH_LOG_WARNING, "%s", o ? err.text : "out of memory");
+    if (o)
+        bh_store_advance_origin(frozen, o);
+    else
+        bh_log(BH_LOG_WARNING, "out of memory: what was flushed of %s stays here", what);
     bh_origin_unref(o);
 }
 
-/* What is absent comes from the new snapshot from now on, so that gc may have the old one. Where
- * that does not go well the old one stays. */
+/* What is absent comes from the new snapshot from now on, so that gc may have the old one. */
 static void advance_origin(struct bh_history *h, const struct bh_index_entry *e,
                            const struct history_image *img)
 {
@@ -188,6 +188,8 @@ static int flush_image(struct bh_history *h, struct history_image *img, bool las
     /* What was put back is a new snapshot, although its content is that of an older one. */
     int rc = history_store_image(h, img, &h->head, h->head.branch, &e, &head.index, &sent,
                                  st->restored[0] ? NULL : &unchanged, call, err);
+    if (rc == 0)
+        rc = bh_frozen_mark_frames(img->db.frozen, err);
     if (rc)
         return rc;
     if (unchanged) {

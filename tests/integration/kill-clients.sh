@@ -65,7 +65,15 @@ kill_many() {
     stop "$survivor"
     echo "$*: $count deaths, $(acked) acknowledged transactions so far, $(metric bhfs_undone_total) undone"
     check_acks
-    assert_eq "$(door query 'PRAGMA integrity_check')" ok "$*: integrity_check by the daemon (seed $SEED)"
+    check_both_sides "$*"
+}
+
+# check_both_sides WHAT: the daemon, which does not read through the kernel's cache, finds the database whole, and so is
+# what a mount would read of the bucket.
+check_both_sides() {
+    assert_eq "$(door query 'PRAGMA integrity_check')" ok "$1: integrity_check by the daemon (seed $SEED)"
+    touch "$CTL/flush" || fail "$1: flush: $(last_status)"
+    touch "$CTL/verify" || fail "$1: what is in the bucket is damaged (seed $SEED): $(last_status)"
 }
 
 # lone_deaths: alone with the database a client is in mid-commit more often than not.
@@ -80,6 +88,7 @@ lone_deaths() {
         kill -KILL "$PID"
         reap 137 "$PID"
     done
+    check_both_sides 'a lone client'
     undone=$(($(metric bhfs_undone_total) - undone))
     echo "$((deaths / 4)) deaths of a lone client without a journal, $undone transactions undone"
     [ "$undone" -gt 0 ] || [ "$deaths" -lt 100 ] || fail 'no client died in mid-commit: this shows little'

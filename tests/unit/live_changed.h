@@ -164,7 +164,8 @@ static inline void evict_some(struct bh_store *s)
 static inline void advance(struct bh_store *s, uint32_t unit)
 {
     struct remote *r = remote_of(base, base_size, unit);
-    must(bh_store_advance_origin(frozen, &r->o, ERR));
+    must(bh_frozen_mark_frames(frozen, ERR));
+    bh_store_advance_origin(frozen, &r->o);
     bh_origin_unref(&r->o);
     evict_some(s);
 }

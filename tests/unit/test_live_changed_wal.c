@@ -46,6 +46,62 @@ static void must_list_frames(void)
         }
 }
 
+/* --- a transaction of which the index does not know --- */
+
+enum { INDEX_HEADERS = 96, SALTS = 8 }; /* WAL-mode file format, "The WAL-Index File Format" */
+
+struct half {
+    unsigned char index[INDEX_HEADERS], salts[SALTS];
+};
+
+static unsigned char *index_headers(void)
+{
+    static const struct bh_live_hooks no_hooks;
+    volatile void *words = NULL;
+    must(bh_shm_region(live->store->shm->shm, &no_hooks, 0, false, &words));
+    assert_non_null(words);
+    return (unsigned char *)(uintptr_t)words;
+}
+
+static void read_salts(unsigned char salts[SALTS])
+{
+    memset(salts, 0, SALTS);
+    if (live->store->wal)
+        must(bh_pread_full(live->store->wal->disk.fd, salts, SALTS, 16, NULL));
+}
+
+/* Its client dies right after the commit frame: what it did goes into -wal, and the index is as it
+ * was before, once half_forget has been called. */
+static void half_commit(sqlite3 *c, struct half *h)
+{
+    read_salts(h->salts);
+    memcpy(h->index, index_headers(), INDEX_HEADERS);
+    random_transaction(c);
+}
+
+/* Not where it began the log anew, which the index learns first. */
+static void half_forget(const struct half *h)
+{
+    unsigned char salts[SALTS];
+    read_salts(salts);
+    if (!memcmp(salts, h->salts, SALTS))
+        memcpy(index_headers(), h->index, INDEX_HEADERS);
+}
+
+static void flush_half(sqlite3 *c, int which)
+{
+    struct half h;
+    half_commit(c, &h);
+    freeze_wal(c);
+    upload(&lists[which], sizes[which], image_size);
+    advance(live->store, 16384);
+    half_forget(&h);
+    thaw(true);
+    must_sql(c, any(2) ? "PRAGMA user_version=1" : "PRAGMA user_version=2"); /* in its place */
+    if (any(2))
+        evict_some(live->store);
+}
+
 static void flush_wal(sqlite3 *c, int which, bool flushed, bool with_changes)
 {
     freeze_wal(c);
@@ -82,6 +138,8 @@ static void run_wal(int page_size, int which)
         if (number(c, "SELECT count(*) FROM t") > 150)
             must_sql(c, "DELETE FROM t WHERE n%3");
         flush_wal(c, which, any(4), any(2));
+        if (any(3) == 0)
+            flush_half(c, which);
         if (any(4) == 0) /* only clean blocks, whose content the base has */
             forget_clean(live->store);
         evict_some(live->store);
