@@ -33,6 +33,7 @@ export BHFS_TEST_DIR BHFS_BUILD
 T=$BHFS_TEST_DIR
 MNT=$T/mnt STATE=$T/state
 DB=$MNT/live.db CTL=$MNT/.ctl
+CHECK_FLUSHES=${BH_CHECK_FLUSHES-}
 SNAP=bucketsqlite/snap.db
 ON=${BHFS_ON:-file}
 mkdir -p "$MNT" "$T/home"
@@ -303,12 +304,13 @@ live_journal() {
     printf '[snapshot]\ninterval = 0\n[live]\njournal = %s\n' "$1" >"$BUCKETHEAD_CONFIG"
 }
 
-# mount_at MOUNTPOINT STATE URL [OPTION...]
+# mount_at MOUNTPOINT STATE URL [OPTION...]: with CHECK_FLUSHES=1 every flush is compared with all that is in the database.
 mount_at() {
     local mnt=$1 state=$2 url=$3
     shift 3
     need_fuse
     mkdir -p "$mnt"
+    [ -z "$CHECK_FLUSHES" ] || set -- -o snapshot.check=true "$@"
     "$BHFS" -o live.dir="$state" -o log.file="$T/daemon.log" "$@" "$url" "$mnt" ||
         fail_at_caller "the mount failed with status $?: $*"
     DAEMON=$(status_of pid "$mnt")
@@ -493,6 +495,10 @@ clean_up() {
     trap - EXIT ERR
     trap '' INT TERM
     set +e
+    if [ "$status" -eq 0 ] && grep -q 'a bug in bhfs' "$T/daemon.log" 2>/dev/null; then
+        echo 'a daemon has found a bug in itself'
+        status=1
+    fi >&2
     if [ "$status" -ne 0 ] && [ "$status" -ne 77 ] && [ -s "$T/daemon.log" ]; then
         echo "--- the end of the daemon's log"
         tail -n 15 "$T/daemon.log" | cut -c1-300

@@ -5,6 +5,7 @@
 
 HELPERS=$BHFS_BUILD/tests/helpers
 BHFS=$BHFS_TESTD
+CHECK_FLUSHES=1
 export BHFS_TEST_SOCKET=$T/door
 ACKS=$T/acks
 declare -A started=() output=() # pid -> what runs there, and where its output is

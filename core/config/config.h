@@ -78,6 +78,7 @@ struct bh_config {
         int64_t lease_ms;
         int64_t follow_ms; /* how often a read-only mount looks for a newer snapshot; 0: never */
         bool steal;        /* the lease of another writer */
+        bool check; /* testing: what a flush has stored is compared with all of the database */
     } snapshot;
     struct {
         uint64_t keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly; /* all 0: all */

@@ -116,6 +116,9 @@ const struct bh_key bh_keys[] = {
     DURATION(snapshot, follow, "0", 0, DAY, 0,
              "of a read-only mount: how often it looks for a newer snapshot, to show it; 0: never"),
     BOOLEAN(snapshot, steal, "false", 0, "take the branch from the writer that has it"),
+    BOOLEAN(
+        snapshot, check, "false", 0,
+        "testing: every flush is compared with all of the database, and fails if it is not that"),
 
     COUNT(retention, keep_last, "0", 0, INT64_MAX, BH_KEY_RELOADABLE,
           "gc keeps so many of the newest snapshots; with all keep_ keys 0: every one"),

@@ -197,7 +197,10 @@ int bh_frozen_mark_frames(struct bh_frozen *z, struct bh_error *err)
         bool more = true;
         int rc = fetch_old(z, err);
         if (rc)
-            return rc;
+            return bh_fail_prefix(err, rc,
+                                  "pages that " BH_WAL_NAME
+                                  " has newer cannot be fetched as they were, which a checkpoint "
+                                  "(PRAGMA wal_checkpoint) makes unnecessary");
         absent = false;
         while (rc == 0 && more)
             rc = mark_some(z, &r, &absent, &more);

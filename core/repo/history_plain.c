@@ -121,24 +121,10 @@ static int note_plain(struct bh_history *h, const struct bh_object_info *info, c
 /* Whether a plain file has the content of the newest snapshot, block by block. */
 static bool is_newest(struct bh_history *h, int fd, uint64_t size, const struct bh_call *call)
 {
-    const struct bh_root *root = &h->head.newest.db;
-    BH_FREE unsigned char *buf = malloc(h->block_size);
-    if (!buf || size != root->size)
-        return false;
-    for (uint64_t at = 0; at < size; at += h->block_size) {
-        size_t len = size - at < h->block_size ? (size_t)(size - at) : h->block_size;
-        uint8_t hash[BH_HASH_SIZE];
-        struct bh_ref ref;
-        memset(buf, 0, h->block_size);
-        if (bh_pread_full(fd, buf, len, at, NULL) || bh_content_hash(buf, h->block_size, hash) ||
-            bh_tree_refs(h->trees, root, at / h->block_size, 1, &ref, "the newest snapshot", call,
-                         NULL))
-            return false;
-        bool zeros = buf[0] == 0 && !memcmp(buf, buf + 1, h->block_size - 1);
-        if (bh_ref_is_zero(&ref) ? !zeros : memcmp(hash, ref.hash, sizeof hash) != 0)
-            return false;
-    }
-    return true;
+    const struct history_content c = {.read = read_file, .arg = &fd, .size = size};
+    uint64_t differs;
+    return history_compare(h, &h->head.newest.db, &c, &differs, "the newest snapshot", call,
+                           NULL) == 0;
 }
 
 /* Flushes of nothing but names leave KEY as it is. */

@@ -214,6 +214,18 @@ int history_store_image(struct bh_history *h, struct history_image *img, const s
 /* Ends the freeze; flushed: see bh_store_thaw. */
 void history_image_free(struct history_image *img, bool flushed);
 
+/* --- history_check.c --- */
+/* Whether the tree has that content (its list of blocks is not looked at), but for the counters of
+ * page 1: 0; EILSEQ: no, *differs is the first block that is another, 0 where the sizes are. EIO,
+ * ETIMEDOUT, ECANCELED, ENOMEM: it cannot be said. Reads all of it. */
+int history_compare(struct bh_history *h, const struct bh_root *root,
+                    const struct history_content *c, uint64_t *differs, const char *what,
+                    const struct bh_call *call, struct bh_error *err);
+/* EIO: what was stored is not that. */
+int history_check_stored(struct bh_history *h, const struct history_content *c,
+                         const struct bh_root *root, const char *what, const struct bh_call *call,
+                         struct bh_error *err);
+
 /* --- history_names.c --- */
 /* As history_base_root, history_set_base, of names.db. */
 int history_names_root(struct bh_history *h, struct bh_root *root, struct bh_error *err);

@@ -327,5 +327,11 @@ int history_store_image(struct bh_history *h, struct history_image *img, const s
                         struct bh_error *err)
 {
     struct history_content c = content_of(&img->db), names = content_of(&img->names);
-    return history_store(h, &c, &names, on, branch, e, index, sent, unchanged, call, err);
+    int rc = history_store(h, &c, &names, on, branch, e, index, sent, unchanged, call, err);
+    if (rc || !h->cfg->snapshot.check)
+        return rc;
+    rc = history_check_stored(h, &c, &e->db, BH_DB_NAME, call, err);
+    if (rc == 0 && img->names.frozen)
+        rc = history_check_stored(h, &names, &e->names, BH_NAMES_NAME, call, err);
+    return rc;
 }
