@@ -7,6 +7,7 @@
 
 #include "live/store_private.h"
 #include "util/cleanup.h"
+#include "util/io.h"
 
 /* The window of a sequential reader doubles up to this. */
 #define WINDOW_MAX (4u << 20)
@@ -172,11 +173,24 @@ static bool choose(struct bh_store *s, uint32_t unit, uint64_t offset, uint64_t 
     return true;
 }
 
+/* A client that writes a part of a sub-block makes all of it dirty, and after a power cut its
+ * journal gives only that part back: the rest must be on the disk. (What is clean may be lost, and
+ * is fetched again.) Page 1 is always here. */
+static bool has_small_pages(struct bh_store *s)
+{
+    unsigned char size[2] = {0}; /* SQLite file format: "page size" */
+    bool read = bh_pread_full(s->db->disk.fd, size, sizeof size, 16, NULL) == 0;
+    unsigned bytes = (unsigned)size[0] << 8 | size[1]; /* 1 stands for 65536 */
+    return read && bytes > 1 && bytes < BH_SUBBLOCK;
+}
+
+enum fill { FILL_DATA = 1, FILL_MAP = 2 };
+
 /* Puts what came into its place, where it is still absent and the origin is still the same: another
  * one is of other content, or what was changed when it was read may have been flushed and evicted
  * since. */
 static int fill(struct bh_store *s, const struct bh_origin *o, const struct fetch_range *r,
-                const unsigned char *data)
+                const unsigned char *data, unsigned what)
 {
     uint64_t size = bh_file_size(s->db);
     for (uint64_t at = r->offset; at < r->end;) {
@@ -186,11 +200,13 @@ static int fill(struct bh_store *s, const struct bh_origin *o, const struct fetc
         uint64_t stop = at + FILL_STEP < r->end ? at + FILL_STEP : r->end;
         for (; at < stop; at += BH_SUBBLOCK) {
             uint64_t block = at / BH_SUBBLOCK;
+            int rc = 0;
             if (at >= size || bh_map_get(&s->map, block) != BH_BLOCK_ABSENT)
                 continue;
             size_t len = size - at < BH_SUBBLOCK ? (size_t)(size - at) : BH_SUBBLOCK;
-            int rc = bh_dfile_write(&s->db->disk, data + (at - r->offset), len, at);
-            if (rc == 0)
+            if (what & FILL_DATA)
+                rc = bh_dfile_write(&s->db->disk, data + (at - r->offset), len, at);
+            if (rc == 0 && what & FILL_MAP)
                 rc = bh_map_set(&s->map, block, 1, BH_BLOCK_CLEAN);
             if (rc)
                 return rc;
@@ -199,6 +215,23 @@ static int fill(struct bh_store *s, const struct bh_origin *o, const struct fetc
         evict_nudge(s);
     }
     return 0;
+}
+
+int store_sync_data(struct bh_store *s)
+{
+    pthread_rwlock_rdlock(&s->generation_lock);
+    int rc = bh_dfile_sync(&s->db->disk);
+    pthread_rwlock_unlock(&s->generation_lock);
+    return rc;
+}
+
+static int fill_durably(struct bh_store *s, const struct bh_origin *o, const struct fetch_range *r,
+                        const unsigned char *data)
+{
+    int rc = fill(s, o, r, data, FILL_DATA);
+    if (rc == 0)
+        rc = store_sync_data(s);
+    return rc ? rc : fill(s, o, r, data, FILL_MAP);
 }
 
 static int fetch_range(struct bh_store *s, struct bh_origin *o, const struct fetch_range *r,
@@ -211,7 +244,8 @@ static int fetch_range(struct bh_store *s, struct bh_origin *o, const struct fet
     if (rc)
         return rc;
     evict_note(s, r->offset, r->end - r->offset);
-    rc = fill(s, o, r, data);
+    rc = has_small_pages(s) ? fill_durably(s, o, r, data)
+                            : fill(s, o, r, data, FILL_DATA | FILL_MAP);
     return rc ? bh_fail(err, rc, "%s cannot take what was fetched of %s: %s", bh_disk_path(s->disk),
                         s->title, strerror(rc))
               : 0;

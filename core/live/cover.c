@@ -126,8 +126,8 @@ static uint64_t file_blocks(struct bh_store *s)
     return (bh_file_size(s->db) + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
 }
 
-/* What is clean, or zeros, becomes dirty; what is absent only shows in *absent. */
-static int mark_run(struct bh_store *s, uint64_t first, uint64_t end, bool *absent)
+/* What is clean, or zeros, becomes dirty. */
+static int mark_run(struct bh_store *s, uint64_t first, uint64_t end)
 {
     int rc = 0;
     for (uint64_t b = first, run; rc == 0 && b < end; b = run + (run == b)) {
@@ -138,8 +138,6 @@ static int mark_run(struct bh_store *s, uint64_t first, uint64_t end, bool *abse
         }
         if (run > b)
             rc = bh_map_set(&s->map, b, run - b, BH_BLOCK_DIRTY);
-        else if (bh_map_get(&s->map, b) == BH_BLOCK_ABSENT)
-            *absent = true;
     }
     return rc;
 }
@@ -163,7 +161,7 @@ static int fetch_old(struct bh_frozen *z, struct bh_error *err)
     return rc;
 }
 
-static int mark_some(struct bh_frozen *z, struct runs *r, bool *absent, bool *more)
+static int mark_some(struct bh_frozen *z, struct runs *r, bool *more)
 {
     struct bh_store *s = z->store;
     uint64_t first, end, blocks;
@@ -175,8 +173,18 @@ static int mark_some(struct bh_frozen *z, struct runs *r, bool *absent, bool *mo
     for (int i = 0; rc == 0 && *more && i < RUNS_ATONCE; i++) {
         *more = next_run(r, &first, &end);
         if (*more)
-            rc = mark_run(s, first, end, absent);
+            rc = mark_run(s, first, end);
     }
+    return rc;
+}
+
+static int mark(struct bh_frozen *z)
+{
+    struct runs r = {.map = &z->frames};
+    bool more = true;
+    int rc = 0;
+    while (rc == 0 && more)
+        rc = mark_some(z, &r, &more);
     return rc;
 }
 
@@ -189,28 +197,28 @@ static int sync_marks(struct bh_frozen *z)
     return rc;
 }
 
+/* In this order: what was fetched is not synced, which is right for what is clean only. */
 int bh_frozen_mark_frames(struct bh_frozen *z, struct bh_error *err)
 {
-    bool absent = z->frames.count > 0;
-    while (absent && !z->detached) { /* an eviction may come in between */
-        struct runs r = {.map = &z->frames};
-        bool more = true;
-        int rc = fetch_old(z, err);
-        if (rc)
-            return bh_fail_prefix(err, rc,
-                                  "pages that " BH_WAL_NAME
-                                  " has newer cannot be fetched as they were, which a checkpoint "
-                                  "(PRAGMA wal_checkpoint) makes unnecessary");
-        absent = false;
-        while (rc == 0 && more)
-            rc = mark_some(z, &r, &absent, &more);
-        if (rc == 0 && !absent)
-            rc = sync_marks(z);
-        if (rc)
-            return bh_fail(err, rc, "the block map of %s cannot be written: %s", z->store->title,
-                           strerror(rc));
-    }
-    return 0;
+    struct bh_store *s = z->store;
+    if (z->frames.count == 0)
+        return 0;
+    BH_LOCK_SCOPE(&s->evict.pass); /* nothing goes in between */
+    int rc = fetch_old(z, err);
+    if (rc)
+        return bh_fail_prefix(err, rc,
+                              "pages that " BH_WAL_NAME
+                              " has newer cannot be fetched as they were, which a checkpoint "
+                              "(PRAGMA wal_checkpoint) makes unnecessary");
+    if ((rc = store_sync_data(s)) != 0)
+        return bh_fail(err, rc, "%s/%s cannot be synced: %s", bh_disk_path(s->disk), s->title,
+                       strerror(rc));
+    rc = mark(z);
+    if (rc == 0)
+        rc = sync_marks(z);
+    return rc ? bh_fail(err, rc, "the block map of %s cannot be written: %s", s->title,
+                        strerror(rc))
+              : 0;
 }
 
 void cover_frames(struct bh_frozen *z)
@@ -246,10 +254,9 @@ static int found(struct bh_store *s, const struct bh_wal_map *m, bool flushed)
     BH_LOCK_SCOPE(&s->mutex);
     struct runs r = {.map = m, .limit = file_blocks(s)};
     uint64_t first, end;
-    bool absent;
     int rc = 0;
     while (rc == 0 && next_run(&r, &first, &end)) { /* an older bhfs called these clean */
-        rc = mark_run(s, first, end, &absent);
+        rc = mark_run(s, first, end);
         if (rc == 0 && flushed)
             cover_dirty(s, first, end);
     }

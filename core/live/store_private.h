@@ -129,6 +129,9 @@ void evict_nudge(struct bh_store *s);
  * for a swap under way. */
 uint_fast64_t store_read_begin(struct bh_store *s);
 
+/* Makes the database's bytes durable. Not with the mutex. */
+int store_sync_data(struct bh_store *s);
+
 /* Makes the block map durable. Takes the mutex; with the generation_lock. */
 int store_sync_map(struct bh_store *s);
 
