@@ -186,17 +186,21 @@ static bool has_small_pages(struct bh_store *s)
 
 enum fill { FILL_DATA = 1, FILL_MAP = 2 };
 
+#define ANY_SWAPS UINT_FAST64_MAX
+
 /* Puts what came into its place, where it is still absent and the origin is still the same: another
  * one is of other content, or what was changed when it was read may have been flushed and evicted
- * since. */
+ * since. EAGAIN: `swaps` is not the value that was said. */
 static int fill(struct bh_store *s, const struct bh_origin *o, const struct fetch_range *r,
-                const unsigned char *data, unsigned what)
+                const unsigned char *data, unsigned what, uint_fast64_t swaps)
 {
     uint64_t size = bh_file_size(s->db);
     for (uint64_t at = r->offset; at < r->end;) {
         BH_LOCK_SCOPE(&s->mutex);
         if (s->stepping || s->origin != o)
             return 0;
+        if (swaps != ANY_SWAPS && atomic_load(&s->swaps) != swaps)
+            return EAGAIN;
         uint64_t stop = at + FILL_STEP < r->end ? at + FILL_STEP : r->end;
         for (; at < stop; at += BH_SUBBLOCK) {
             uint64_t block = at / BH_SUBBLOCK;
@@ -225,13 +229,20 @@ int store_sync_data(struct bh_store *s)
     return rc;
 }
 
+/* What is absent still may be made a hole by an eviction that is not over: then once more. */
 static int fill_durably(struct bh_store *s, const struct bh_origin *o, const struct fetch_range *r,
                         const unsigned char *data)
 {
-    int rc = fill(s, o, r, data, FILL_DATA);
-    if (rc == 0)
-        rc = store_sync_data(s);
-    return rc ? rc : fill(s, o, r, data, FILL_MAP);
+    int rc = EAGAIN;
+    while (rc == EAGAIN) {
+        uint_fast64_t swaps = store_read_begin(s);
+        rc = fill(s, o, r, data, FILL_DATA, ANY_SWAPS);
+        if (rc == 0)
+            rc = store_sync_data(s);
+        if (rc == 0)
+            rc = fill(s, o, r, data, FILL_MAP, swaps);
+    }
+    return rc;
 }
 
 static int fetch_range(struct bh_store *s, struct bh_origin *o, const struct fetch_range *r,
@@ -245,7 +256,7 @@ static int fetch_range(struct bh_store *s, struct bh_origin *o, const struct fet
         return rc;
     evict_note(s, r->offset, r->end - r->offset);
     rc = has_small_pages(s) ? fill_durably(s, o, r, data)
-                            : fill(s, o, r, data, FILL_DATA | FILL_MAP);
+                            : fill(s, o, r, data, FILL_DATA | FILL_MAP, ANY_SWAPS);
     return rc ? bh_fail(err, rc, "%s cannot take what was fetched of %s: %s", bh_disk_path(s->disk),
                         s->title, strerror(rc))
               : 0;

@@ -15,8 +15,9 @@
 #include "live/store_private.h"
 #include "util/cleanup.h"
 
-/* The mutex is held for so many runs of sub-blocks at once. */
+/* The mutex is held for so many runs of so many sub-blocks at most. */
 #define RUNS_ATONCE 256
+#define RUN_MAX     128u
 
 /* --- what is covered, with the mutex held --- */
 
@@ -47,6 +48,7 @@ static bool reserve(struct cover *c, uint64_t blocks)
     if (blocks <= c->blocks)
         return true;
     size_t old = (size_t)(c->blocks / 8), len = (size_t)(blocks / 8 + 1);
+    len = len > 2 * old ? len : 2 * old;
     uint8_t *p = realloc(c->bits, len);
     if (!p)
         return false;
@@ -74,9 +76,9 @@ static void cover_dirty(struct bh_store *s, uint64_t first, uint64_t end)
 /* The sub-blocks that a log's frames, and the end that it sets, lie over, in ascending runs. */
 struct runs {
     const struct bh_wal_map *map;
-    size_t next;     /* of its pages */
-    uint64_t limit;  /* sub-blocks of the file */
-    bool tail_taken; /* what is beyond the log's end of the database */
+    size_t next;    /* of its pages */
+    uint64_t limit; /* sub-blocks of the file */
+    uint64_t done;  /* all before it were in a run */
 };
 
 static uint64_t first_of(const struct bh_wal_map *m, size_t i)
@@ -89,22 +91,21 @@ static uint64_t end_of(const struct bh_wal_map *m, size_t i)
     return ((uint64_t)m->pages[i].page * m->page_size - 1) / BH_SUBBLOCK + 1;
 }
 
+/* A little more than RUN_MAX at most. False: that was the last one. */
 static bool next_run(struct runs *r, uint64_t *first, uint64_t *end)
 {
     const struct bh_wal_map *m = r->map;
-    if (r->next < m->count && first_of(m, r->next) < r->limit) {
-        *first = first_of(m, r->next);
-        do
-            *end = end_of(m, r->next);
-        while (++r->next < m->count && first_of(m, r->next) <= *end);
-        *end = *end < r->limit ? *end : r->limit;
-        return true;
-    }
-    *first = (uint64_t)m->db_pages * m->page_size / BH_SUBBLOCK;
-    *end = r->limit;
-    bool tail = !r->tail_taken && m->count > 0 && *first < *end;
-    r->tail_taken = true;
-    return tail;
+    while (r->next < m->count && end_of(m, r->next) <= r->done)
+        r->next++;
+    bool tail = r->next == m->count;
+    *first = tail ? (uint64_t)m->db_pages * m->page_size / BH_SUBBLOCK : first_of(m, r->next);
+    *first = *first > r->done ? *first : r->done;
+    *end = tail ? *first + RUN_MAX : *first;
+    for (size_t i = r->next; i < m->count && first_of(m, i) <= *end && *end - *first < RUN_MAX; i++)
+        *end = end_of(m, i);
+    *end = *end < r->limit ? *end : r->limit;
+    r->done = *end;
+    return m->count > 0 && *first < *end;
 }
 
 bool cover_has_frame(const struct bh_frozen *z, uint64_t block)
@@ -115,10 +116,8 @@ bool cover_has_frame(const struct bh_frozen *z, uint64_t block)
     uint64_t begin = block * BH_SUBBLOCK, end = begin + BH_SUBBLOCK;
     if (end > (uint64_t)m->db_pages * m->page_size)
         return true;
-    uint64_t page = begin / m->page_size + 1, last = (end - 1) / m->page_size + 1;
-    while (page <= last && bh_wal_find(m, (uint32_t)page) == 0)
-        page++;
-    return page <= last;
+    return bh_wal_has(m, (uint32_t)(begin / m->page_size + 1),
+                      (uint32_t)((end - 1) / m->page_size + 1));
 }
 
 static uint64_t file_blocks(struct bh_store *s)
@@ -152,7 +151,7 @@ static int fetch_old(struct bh_frozen *z, struct bh_error *err)
     struct runs r = {.map = &z->frames, .limit = file_blocks(s)};
     uint64_t first, end, size = bh_file_size(s->db);
     int rc = 0;
-    while (rc == 0 && bh_store_absent_bytes(s) > 0 && next_run(&r, &first, &end)) {
+    while (rc == 0 && !z->detached && bh_store_absent_bytes(s) > 0 && next_run(&r, &first, &end)) {
         uint64_t at = first * BH_SUBBLOCK, to = end * BH_SUBBLOCK;
         to = to < size ? to : size;
         if (at < to)

@@ -484,10 +484,10 @@ static int make_clean(struct bh_frozen *z)
             while (run < end && !is_touched(&z->db, run) &&
                    becomes_clean(bh_map_get(&s->map, run)) && !cover_has_frame(z, run))
                 run++;
+            cover_drop(s, b, run - b);
             int rc = run > b ? bh_map_set(&s->map, b, run - b, BH_BLOCK_CLEAN) : 0;
             if (rc)
                 return rc;
-            cover_drop(s, b, run - b);
             b = run + 1;
         }
     }

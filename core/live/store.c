@@ -123,8 +123,8 @@ int db_truncate_locked(struct bh_store *s, uint64_t size)
         return rc;
     uint64_t keep = (size + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
     uint64_t had = (old + BH_SUBBLOCK - 1) / BH_SUBBLOCK;
-    rc = bh_map_set(&s->map, keep, had - keep, BH_BLOCK_ZERO);
     cover_drop(s, keep, had - keep);
+    rc = bh_map_set(&s->map, keep, had - keep, BH_BLOCK_ZERO);
     /* Being shorter is a change, too: the block that was cut shows it, or the header's where none
      * was. */
     uint64_t shown = size % BH_SUBBLOCK ? size / BH_SUBBLOCK : 0;

@@ -157,7 +157,8 @@ void bh_wal_map_free(struct bh_wal_map *m)
     *m = (struct bh_wal_map){0};
 }
 
-uint64_t bh_wal_find(const struct bh_wal_map *m, uint32_t page)
+/* The first of m->pages from that page on, or their count. */
+static size_t lower_bound(const struct bh_wal_map *m, uint32_t page)
 {
     size_t low = 0, high = m->count;
     while (low < high) {
@@ -167,8 +168,20 @@ uint64_t bh_wal_find(const struct bh_wal_map *m, uint32_t page)
         else
             high = middle;
     }
-    if (low == m->count || m->pages[low].page != page)
+    return low;
+}
+
+uint64_t bh_wal_find(const struct bh_wal_map *m, uint32_t page)
+{
+    size_t i = lower_bound(m, page);
+    if (i == m->count || m->pages[i].page != page)
         return 0;
-    return BH_WAL_HEADER + (uint64_t)m->pages[low].frame * (BH_WAL_FRAME_HEADER + m->page_size) +
+    return BH_WAL_HEADER + (uint64_t)m->pages[i].frame * (BH_WAL_FRAME_HEADER + m->page_size) +
            BH_WAL_FRAME_HEADER;
+}
+
+bool bh_wal_has(const struct bh_wal_map *m, uint32_t first, uint32_t last)
+{
+    size_t i = lower_bound(m, first);
+    return i < m->count && m->pages[i].page <= last;
 }

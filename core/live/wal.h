@@ -4,6 +4,7 @@
 #define BH_LIVE_WAL_H
 
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define BH_WAL_HEADER       32u
@@ -36,5 +37,7 @@ int bh_wal_scan(struct bh_wal_map *m, uint64_t size,
 
 /* Offset in the log of that page's newest committed content, 0 if it is not in it. */
 uint64_t bh_wal_find(const struct bh_wal_map *m, uint32_t page);
+/* Whether it has one of the pages first to last. */
+bool bh_wal_has(const struct bh_wal_map *m, uint32_t first, uint32_t last);
 
 #endif

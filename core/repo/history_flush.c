@@ -185,11 +185,11 @@ static int flush_image(struct bh_history *h, struct history_image *img, bool las
     const struct bh_root before = head.newest.db;
     bool unchanged = false;
     uint64_t sent;
+    int rc = bh_frozen_mark_frames(img->db.frozen, err);
     /* What was put back is a new snapshot, although its content is that of an older one. */
-    int rc = history_store_image(h, img, &h->head, h->head.branch, &e, &head.index, &sent,
-                                 st->restored[0] ? NULL : &unchanged, call, err);
     if (rc == 0)
-        rc = bh_frozen_mark_frames(img->db.frozen, err);
+        rc = history_store_image(h, img, &h->head, h->head.branch, &e, &head.index, &sent,
+                                 st->restored[0] ? NULL : &unchanged, call, err);
     if (rc)
         return rc;
     if (unchanged) {

@@ -440,9 +440,10 @@ static int flush_image(struct bh_plain *p, struct bh_flush_result *result,
         if (rc)
             return rc;
         bool same = st->base_etag[0] && !strcmp(img.sha256, st->base_sha256);
-        if (img.size > 0 && !same)
+        rc = bh_frozen_mark_frames(img.frozen, err);
+        if (rc == 0 && img.size > 0 && !same)
             rc = send_image(p, &img, result, call, err);
-        else
+        else if (rc == 0)
             rc = note_wal(p, &img, err);
         int thawed = bh_store_thaw(img.frozen, rc == 0);
         if (thawed) /* harmless: what stays marked is compared by hash next time */

@@ -5,6 +5,7 @@
 # level: quick
 # time: 120
 # buckets: file ceph
+# level@ceph: long
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 live_journal delete

@@ -3,6 +3,7 @@
 # that upstream put, and what is removed does not come back; those of a client get their names without anybody asking again, and
 # their objects are kept from gc.
 # level: full
+# waits
 # time: 120
 # serial
 . "${BASH_SOURCE%/*}/../files.sh"

@@ -3,6 +3,7 @@
 # of somebody else, a grace after it has found them, and nothing but these; what is written again meanwhile stays. It names
 # what is missing. A kill in the middle does no harm; beside another database nothing is deleted.
 # level: full
+# waits
 # time: 400
 # buckets: file ceph
 # level@ceph: long

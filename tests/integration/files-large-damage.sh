@@ -27,7 +27,8 @@ for path in files/large files/large "blobs/$sum" "snapshots/$id/files/large" fil
 done
 must_fail cp "$FILES/large" "$T/copy"
 assert_eq "$(sha256sum <"$FILES/other" | cut -d' ' -f1)" "$other" "one that is whole"
-assert_eq "$(head -c 1000000 "$FILES/large" | sha256sum)" "$(head -c 1000000 "$T/right" | sha256sum)" "the part before it"
+part_is_right() { cmp -n 1000000 "$FILES/large" "$T/right"; }
+wait_for 10 part_is_right # who read it last may have it open still: known to be damaged, it gives nothing
 cp "$T/right" "$T/new" && mv "$T/new" "$object"
 files_remount
 assert_eq "$(sha256sum <"$FILES/large" | cut -d' ' -f1)" "$sum" "once the object is right again"

@@ -4,6 +4,7 @@
 # level: full
 # time: 180
 # buckets: file ceph
+# level@ceph: long
 . "$(dirname "${BASH_SOURCE[0]}")/../load.sh" || exit 1
 
 live_journal delete

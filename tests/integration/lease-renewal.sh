@@ -2,6 +2,7 @@
 # An idle mount keeps its branch: it renews its lease in time whether the flush loop wakes more often than that or never, and
 # another writer is refused long after the first lease would have ended.
 # level: full
+# waits
 # time: 90
 # buckets: file ceph
 . "${BASH_SOURCE%/*}/../lib.sh"

@@ -5,7 +5,7 @@
 # is locked", no increment is lost, and the rows are in the bucket.
 # The package is installed once, and where it cannot be downloaded as a program compiled (a minute), into
 # /var/cache/bhfs-tests, or below $XDG_CACHE_HOME if that is set, or ~/.cache.
-# level: full
+# level: long
 # time: 600
 # plain: the libraries wait 5 s for a lock, whatever slows the daemon down
 # buckets: file

@@ -3,7 +3,7 @@
 # makes one anew that has rows and is being read; then four processes at once. In the rollback mode that Django finds, and in
 # WAL mode, switched on as Django programs do it. No process sees "database is locked", no increment is lost, and the rows
 # are in the bucket.
-# level: full
+# level: long
 # time: 300
 # plain: the libraries wait 5 s for a lock, whatever slows the daemon down
 # buckets: file

@@ -4,6 +4,7 @@
 # level: full
 # time: 120
 # buckets: file ceph
+# level@ceph: long
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 rules=$T/rules

@@ -4,6 +4,7 @@
 # level: quick
 # time: 60
 # buckets: file ceph
+# level@ceph: long
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 mount_bh

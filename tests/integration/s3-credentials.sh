@@ -3,6 +3,7 @@
 # documents it, renewed before they expire, and, where a service is away, refuses or talks nonsense, a sentence that says so
 # and that holds no secret.
 # level: quick
+# waits
 # time: 60
 . "${BASH_SOURCE%/*}/../lib.sh"
 

@@ -4,6 +4,7 @@
 # level: quick
 # time: 200
 # buckets: file ceph
+# level@ceph: long
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 # flushed STAGE: flushes; the snapshot is the same and sound, and has the size that live.db has

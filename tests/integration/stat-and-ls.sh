@@ -3,6 +3,7 @@
 # level: quick
 # time: 60
 # buckets: file ceph
+# level@ceph: long
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 start=$(date +%s)

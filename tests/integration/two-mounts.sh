@@ -3,6 +3,7 @@
 # the branch (snapshot.steal): then the first one's flushes are refused (ESTALE) and overwrite nothing, its changes stay, can
 # be saved as a branch while it is mounted, and are saved as one by its next mount, which loads the newer content and says so.
 # level: quick
+# waits
 # time: 120
 # buckets: file ceph swift
 # level@ceph: quick

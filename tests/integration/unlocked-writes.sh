@@ -4,6 +4,7 @@
 # level: quick
 # time: 90
 # buckets: file ceph
+# level@ceph: long
 . "${BASH_SOURCE%/*}/../lib.sh"
 
 live_journal delete

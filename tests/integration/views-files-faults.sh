@@ -2,6 +2,7 @@
 # files/ of a snapshot where the bucket has lost or damaged what it needs, or does not answer: EIO or ETIMEDOUT with a sentence that
 # names the snapshot and the cause, while everything else goes on; and it is well again when the bucket is.
 # level: full
+# waits
 # time: 120
 . "${BASH_SOURCE%/*}/../lib.sh"
 
