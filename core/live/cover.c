@@ -97,11 +97,14 @@ static bool next_run(struct runs *r, uint64_t *first, uint64_t *end)
     const struct bh_wal_map *m = r->map;
     while (r->next < m->count && end_of(m, r->next) <= r->done)
         r->next++;
-    bool tail = r->next == m->count;
+    /* pages beyond the end have frames of before it was set: all from there on is the tail */
+    bool tail = r->next == m->count || m->pages[r->next].page > m->db_pages;
     *first = tail ? (uint64_t)m->db_pages * m->page_size / BH_SUBBLOCK : first_of(m, r->next);
     *first = *first > r->done ? *first : r->done;
     *end = tail ? *first + RUN_MAX : *first;
-    for (size_t i = r->next; i < m->count && first_of(m, i) <= *end && *end - *first < RUN_MAX; i++)
+    for (size_t i = r->next; !tail && i < m->count && m->pages[i].page <= m->db_pages &&
+                             first_of(m, i) <= *end && *end - *first < RUN_MAX;
+         i++)
         *end = end_of(m, i);
     *end = *end < r->limit ? *end : r->limit;
     r->done = *end;
@@ -151,7 +154,7 @@ static int fetch_old(struct bh_frozen *z, struct bh_error *err)
     struct runs r = {.map = &z->frames, .limit = file_blocks(s)};
     uint64_t first, end, size = bh_file_size(s->db);
     int rc = 0;
-    while (rc == 0 && !z->detached && bh_store_absent_bytes(s) > 0 && next_run(&r, &first, &end)) {
+    while (rc == 0 && bh_store_absent_bytes(s) > 0 && next_run(&r, &first, &end)) {
         uint64_t at = first * BH_SUBBLOCK, to = end * BH_SUBBLOCK;
         to = to < size ? to : size;
         if (at < to)

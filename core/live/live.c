@@ -83,9 +83,13 @@ static int open_content(struct bh_live *l, const char *mountpoint, struct bh_err
     int rc = bh_store_open(&l->store, l->dir.disk, st->generation, err);
     if (rc)
         return rc;
-    rc = bh_store_set_flushed_wal(l->store, st->base_wal);
+    /* A flush whose end is not known may be the base, and have more of the log than the tag says.
+     */
+    rc = bh_store_set_flushed_wal(l->store, st->pending_snapshot[0] ? "" : st->base_wal);
     if (rc)
-        return bh_fail(err, rc, "%s/" BH_WAL_NAME " cannot be read: %s", l->dir.path, strerror(rc));
+        return bh_fail(err, rc,
+                       "%s/" BH_WAL_NAME " cannot be read, or the block map not written: %s",
+                       l->dir.path, strerror(rc));
     /* A journal may name its super-journal by the mount point it had: keep that one until it is
      * resolved. */
     struct bh_file *journal;

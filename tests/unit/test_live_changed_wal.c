@@ -123,9 +123,11 @@ static void flush_wal(sqlite3 *c, int which, bool flushed, bool with_changes)
     thaw(flushed);
 }
 
-static void run_wal(int page_size, int which)
+static void run_wal(int page_size, int which, bool shrinks)
 {
     sqlite3 *c = begin_empty(page_size);
+    if (shrinks)
+        must_sql(c, "PRAGMA auto_vacuum=FULL; VACUUM");
     add_rows(c, 40);
     flush_wal(c, which, true, false);
     for (int round = 0; round < 80; round++) {
@@ -152,19 +154,37 @@ static void run_wal(int page_size, int which)
 static void test_logs_of_small_pages(void **state)
 {
     seed_random(11);
-    run_wal(1024, 2);
+    run_wal(1024, 2, false);
 }
 
 static void test_logs_of_middle_pages(void **state)
 {
     seed_random(12);
-    run_wal(4096, 0);
+    run_wal(4096, 0, false);
 }
 
 static void test_logs_of_large_pages(void **state)
 {
     seed_random(13);
-    run_wal(16384, 1);
+    run_wal(16384, 1, false);
+}
+
+static void test_small_pages_that_go(void **state)
+{
+    seed_random(14);
+    run_wal(1024, 1, true);
+}
+
+static void test_middle_pages_that_go(void **state)
+{
+    seed_random(15);
+    run_wal(4096, 0, true);
+}
+
+static void test_large_pages_that_go(void **state)
+{
+    seed_random(16);
+    run_wal(16384, 2, true);
 }
 
 /* SQLite frees and reuses the last page of a long value without reading it, so it may be absent
@@ -228,6 +248,74 @@ static void test_eviction_beside_an_older_reader(void **state)
     sqlite3_close(c);
 }
 
+/* --- a log that ends the database before pages of which it has frames --- */
+
+static void fill_and_checkpoint(sqlite3 *c)
+{
+    must_sql(c, "PRAGMA secure_delete=OFF");
+    must_sql(c, "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM i WHERE n<120) INSERT "
+                "INTO t SELECT n, 1, replace(hex(zeroblob(3000)), '0', 'a') FROM i");
+    must_sql(c, "PRAGMA wal_checkpoint(TRUNCATE)");
+}
+
+/* All in the file and in the bucket. */
+static sqlite3 *begin_to_shrink(void)
+{
+    sqlite3 *c = begin_empty(4096);
+    must_sql(c, "PRAGMA auto_vacuum=FULL; VACUUM");
+    fill_and_checkpoint(c);
+    flush_wal(c, 0, true, false);
+    return c;
+}
+
+/* What is beyond the new end, and has no frame, is wanted by who began before. */
+static void test_a_shrunk_database_and_an_older_reader(void **state)
+{
+    uint64_t evicted;
+    sqlite3 *c = begin_to_shrink(), *old = connect_wal();
+    must_sql(old, "BEGIN");
+    assert_int_equal(number(old, "SELECT count(*) FROM t"), 120);
+    must_sql(c, "UPDATE t SET v=v+1 WHERE n=115");
+    must_sql(c, "DELETE FROM t WHERE n>5");
+    flush_wal(c, 0, true, false);
+    must(bh_store_evict(live->store, 0, &evicted));
+    assert_int_equal(
+        number(old, "SELECT count(*) FROM t WHERE fill=replace(hex(zeroblob(3000)), '0', 'a')"),
+        120);
+    sqlite3_close(old);
+    sqlite3_close(c);
+}
+
+static void test_a_shrinking_that_never_was(void **state)
+{
+    struct half h;
+    sqlite3 *c = begin_to_shrink();
+    must_sql(c, "UPDATE t SET v=v+1 WHERE n=115");
+    read_salts(h.salts);
+    memcpy(h.index, index_headers(), INDEX_HEADERS);
+    must_sql(c, "DELETE FROM t WHERE n>5");
+    freeze_wal(c);
+    upload(&lists[0], sizes[0], image_size);
+    advance(live->store, 16384);
+    half_forget(&h);
+    thaw(true);
+    must_sql(c, "PRAGMA user_version=7");
+    flush_wal(c, 0, true, false);
+    sqlite3_close(c);
+}
+
+static void test_a_shrunk_database_is_flushed_once(void **state)
+{
+    sqlite3 *c = begin_empty(4096);
+    fill_and_checkpoint(c); /* and all that is dirty still */
+    must_sql(c, "UPDATE t SET fill=fill WHERE n=115");
+    must_sql(c, "DELETE FROM t WHERE n>5; VACUUM");
+    assert_true(bh_store_is_dirty(live->store));
+    flush_wal(c, 0, true, false);
+    assert_int_equal(bh_store_dirty_bytes(live->store), 0);
+    sqlite3_close(c);
+}
+
 #define TEST_WAL(name) cmocka_unit_test_setup_teardown(name, db_setup, wal_teardown)
 
 int main(void)
@@ -236,8 +324,14 @@ int main(void)
         TEST_WAL(test_logs_of_small_pages),
         TEST_WAL(test_logs_of_middle_pages),
         TEST_WAL(test_logs_of_large_pages),
+        TEST_WAL(test_small_pages_that_go),
+        TEST_WAL(test_middle_pages_that_go),
+        TEST_WAL(test_large_pages_that_go),
         TEST_WAL(test_a_reader_older_than_the_flush),
         TEST_WAL(test_eviction_beside_an_older_reader),
+        TEST_WAL(test_a_shrunk_database_and_an_older_reader),
+        TEST_WAL(test_a_shrinking_that_never_was),
+        TEST_WAL(test_a_shrunk_database_is_flushed_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -407,6 +407,12 @@ static void test_find_of_pages_that_are_not_there(void **state)
     assert_int_equal(bh_wal_find(&m, 5), 56);
     assert_int_equal(bh_wal_find(&m, 9), 56 + 536);
     assert_int_equal(bh_wal_find(&m, 2), 56 + 9 * 536);
+    assert_false(bh_wal_has(&m, 0, 1));
+    assert_true(bh_wal_has(&m, 1, 2));
+    assert_false(bh_wal_has(&m, 3, 4));
+    assert_true(bh_wal_has(&m, 3, 5));
+    assert_true(bh_wal_has(&m, 6, UINT32_MAX));
+    assert_false(bh_wal_has(&m, 10, UINT32_MAX));
     m.pages[0].frame = UINT32_MAX; /* offsets beyond 32 bits */
     assert_true(bh_wal_find(&m, 2) == 56 + 536 * (uint64_t)UINT32_MAX);
 }
