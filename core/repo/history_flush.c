@@ -43,8 +43,9 @@ static int settle(struct bh_history *h, const struct bh_index_entry *e,
     struct bh_state *st = &h->live->dir.state;
     history_set_base(st, e);
     history_no_pending(st);
-    if (img)
-        snprintf(st->base_wal, sizeof st->base_wal, "%s", bh_frozen_wal_tag(img->db.frozen));
+    snprintf(st->base_wal, sizeof st->base_wal, "%s",
+             img ? bh_frozen_wal_tag(img->db.frozen)
+                 : ""); /* how much of it that has is not known */
     int rc = bh_statedir_save(&h->live->dir, err);
     if (rc == 0 && img)
         advance_origin(h, e, img);

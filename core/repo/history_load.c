@@ -188,6 +188,7 @@ static int adopt(struct bh_history *h, struct bh_load_report *report, struct bh_
         if (rc)
             return rc;
         history_set_base(st, e);
+        st->base_wal[0] = '\0'; /* how much of -wal that has is not known */
     }
     history_no_pending(st);
     plain_say_unflushed(h->live, report);

@@ -238,7 +238,7 @@ void plain_adopt_older(struct bh_state *st, const struct bh_object_info *info)
 {
     memcpy(st->base_etag, info->etag, sizeof st->base_etag);
     /* What is local is newer than it, so nothing can be equal to it. */
-    st->base_snapshot[0] = st->base_sha256[0] = '\0';
+    st->base_snapshot[0] = st->base_sha256[0] = st->base_wal[0] = '\0';
     st->base_size = 0;
 }
 

@@ -301,6 +301,7 @@ static int adopt(struct bh_plain *p, const struct bh_object_info *info, struct b
         memcpy(st->base_sha256, st->pending_sha256, sizeof st->base_sha256);
         st->base_size = st->pending_size;
         st->base_time_ms = info->mtime_ms;
+        st->base_wal[0] = '\0'; /* how much of -wal that has is not known */
         st->pending_snapshot[0] = st->pending_sha256[0] = st->older_pending[0] = '\0';
     } else if (plain_is_older_pending(st, bh_meta_get(&info->meta, META_SNAPSHOT))) {
         plain_adopt_older(st, info);
